@@ -148,8 +148,8 @@ class NewerFormat(UsageError):
     code = "DG603"
 
 
-class NameInvalid(UsageError):
-    """A name cannot be a file name."""
+class NameInvalid(UsageError, ValueError):
+    """A name cannot be a file name. A ValueError too, so that pydantic collects it with the other problems."""
 
     code = "DG604"
 

@@ -1,0 +1,222 @@
+"""Bytes on disk: canonical JSON, digests, JSONL in and out, writing whole or not at all, and the project's lock."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import io
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import jsonlines
+import orjson
+import zstandard
+
+from distillgen.errors import DiskFull, DistillgenError, Locked, NameInvalid, NotWritable
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+
+
+def canonical(value: Any) -> bytes:
+    """Return the one JSON spelling of `value`: UTF-8, sorted keys, no spaces, NaN and infinities as null."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def dumps(value: Any) -> str:
+    """Return `value` as one line of JSON, keys in their given order."""
+    return orjson.dumps(value).decode()
+
+
+def digest(*parts: bytes) -> str:
+    """Return the sha256 of the parts, each preceded by its length so that no two lists of parts collide."""
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(len(part).to_bytes(8, "big"))
+        sha.update(part)
+    return sha.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes, as `sha256sum` prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def safe_name(name: str, what: str) -> str:
+    """Return `name` when it can be a file name everywhere: 1 to 100 of A-Z a-z 0-9 . _ - and no leading dot or dash."""
+    if not 1 <= len(name) <= 100 or not set(name) <= _NAME_CHARACTERS or name[0] in ".-":
+        raise NameInvalid(
+            f"{what} {name[:120]!r} cannot be a file name",
+            fix="use 1 to 100 of the characters A-Z a-z 0-9 . _ - and start with a letter, a digit or _",
+        )
+    return name
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path | str) -> Iterator[None]:
+    """Turn the operating system's refusals to write below `path` into errors that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise _as_ours(error, str(error.filename or path)) from error
+
+
+def _as_ours(error: OSError, path: str) -> DistillgenError:
+    if error.errno in FULL:
+        return DiskFull(
+            f"no room to write {path}: {error.strerror}",
+            fix="free some space (or raise the quota) and run the same command again; what was decided is kept",
+        )
+    if error.errno in FORBIDDEN:
+        return NotWritable(f"cannot write {path}: {error.strerror}", fix="make it writable or choose another folder")
+    return NotWritable(f"cannot write {path}: {error.strerror or error}", fix="choose another folder")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing: temporary name beside it, fsync, rename, fsync of the folder."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with open(handle, "wb") as file:
+                file.write(content)
+                os.fchmod(file.fileno(), 0o644)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).rename(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+class JsonlFile:
+    """Writes one JSONL file (zstd when its name ends so) and knows its digests without reading it again.
+
+    `sha256` is that of the bytes on disk, `content_sha256` that of the lines, which no compressor can change.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows = 0
+        self._content = hashlib.sha256()
+        with disk_errors(path):
+            self._raw: IO[bytes] = path.open("wb")
+        self._out: IO[bytes] = self._raw
+        if path.suffix == ".zst":
+            self._out = zstandard.ZstdCompressor(level=3).stream_writer(self._raw, closefd=False)
+        self._lines = jsonlines.Writer(_Tee(self._out, self._content), dumps=dumps)  # type: ignore[arg-type]
+
+    def write(self, row: Any) -> None:
+        """Append one row as a line."""
+        with disk_errors(self.path):
+            self._lines.write(row)
+        self.rows += 1
+
+    def close(self) -> None:
+        """Flush to the disk itself; the file is complete afterwards."""
+        with disk_errors(self.path):
+            self._lines.close()
+            if self._out is not self._raw:
+                self._out.close()
+            self._raw.flush()
+            os.fsync(self._raw.fileno())
+            self._raw.close()
+        self.sha256 = file_sha256(self.path)
+        self.content_sha256 = self._content.hexdigest()
+
+
+class _Tee(io.RawIOBase):
+    """Feeds each line, as UTF-8, to a file and to a digest."""
+
+    def __init__(self, out: IO[bytes], sha: Any) -> None:
+        self._targets = (out, sha)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, line: Any) -> int:
+        encoded = line.encode() if isinstance(line, str) else line
+        out, sha = self._targets
+        out.write(encoded)
+        sha.update(encoded)
+        return len(line)
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a JSONL file that distillgen wrote (zstd when its name ends so)."""
+    with contextlib.ExitStack() as stack:
+        file: IO[bytes] = stack.enter_context(path.open("rb"))
+        if path.suffix == ".zst":
+            file = io.BufferedReader(stack.enter_context(zstandard.ZstdDecompressor().stream_reader(file)))
+        yield from jsonlines.Reader(file, loads=orjson.loads).iter(type=dict)
+
+
+class Lock:
+    """An exclusive kernel lock on a file; it ends with the process that holds it, however that ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._handle: int | None = None
+
+    def __enter__(self) -> "Lock":
+        with disk_errors(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise Locked(
+                f"another distillgen is at work here: {holder(self._path) or 'unknown process'}",
+                where=str(self._path),
+                fix="wait for it to end, or stop that process; nothing was sent by this command",
+            ) from None
+        with disk_errors(self._path):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()} {socket.gethostname()} {int(time.time())}\n".encode(), 0)
+        self._handle = handle
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._handle is not None:
+            with contextlib.suppress(OSError):  # a full disk must not hide the error that ends the run
+                os.ftruncate(self._handle, 0)
+            os.close(self._handle)
+            self._handle = None
+
+
+def holder(path: Path) -> str | None:
+    """Say who holds a lock file (`process 4711 on host since 2026-01-31 02:00:00 UTC`), None when nobody does."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        words = os.pread(handle, 400, 0).decode(errors="replace").split()
+        if len(words) != 3 or not words[2].isdigit():
+            return "unknown process"
+        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(int(words[2])))
+        return f"process {words[0]} on {words[1]} since {since}"
+    else:
+        return None
+    finally:
+        os.close(handle)
