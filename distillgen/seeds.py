@@ -198,7 +198,7 @@ def _read_jsonl(name: str, stream: IO[bytes]) -> Reading:
             return
         except jsonlines.InvalidLineError as error:
             place = f"{name}:{number}"
-            yield place, Problem(f"not valid JSON: {error.__cause__ or error}", place)
+            yield place, Problem(f"not valid JSON: {str(error.__cause__ or error).split(": line ")[0]}", place)
             continue
         place = f"{name}:{number}"
         yield place, row if isinstance(row, dict) else Problem(f"a JSON {type(row).__name__}, not an object", place)

@@ -1,0 +1,61 @@
+"""The child process of the embedded teacher: serves one GGUF file on loopback until its parent is gone.
+
+Reads one JSON line of settings from standard input, prints one JSON line with the address, and ends on SIGTERM, on the
+end of standard input, or (Linux) with its parent. The key comes by the pipe, so that no process list shows it.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to end this process with its parent, where it can; the pipe's end covers the rest."""
+    if sys.platform == "linux":
+        import ctypes
+
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before the kernel was asked
+            os._exit(0)
+
+
+def serve(settings: dict[str, Any]) -> None:
+    """Load the model, say where it is served, and wait for the end."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = settings["path"]
+    params.model_alias = {settings["name"]}
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    params.api_keys = [settings["key"]]
+    params.n_parallel = settings["slots"]
+    params.n_ctx = settings["slots"] * settings["context"]
+    params.cpuparams.n_threads = settings["threads"]
+    params.verbosity = 0
+    server = xllamacpp.Server(params)
+    print(json.dumps({"url": server.listening_address}), flush=True)
+    sys.stdin.buffer.read()  # ends when the parent closes the pipe, on purpose or by dying
+
+
+def main() -> None:
+    """Run the child."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    settings = json.loads(sys.stdin.buffer.readline())
+    die_with_parent(settings["parent"])
+    try:
+        serve(settings)
+    except Exception as error:
+        print(json.dumps({"error": f"{type(error).__name__}: {error}"}), flush=True)
+        os._exit(1)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
