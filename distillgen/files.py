@@ -129,8 +129,15 @@ class JsonlFile:
             self._lines.write(row)
         self.rows += 1
 
+    def abandon(self) -> None:
+        """Let go of a file that nobody will want."""
+        with contextlib.suppress(OSError, ValueError):
+            self._raw.close()
+
     def close(self) -> None:
-        """Flush to the disk itself; the file is complete afterwards."""
+        """Flush to the disk itself; the file is complete afterwards. Safe to call twice."""
+        if self._raw.closed:
+            return
         with disk_errors(self.path):
             self._lines.close()
             if self._out is not self._raw:

@@ -1,0 +1,55 @@
+"""The dataset card: a README that says what a version is, and whose front matter makes it load with no further step."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distillgen.dataset.manifest import Manifest
+from distillgen.files import dumps
+
+
+def write_card(manifest: Manifest, features: Sequence[Mapping[str, Any]], sample: Mapping[str, Any] | None) -> str:
+    """Return the card as Markdown with YAML front matter (JSON is YAML, so no value can break out of it)."""
+    files = [{"split": split, "path": f"data/{split}-*.jsonl"} for split in manifest.splits]
+    front = [
+        f"configs: {dumps([{'config_name': 'default', 'data_files': files}])}",
+        f"dataset_info: {dumps({'features': features})}",
+        f"tags: {dumps(['distillgen', 'synthetic', 'distillation'])}",
+    ]
+    return "\n".join(["---", *front, "---", "", *_body(manifest, sample)]) + "\n"
+
+
+def _body(manifest: Manifest, sample: Mapping[str, Any] | None) -> list[str]:
+    recipe = manifest.recipe
+    lines = [f"# {manifest.name}, version {manifest.version}", ""]
+    if recipe.get("description"):
+        lines += [_inline(recipe["description"]), ""]
+    if manifest.is_partial:
+        lines += ["**A partial version**: made from the first seeds only.", ""]
+    splits = ", ".join(f"{rows:,} in `{split}`" for split, rows in manifest.splits.items())
+    lines += [f"{manifest.rows:,} rows: {splits}. Made from {manifest.seeds['count']:,} seeds with distillgen {manifest.software['distillgen']}.", ""]
+    lines += ["## How it was made", "", "| step | rows in | rows out | rejected | failed |", "|---|---|---|---|---|"]
+    for step in manifest.funnel:
+        rejected = ", ".join(f"{rule} {count:,}" for rule, count in step["rejected"].items()) or "0"
+        failed = sum(step["failed"].values())
+        lines.append(f"| {step['step']} | {step['in']:,} | {step['out']:,} | {rejected} | {failed:,} |")
+    lines += ["", "## Teachers", ""]
+    for teacher in manifest.teachers.values():
+        extra = [str(teacher[key]) for key in ("title", "quantisation", "licence") if teacher.get(key)]
+        lines.append(f"- `{_inline(str(teacher['model']))}` at {_inline(str(teacher['endpoint']))}" + (f" ({', '.join(map(_inline, extra))})" if extra else ""))
+    lines += ["", "Text in this dataset was written by the models above. Whether it may train another model is a matter of",
+              "their licences and their providers' terms; check them before you publish or sell what you train.", ""]  # fmt: skip
+    if sample is not None:
+        lines += ["## One row", "", *_indented(dumps(sample)), ""]
+    lines += ["## Loading", "", "```python", "from datasets import load_dataset", "", 'dataset = load_dataset("PATH/OF/THIS/FOLDER")', "```"]
+    return lines
+
+
+def _inline(text: str) -> str:
+    """Return text that can start no markup and no front matter."""
+    flat = " ".join(text.split())
+    return "".join(f"\\{character}" if character in "\\`*_{}[]<>#|" else character for character in flat)
+
+
+def _indented(text: str) -> list[str]:
+    """Return text as an indented code block: nothing in it can end it."""
+    return [f"    {line}" for line in text.split("\n")]

@@ -1,0 +1,64 @@
+"""A version's table of contents and lineage, as manifest.json holds it."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from distillgen.errors import Damaged, NewerFormat
+
+FORMAT = 1
+FILE_NAME = "manifest.json"
+
+
+class FileEntry(BaseModel):
+    """One file of a version. `content_sha256` is that of its lines, before compression."""
+
+    model_config = ConfigDict(frozen=True)
+    bytes: int
+    sha256: str
+    rows: int | None = None
+    content_sha256: str | None = None
+
+
+class Manifest(BaseModel):
+    """Everything about a version but its rows. `run` describes the run and is no part of the content's digest."""
+
+    format: int = FORMAT
+    name: str
+    version: int
+    parent: int | None
+    digest: str
+    is_partial: bool = False
+    rows: int
+    splits: dict[str, int]
+    recipe: dict[str, Any]
+    overrides: dict[str, Any] = {}
+    prompts: dict[str, str]
+    seeds: dict[str, Any]
+    teachers: dict[str, dict[str, Any]]
+    funnel: list[dict[str, Any]]
+    files: dict[str, FileEntry]
+    software: dict[str, str]
+    run: dict[str, Any]
+
+    def dump(self) -> bytes:
+        """Return the manifest as it is written."""
+        return orjson.dumps(self.model_dump(mode="json"), option=orjson.OPT_INDENT_2) + b"\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a version folder. Raises Damaged or NewerFormat."""
+    path = folder / FILE_NAME
+    try:
+        table = orjson.loads(path.read_bytes())
+        if isinstance(table, dict) and isinstance(table.get("format"), int) and table["format"] > FORMAT:
+            raise NewerFormat(
+                f"this version has format {table['format']}, this distillgen knows {FORMAT}",
+                where=str(path), fix="pip install --upgrade distillgen",
+            )
+        return Manifest.model_validate(table)
+    except (OSError, orjson.JSONDecodeError, ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a manifest"
+        raise Damaged(f"cannot read the manifest: {reason}", where=str(path)) from None

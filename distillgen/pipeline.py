@@ -1,0 +1,145 @@
+"""THE road in one screen: recipe -> seeds -> prompts -> teacher -> quality -> dataset."""
+
+import asyncio
+import contextlib
+import platform
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from importlib import metadata
+from itertools import islice
+from typing import Any
+
+from distillgen import __version__
+from distillgen.dataset.manifest import Manifest
+from distillgen.dataset.splits import split_of
+from distillgen.dataset.training_rows import training_row
+from distillgen.dataset.versions import Publication, Version
+from distillgen.errors import NothingToPublish, Unfinished
+from distillgen.files import Lock
+from distillgen.preparation import Prepared
+from distillgen.road import travel
+from distillgen.rows import Failure, Outcome, Rejection, Row
+from distillgen.steps.rules import text_of
+from distillgen.teacher import Teacher, open_teachers
+from distillgen.teacher.answers import AnswerStore
+from distillgen.tally import Tally
+
+SEED_BLOCK = 256
+
+
+@dataclass
+class Options:
+    """What a command says about one run, besides the recipe."""
+
+    limit: int | None = None
+    publish: bool = True
+    offline: bool = False
+
+
+@dataclass
+class Result:
+    """What came of a run. `version` is None when nothing was published: nothing new, or not asked to."""
+
+    version: Version | None
+    unchanged: Version | None
+    tally: Tally
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+
+async def build(prepared: Prepared, options: Options, tally: Tally) -> Result:
+    """Take a recipe to a published version, or go on where an earlier run stopped. Raises DistillgenError."""
+    with Lock(prepared.state / "lock"), contextlib.closing(AnswerStore(prepared.state / "answers.sqlite")) as store:
+        async with open_teachers(
+            prepared.recipe, prepared.source, prepared.teachers_used, store, state=prepared.state, offline=options.offline
+        ) as teachers:
+            tally.teachers = teachers
+            seeds = read_seeds(prepared, options, tally)
+            outcomes = travel(
+                seeds, prepared.steps(teachers), tally=tally.step, spool=prepared.state / "spool", in_flight=rows_at_once(teachers)
+            )
+            return await publish(outcomes, prepared, options, tally)
+
+
+def rows_at_once(teachers: dict[str, Teacher]) -> int:
+    """Return how many rows may wait for answers: twice what may be in flight, so that no teacher idles."""
+    return 2 * sum(teacher.max_in_flight for teacher in teachers.values()) + 8
+
+
+async def read_seeds(prepared: Prepared, options: Options, tally: Tally) -> AsyncIterator[Outcome]:
+    """Yield the seeds as rows; a pipe is read in a thread, so that a slow one holds up nothing."""
+    rows: Iterator[Row] = islice(prepared.seeds, options.limit)
+    if prepared.seeds.is_stdin:
+        while (row := await asyncio.to_thread(next, rows, None)) is not None:
+            tally.seeds += 1
+            yield row
+    else:
+        for row in rows:
+            tally.seeds += 1
+            yield row
+
+
+async def publish(outcomes: AsyncIterator[Outcome], prepared: Prepared, options: Options, tally: Tally) -> Result:
+    """Write every outcome, in order, into a version; publish it unless its content is that of the latest one."""
+    publication = Publication(prepared.home)
+    try:
+        async for outcome in outcomes:
+            _write(outcome, publication, prepared, tally)
+        tally.skipped_seeds = prepared.seeds.skipped
+        result = Result(None, None, tally, tally.samples)
+        if options.offline and (missing := tally.causes.get("not_stored", 0)):
+            raise Unfinished(f"{missing:,} answers are not stored, and this build is offline", fix="run it once without --offline")
+        if not tally.published:
+            raise NothingToPublish("no row is left to publish", fix=tally.why_empty())
+        digest = publication.finish()
+        parent = publication.parent
+        if parent is not None and parent.manifest.digest == digest and parent.manifest.is_partial == (options.limit is not None):
+            result.unchanged = parent
+        elif options.publish:
+            manifest = describe(prepared, options, publication, digest, tally)
+            result.version = publication.publish(manifest, prepared.student.features)
+        return result
+    finally:
+        publication.discard()
+
+
+def _write(outcome: Outcome, publication: Publication, prepared: Prepared, tally: Tally) -> None:
+    """Put one outcome where it belongs: a split, the rejected, or the failed rows."""
+    if isinstance(outcome, Row):
+        training = training_row(outcome, prepared.student)
+        if isinstance(training, Rejection):
+            tally.step("student", outcome, (training,))
+            publication.rejected(training)
+            return
+        by = prepared.recipe.dataset.split_by
+        split = split_of(text_of(outcome, by) if by else outcome.origin, prepared.recipe.dataset.splits)
+        publication.row(split, training, outcome)
+        tally.row_published(split, training)
+    elif isinstance(outcome, Failure):
+        publication.failed(outcome)
+    else:
+        publication.rejected(outcome)
+
+
+def describe(prepared: Prepared, options: Options, publication: Publication, digest: str, tally: Tally) -> Manifest:
+    """Return the manifest of the version in the making."""
+    recipe, seeds = prepared.recipe, prepared.seeds
+    used = {prompt.name: prompt.source for prompt in prepared.prompts.values()}
+    return Manifest(
+        name=recipe.name,
+        version=publication.number,
+        parent=publication.parent.manifest.version if publication.parent else None,
+        digest=digest,
+        is_partial=options.limit is not None,
+        rows=sum(publication.splits.values()),
+        splits=publication.splits,
+        recipe=recipe.model_dump(mode="json", exclude_unset=True),
+        overrides=dict(prepared.source.overrides),
+        prompts=used,
+        seeds={"path": recipe.seeds.paths, "count": seeds.count, "sha256": seeds.sha256, "skipped": seeds.skipped},
+        teachers={name: dict(teacher.identity.facts) for name, teacher in tally.teachers.items()},
+        funnel=tally.funnel(),
+        files={},
+        software={"distillgen": __version__, "python": platform.python_version(), "openai": metadata.version("openai")},
+        run=tally.run(finished=time.time()),
+    )

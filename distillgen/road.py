@@ -1,0 +1,322 @@
+"""How rows travel: all steps at once, asking out of order, order restored where it matters, memory flat.
+
+A position is one outcome that enters a run of row steps. Positions are settled as answers come and leave in order.
+"""
+
+import asyncio
+import contextlib
+import pickle
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Protocol, TypeAlias
+
+from distillgen.errors import RowFailed
+from distillgen.rows import Failure, Outcome, Rejection, Row
+from distillgen.teacher.chat import Reply, Request
+
+LOOK_AHEAD = 100_000  # positions between the oldest unsettled one and the newest
+IN_MEMORY = 1_000  # settled positions that wait for their turn in memory; more of them wait in a file
+BREATH = 64  # positions after which others get a turn
+
+
+class RowStep(Protocol):
+    """A plain function from a row to what becomes of it."""
+
+    name: str
+
+    def __call__(self, row: Row) -> Iterable[Outcome]:
+        """Return the row changed, several rows, or a rejection."""
+
+
+class AskingStep(Protocol):
+    """A row step that needs a teacher: it says what to ask and what to make of a reply; the road does the asking."""
+
+    name: str
+
+    def requests(self, row: Row) -> Sequence[Request]:
+        """Return one request per sample. Raises RowFailed when the row does not fit the prompt."""
+
+    def stored(self, request: Request) -> Reply | None:
+        """Return the stored reply, None when the teacher must be asked."""
+
+    async def ask(self, request: Request) -> Reply:
+        """Return the teacher's reply. Raises RowFailed, or the error that stops the run."""
+
+    def rows(self, row: Row, sample: int, request: Request, reply: Reply) -> Iterable[Outcome]:
+        """Return what becomes of a row with the reply to one of its requests."""
+
+
+class StreamStep(Protocol):
+    """A step that sees rows in seed order and remembers some of them."""
+
+    name: str
+    is_stream: bool
+
+    def __call__(self, row: Row) -> Outcome:
+        """Return the row or a rejection."""
+
+
+Step: TypeAlias = RowStep | AskingStep | StreamStep
+Place: TypeAlias = tuple[int, ...]
+Tally: TypeAlias = Callable[[str, Row, Sequence[Outcome]], None]
+
+
+async def travel(
+    outcomes: AsyncIterator[Outcome], steps: Sequence[Step], *, tally: Tally, spool: Path, in_flight: int
+) -> AsyncIterator[Outcome]:
+    """Yield what becomes of every row, in the order in which they came.
+
+    `tally` hears of each row that a step has dealt with; `spool` is the folder for what memory shall not hold;
+    `in_flight` is how many rows may wait for answers at once.
+    """
+    run: list[RowStep | AskingStep] = []
+    for step in steps:
+        if hasattr(step, "is_stream"):
+            outcomes = _in_stream(_row_steps(outcomes, run, tally, spool, in_flight), step, tally)
+            run = []
+        else:
+            run.append(step)  # type: ignore[arg-type]
+    async for outcome in _row_steps(outcomes, run, tally, spool, in_flight):
+        yield outcome
+
+
+async def _in_stream(outcomes: AsyncIterator[Outcome], step: StreamStep, tally: Tally) -> AsyncIterator[Outcome]:
+    async for outcome in outcomes:
+        if isinstance(outcome, Row):
+            result = step(outcome)
+            tally(step.name, outcome, (result,))
+            yield result
+        else:
+            yield outcome
+
+
+def _row_steps(
+    outcomes: AsyncIterator[Outcome], steps: Sequence[RowStep | AskingStep], tally: Tally, spool: Path, in_flight: int
+) -> AsyncIterator[Outcome]:
+    return in_order(outcomes, Walk(tuple(steps), tally).start, spool=spool, in_flight=in_flight) if steps else outcomes
+
+
+class Walk:
+    """Takes one position through a run of row steps: at once as far as stored answers reach, the rest as a task."""
+
+    def __init__(self, steps: tuple[RowStep | AskingStep, ...], tally: Tally) -> None:
+        self._steps, self._tally = steps, tally
+
+    def start(self, outcome: Outcome) -> "list[Outcome] | Awaitable[list[Outcome]]":
+        """Return what becomes of a position, or something to await for it when a teacher must be asked."""
+        if not isinstance(outcome, Row):
+            return [outcome]
+        settled: list[tuple[Place, Outcome]] = []
+        waiting: list[_Waiting] = []
+        self._go(outcome, 0, (), settled, waiting)
+        return self._finish(settled, waiting) if waiting else _ordered(settled)
+
+    def _go(self, row: Row, index: int, place: Place, settled: "list[tuple[Place, Outcome]]", waiting: "list[_Waiting]") -> None:
+        """Walk a row on from step `index` until it ends or needs an answer that is not stored."""
+        if index == len(self._steps):
+            settled.append((place, row))
+            return
+        step = self._steps[index]
+        if not hasattr(step, "requests"):
+            self._enter(row, index, place, step(row), settled, waiting)
+            return
+        try:
+            requests = step.requests(row)
+        except RowFailed as failed:
+            self._enter(row, index, place, [_failure(row, step.name, failed)], settled, waiting)
+            return
+        for sample, request in enumerate(requests):
+            reply = step.stored(request)
+            if reply is None:
+                waiting.append((row, index, (*place, sample), sample, request))
+            else:
+                self._enter(row, index, (*place, sample), step.rows(row, sample, request, reply), settled, waiting)
+
+    def _enter(
+        self, row: Row, index: int, place: Place, results: Iterable[Outcome],
+        settled: "list[tuple[Place, Outcome]]", waiting: "list[_Waiting]",
+    ) -> None:  # fmt: skip
+        results = tuple(results)
+        self._tally(self._steps[index].name, row, results)
+        for number, result in enumerate(results):
+            if isinstance(result, Row):
+                self._go(result, index + 1, (*place, number), settled, waiting)
+            else:
+                settled.append(((*place, number), result))
+
+    async def _finish(self, settled: "list[tuple[Place, Outcome]]", waiting: "list[_Waiting]") -> list[Outcome]:
+        if len(waiting) == 1:
+            await self._follow(waiting[0], settled)
+        else:
+            async with asyncio.TaskGroup() as group:
+                for each in waiting:
+                    group.create_task(self._follow(each, settled))
+        return _ordered(settled)
+
+    async def _follow(self, waits: "_Waiting", settled: "list[tuple[Place, Outcome]]") -> None:
+        """Ask for one answer and walk on from there, as often as it takes."""
+        row, index, place, sample, request = waits
+        step: AskingStep = self._steps[index]  # type: ignore[assignment]
+        results: Iterable[Outcome]
+        try:
+            reply = await step.ask(request)
+        except RowFailed as failed:
+            results = [_failure(row, step.name, failed)]
+        else:
+            results = step.rows(row, sample, request, reply)
+        further: list[_Waiting] = []
+        self._enter(row, index, place, results, settled, further)
+        if further:
+            await asyncio.gather(*(self._follow(each, settled) for each in further))
+
+
+_Waiting: TypeAlias = tuple[Row, int, Place, int, Request]
+
+
+def _failure(row: Row, step: str, failed: RowFailed) -> Failure:
+    return Failure(row, step, failed.cause, failed.detail, failed.lasting)
+
+
+def _ordered(settled: list[tuple[Place, Outcome]]) -> list[Outcome]:
+    return [outcome for _, outcome in sorted(settled, key=lambda each: each[0])]
+
+
+class Turnstile:
+    """Gives settled positions back in order; those that are early wait in memory, beyond `in_memory` in a file."""
+
+    def __init__(self, spool: Path, in_memory: int = IN_MEMORY) -> None:
+        self._spool, self._in_memory = spool, in_memory
+        self._early: dict[int, list[Outcome] | tuple[int, int]] = {}
+        self._file: IO[bytes] | None = None
+        self._in_file = 0
+        self.next = 0
+
+    def __len__(self) -> int:
+        return len(self._early)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the position whose turn it is has been settled."""
+        return self.next in self._early
+
+    def put(self, position: int, outcomes: list[Outcome]) -> None:
+        """Take in a settled position."""
+        if position != self.next and len(self._early) - self._in_file >= self._in_memory:
+            self._early[position] = self._to_file(outcomes)
+        else:
+            self._early[position] = outcomes
+
+    def take(self) -> Iterator[list[Outcome]]:
+        """Yield every position whose turn has come."""
+        while (held := self._early.pop(self.next, None)) is not None:
+            self.next += 1
+            yield self._from_file(*held) if isinstance(held, tuple) else held
+
+    def _to_file(self, outcomes: list[Outcome]) -> tuple[int, int]:
+        if self._file is None:
+            self._spool.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=self._spool)
+        start = self._file.seek(0, 2)
+        size = self._file.write(pickle.dumps(outcomes, pickle.HIGHEST_PROTOCOL))
+        self._in_file += 1
+        return start, size
+
+    def _from_file(self, start: int, size: int) -> list[Outcome]:
+        assert self._file is not None
+        self._file.seek(start)
+        outcomes: list[Outcome] = pickle.loads(self._file.read(size))  # noqa: S301  (an unnamed file of our own)
+        self._in_file -= 1
+        if not self._in_file:
+            self._file.truncate(0)
+        return outcomes
+
+    def close(self) -> None:
+        """Let the file go."""
+        if self._file is not None:
+            self._file.close()
+
+
+async def in_order(
+    source: AsyncIterator[Outcome],
+    start: Callable[[Outcome], "list[Outcome] | Awaitable[list[Outcome]]"],
+    *,
+    spool: Path,
+    in_flight: int,
+    look_ahead: int = LOOK_AHEAD,
+) -> AsyncIterator[Outcome]:
+    """Yield what `start` makes of every outcome, in the order of the source, with many of them under way."""
+    turnstile = Turnstile(spool)
+    wake, room = asyncio.Event(), asyncio.Event()
+    alive: set[asyncio.Task[list[Outcome]]] = set()
+    errors: list[BaseException] = []
+    position = 0
+
+    def settle(task: asyncio.Task[list[Outcome]], at: int) -> None:
+        alive.discard(task)
+        if task.cancelled():
+            return
+        if error := task.exception():
+            errors.append(error)
+        else:
+            turnstile.put(at, task.result())
+        wake.set()
+        room.set()
+
+    def is_full() -> bool:
+        return (
+            len(alive) >= in_flight
+            or position - turnstile.next >= look_ahead
+            or (turnstile.is_ready and len(turnstile) >= IN_MEMORY)
+        )
+
+    async def feed() -> None:
+        nonlocal position
+        async for outcome in source:
+            while is_full():
+                room.clear()
+                await room.wait()
+            at, result = position, start(outcome)
+            position += 1
+            if isinstance(result, list):
+                turnstile.put(at, result)
+                wake.set()
+            else:
+                task = asyncio.ensure_future(result)
+                alive.add(task)
+                task.add_done_callback(lambda done, at=at: settle(done, at))
+            if not position % BREATH:
+                await asyncio.sleep(0)
+
+    feeder = asyncio.create_task(feed())
+    feeder.add_done_callback(lambda _: wake.set())
+    try:
+        while True:
+            wake.clear()
+            for outcomes in turnstile.take():
+                for outcome in outcomes:
+                    yield outcome
+                room.set()
+            if errors:
+                raise _plain(errors[0])
+            if feeder.done() and not alive and not turnstile:
+                feeder.result()
+                return
+            if feeder.done() and feeder.exception():
+                feeder.result()
+            await wake.wait()
+    finally:
+        feeder.cancel()
+        for task in alive:
+            task.cancel()
+        await asyncio.gather(feeder, *alive, return_exceptions=True)
+        with contextlib.suppress(Exception):
+            await source.aclose()  # type: ignore[attr-defined]
+        turnstile.close()
+
+
+def _plain(error: BaseException) -> BaseException:
+    """Return the first error inside a task group's bundle."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

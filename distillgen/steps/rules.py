@@ -1,0 +1,227 @@
+"""The rules of `filter`: each is a function of a row that returns why to refuse it, or None.
+
+To add one: write the function with keyword-only parameters, and list it in RULES at the end.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import pydantic
+import regex
+
+from distillgen.errors import nearest
+from distillgen.files import dumps
+from distillgen.recipe import RuleSetting
+from distillgen.rows import Row
+from distillgen.steps.structured import schema_error, wrong_schema
+
+PATTERN_SECONDS = 1.0
+
+# How assistants begin a refusal. Only the start of an answer is looked at, so that an answer which merely contains
+# such words survives. Collected from answers of public instruction models; issue reports welcome.
+_REFUSAL = regex.compile(
+    r"""^\W*(?:(?:i['’]?m|i\ am)\ (?:so\ |very\ |really\ )?sorry\b[^.!?\n]{0,60}?\b(?:but|,|\.)\ *
+        (?:i|as\ an?\ (?:ai|language)|it['’]s\ not|that['’]s\ not)
+      |(?:i['’]?m\ sorry|sorry|i\ apologi[sz]e|apologies)\b[^.!?\n]{0,80}?
+        \b(?:can['’]?t|cannot|can\ not|unable|won['’]?t|not\ able|not\ comfortable|do\ not|don['’]t)\b
+      |(?:unfortunately,?\ |as\ an?\ (?:ai|artificial|(?:large\ )?language\ model)[^.\n]{0,60}?,?\ )?i\ (?:really\ )?
+        (?:can['’]?t|cannot|can\ not|won['’]?t|will\ not|am\ (?:not\ able|unable)\ to|['’]m\ (?:not\ able|unable)\ to)\ 
+        (?:help|assist|provide|fulfil|fulfill|comply|do\ that|answer|create|generate|write|give|support|engage|discuss|
+           access|browse|see|view|open|process|complete|continue|participate|share|offer|perform|respond|recommend)
+      |i['’]m\ (?:not\ able|unable)\ to\ 
+      |i\ must\ (?:decline|refuse)|i\ (?:respectfully\ )?decline
+      |(?:es\ tut\ mir\ leid|tut\ mir\ leid|entschuldigung)\b[^.!?\n]{0,80}?\b(?:kann|darf|nicht)\b
+      |(?:je\ suis\ désolée?|désolée?)\b[^.!?\n]{0,80}?\b(?:ne\ peux|ne\ suis\ pas)
+      |(?:lo\ siento|lo\ lamento)\b[^.!?\n]{0,80}?\b(?:no\ puedo|no\ me)
+      |(?:desculpe|sinto\ muito)\b[^.!?\n]{0,80}?\bnão\ (?:posso|consigo)
+      |(?:mi\ dispiace)\b[^.!?\n]{0,80}?\bnon\ posso
+      |(?:很抱歉|对不起|抱歉)[^。！？\n]{0,30}?(?:无法|不能|不会)
+      |申し訳(?:ありません|ございません)[^。\n]{0,40}?(?:できません|致しかねます)
+      |(?:извините|к\ сожалению)[^.!?\n]{0,60}?\bне\ могу
+    )""",
+    regex.IGNORECASE | regex.VERBOSE,
+)
+
+
+def text_of(row: Row, column: str) -> str:
+    """Return a column as text: strings as they are, None as nothing, the rest as JSON."""
+    value = row.columns.get(column)
+    if isinstance(value, str):
+        return value
+    return "" if value is None else dumps(value)
+
+
+def not_empty(row: Row, *, column: str) -> str | None:
+    """Refuse rows whose column is missing, empty, or white space only."""
+    return None if text_of(row, column).strip() else f"{column} is empty"
+
+
+def not_truncated(row: Row, *, column: str) -> str | None:
+    """Refuse answers that ran into the teacher's length limit (finish_reason `length`)."""
+    for record in reversed(row.trail):
+        if column in record.get("wrote", ()):
+            tokens = record.get("tokens") or {}
+            reason = f"{column} was cut off after {tokens.get('completion', 'an unknown number of')} tokens"
+            return reason if record.get("finish_reason") == "length" else None
+    return None
+
+
+def not_refusal(row: Row, *, column: str) -> str | None:
+    """Refuse answers that begin by declining (several languages), and those that the server marks as refused."""
+    for record in reversed(row.trail):
+        if column in record.get("wrote", ()):
+            if record.get("refused"):
+                return "the server marked the reply as a refusal"
+            break
+    found = _REFUSAL.match(text_of(row, column)[:400])
+    return f"{column} begins {found[0][:80]!r}" if found else None
+
+
+def length(
+    row: Row, *, column: str, min_words: int = 0, max_words: int = 0, min_chars: int = 0, max_chars: int = 0
+) -> str | None:
+    """Refuse texts outside the stated numbers of white-space separated words or of characters; 0 means no bound."""
+    text = text_of(row, column)
+    for unit, size, least, most in (
+        ("words", len(text.split()) if min_words or max_words else 0, min_words, max_words),
+        ("characters", len(text), min_chars, max_chars),
+    ):
+        if size < least:
+            return f"{column} has {size} {unit}, needs {least}"
+        if most and size > most:
+            return f"{column} has {size} {unit}, may have {most}"
+    return None
+
+
+def format_(
+    row: Row,
+    *,
+    column: str,
+    regex: str = "",
+    contains: list[str] = [],  # noqa: B006  (never changed)
+    not_contains: list[str] = [],  # noqa: B006
+    json: bool = False,
+    schema: dict[str, Any] = {},  # noqa: B006
+) -> str | None:
+    """Refuse texts that do not match a regular expression (found anywhere; anchor it with ^ and $), lack or hold
+    certain texts, are not JSON, or do not follow a JSON schema. A pattern that takes over a second refuses the row."""
+    text = text_of(row, column)
+    if regex and (wrong := _unmatched(regex, text)):
+        return f"{column} {wrong}"
+    if missing := next((part for part in contains if part not in text), None):
+        return f"{column} does not contain {missing!r}"
+    if present := next((part for part in not_contains if part in text), None):
+        return f"{column} contains {present!r}"
+    if json or schema:
+        try:
+            value = orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            return f"{column} is not JSON: {error}"
+        if schema and (wrong := schema_error(value, schema)):
+            return f"{column} does not follow the schema: {wrong}"
+    return None
+
+
+@functools.lru_cache(maxsize=256)
+def _pattern(pattern: str) -> Any:
+    return regex.compile(pattern)
+
+
+def _unmatched(pattern: str, text: str) -> str | None:
+    try:
+        return None if _pattern(pattern).search(text, timeout=PATTERN_SECONDS) else f"does not match {pattern!r}"
+    except TimeoutError:
+        return f"took {pattern!r} more than {PATTERN_SECONDS:g} s to match"
+
+
+RULES: Mapping[str, Callable[..., str | None]] = {
+    "not_empty": not_empty,
+    "not_truncated": not_truncated,
+    "not_refusal": not_refusal,
+    "length": length,
+    "format": format_,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule with its parameters, ready to be applied."""
+
+    name: str
+    column: str
+    check: Callable[[Row], str | None]
+
+
+class RuleProblem(ValueError):
+    """A rule setting that is wrong: what, the key inside the setting, and a hint."""
+
+    def __init__(self, what: str, key: str = "", fix: str = "") -> None:
+        super().__init__(what)
+        self.what, self.key, self.fix = what, key, fix
+
+
+def bind_rule(setting: RuleSetting, column: str) -> Rule:
+    """Return a rule as a recipe states it, on `column` unless it names another. Raises RuleProblem."""
+    parameters = {"rule": setting} if isinstance(setting, str) else dict(setting)
+    name = parameters.pop("rule", None)
+    if not isinstance(name, str):
+        raise RuleProblem("a rule without `rule`", "", f"known: {', '.join(RULES)}")
+    if name not in RULES:
+        raise RuleProblem(f"unknown rule {name!r}", "rule", nearest(name, RULES))
+    arguments = _checked(name, {"column": column, **parameters})
+    return Rule(name, arguments["column"], functools.partial(RULES[name], **arguments))
+
+
+def parameters_of(name: str) -> list[str]:
+    """Return the names of a rule's parameters."""
+    return [parameter for parameter in inspect.signature(RULES[name]).parameters if parameter != "row"]
+
+
+def _checked(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    known = parameters_of(name)
+    kinds = inspect.get_annotations(RULES[name], eval_str=True)
+    for parameter, value in given.items():
+        if parameter not in known:
+            raise RuleProblem(f"rule {name!r} has no parameter {parameter!r}", parameter, nearest(parameter, known))
+        try:
+            pydantic.TypeAdapter(kinds[parameter]).validate_python(value, strict=True)
+        except pydantic.ValidationError as error:
+            message = error.errors()[0]["msg"]
+            raise RuleProblem(f"{parameter!r} of rule {name!r}: {message[0].lower()}{message[1:]}", parameter) from None
+    if name == "format":
+        _check_format(given)
+    if name == "length":
+        _check_length(given)
+    return dict(given)
+
+
+def _check_format(given: Mapping[str, Any]) -> None:
+    if len(given) == 1:
+        raise RuleProblem("rule 'format' checks nothing", "", f"parameters: {', '.join(parameters_of('format'))}")
+    try:
+        regex.compile(given.get("regex", ""))
+    except regex.error as error:
+        raise RuleProblem(f"rule 'format': not a regular expression: {error}", "regex") from None
+    if given.get("schema") and (wrong := wrong_schema(given["schema"])):
+        raise RuleProblem(f"rule 'format': not a JSON schema: {wrong}", "schema")
+
+
+def _check_length(given: Mapping[str, Any]) -> None:
+    if len(given) == 1:
+        raise RuleProblem("rule 'length' checks nothing", "", f"parameters: {', '.join(parameters_of('length'))}")
+    for unit in ("words", "chars"):
+        least, most = given.get(f"min_{unit}", 0), given.get(f"max_{unit}", 0)
+        if least < 0 or most < 0 or (most and least > most):
+            raise RuleProblem(f"rule 'length': no text has {least} to {most} {unit}", f"max_{unit}")
+
+
+def first_refusal(row: Row, rules: Iterable[Rule]) -> tuple[str, str] | None:
+    """Return the first rule that refuses a row and its reason, None when all let it pass."""
+    for rule in rules:
+        if reason := rule.check(row):
+            return rule.name, reason
+    return None

@@ -1,0 +1,122 @@
+"""Counts what happens on the road: rows by step, calls and tokens; the figures of progress, funnel and summary."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from distillgen.rows import Failure, Outcome, Rejection, Row
+
+if TYPE_CHECKING:
+    from distillgen.teacher import Teacher
+
+SAMPLES = 3
+
+
+@dataclass
+class StepCount:
+    """What one step did. rows in + born = rows out + rejected + failed."""
+
+    rows_in: int = 0
+    born: int = 0
+    out: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class Tally:
+    """The figures of one run."""
+
+    seeds: int = 0
+    skipped_seeds: int = 0
+    published: int = 0
+    splits: Counter[str] = field(default_factory=Counter)
+    steps: dict[str, StepCount] = field(default_factory=dict)
+    causes: Counter[str] = field(default_factory=Counter)
+    passing_failures: int = 0
+    last_failure: str = ""
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    teachers: "dict[str, Teacher]" = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    def step(self, name: str, row: Row, results: Sequence[Outcome]) -> None:
+        """Count what a step made of one row (or of one sample of it)."""
+        count = self.steps.setdefault(name, StepCount())
+        count.rows_in += 1
+        count.born += len(results) - 1
+        for result in results:
+            if isinstance(result, Rejection):
+                count.rejected[result.rule] += 1
+            elif isinstance(result, Failure):
+                count.failed[result.cause] += 1
+                self.causes[result.cause] += 1
+                self.passing_failures += not result.lasting
+                self.last_failure = f"{result.cause}: {result.detail}"
+            else:
+                count.out += 1
+
+    def row_published(self, split: str, training: dict[str, Any]) -> None:
+        """Count a row that the student will see, and keep the first few to show."""
+        self.published += 1
+        self.splits[split] += 1
+        if len(self.samples) < SAMPLES:
+            self.samples.append(training)
+
+    @property
+    def rejected(self) -> int:
+        """How many rows were rejected, by all steps."""
+        return sum(count.rejected.total() for count in self.steps.values())
+
+    @property
+    def failed(self) -> int:
+        """How many rows failed, by all steps."""
+        return self.causes.total()
+
+    @property
+    def calls(self) -> int:
+        """How many completions were asked of teachers in this run."""
+        return sum(teacher.calls for teacher in self.teachers.values())
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Prompt and completion tokens of this run's calls."""
+        prompt = sum(teacher.usage.prompt for teacher in self.teachers.values())
+        return prompt, sum(teacher.usage.completion for teacher in self.teachers.values())
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are under way right now."""
+        return sum(teacher.in_flight for teacher in self.teachers.values())
+
+    def reasons(self) -> Mapping[str, int]:
+        """Return why rows were left out, the commonest first."""
+        total: Counter[str] = Counter()
+        for count in self.steps.values():
+            total += count.rejected + count.failed
+        return dict(total.most_common())
+
+    def why_empty(self) -> str:
+        """Say what became of all the rows."""
+        reasons = ", ".join(f"{name} {number:,}" for name, number in self.reasons().items())
+        return f"of {self.seeds:,} seeds: {reasons}" + (f"\nlast failure: {self.last_failure}" if self.last_failure else "")
+
+    def funnel(self) -> list[dict[str, Any]]:
+        """Return the figures of every step, as the manifest keeps them."""
+        return [
+            {"step": name, "in": c.rows_in, "born": c.born, "out": c.out, "rejected": dict(c.rejected), "failed": dict(c.failed)}
+            for name, c in self.steps.items()
+        ]
+
+    def run(self, *, finished: float) -> dict[str, Any]:
+        """Return what describes the run and not the content."""
+        seconds = time.monotonic() - self.started
+        prompt, completion = self.tokens
+        return {
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(finished)),
+            "seconds": round(seconds, 3),
+            "calls": self.calls,
+            "tokens": {"prompt": prompt, "completion": completion},
+            "failed": dict(self.causes),
+        }

@@ -1,0 +1,244 @@
+"""A teacher, composed: stored answers -> retries -> in-flight cap -> chat. The order is read in `_compose`."""
+
+import contextlib
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distillgen.errors import DistillgenError, Problem, nearest
+from distillgen.files import safe_name
+from distillgen.recipe import Recipe, Source, TeacherSettings
+from distillgen.teacher import providers
+from distillgen.teacher.chat import Chat, Endpoint, Reply, Request, open_client
+from distillgen.teacher.answers import AnswerStore, Stored, request_key
+from distillgen.teacher.embedded import EmbeddedServer, require_runtime
+from distillgen.teacher.limits import InFlight
+from distillgen.teacher.models import DEFAULT, Weights, find_model, find_weights, models
+from distillgen.teacher.retries import Retrying
+
+DEFAULT_IN_FLIGHT = 32
+EMBEDDED_MAX_TOKENS = 512
+DRAIN_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who answers: what the keys of stored answers and the provenance say of a teacher."""
+
+    name: str
+    endpoint: str
+    model: str
+    facts: Mapping[str, Any]
+
+
+class Teacher:
+    """What the road asks: makes requests with their keys, serves stored replies, asks for the others."""
+
+    def __init__(self, identity: Identity, settings: TeacherSettings, stored: Stored, in_flight: InFlight) -> None:
+        self.identity = identity
+        self.settings = settings
+        self.max_in_flight = in_flight_cap(settings)
+        self._stored, self._in_flight = stored, in_flight
+        self.calls = 0
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are under way right now."""
+        return self._in_flight.now
+
+    def request(self, messages: Sequence[Mapping[str, Any]], *, schema: Mapping[str, Any] | None, sample: int) -> Request:
+        """Return the request for one sample of a prompt, with its key."""
+        return make_request(self.identity, self.settings, messages, schema=schema, sample=sample)
+
+    def stored(self, request: Request) -> Reply | None:
+        """Return the stored reply to a request, None when it must be asked for."""
+        return self._stored.stored(request)
+
+    async def complete(self, request: Request) -> Reply:
+        """Return a reply that is committed to disk. Raises RowFailed, or the error that stops the run."""
+        return await self._stored.complete(request)
+
+    async def drain(self, seconds: float) -> int:
+        """Send nothing more, wait for what is under way; return how many requests were given up."""
+        self._in_flight.is_closed = True
+        return await self._stored.drain(seconds)
+
+
+def make_request(
+    identity: Identity,
+    settings: TeacherSettings,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    schema: Mapping[str, Any] | None,
+    sample: int,
+) -> Request:
+    """Return the body of one completion in the endpoint's dialect, and its key."""
+    preset = providers.preset_of(settings) if settings.provider != providers.EMBEDDED else _EMBEDDED_PRESET
+    fields, words = providers.structured_fields(preset, schema)
+    if words:
+        messages = [*messages[:-1], {**messages[-1], "content": messages[-1]["content"] + words}]
+    sampling = providers.translate(preset, settings.sampling)
+    if settings.provider == providers.EMBEDDED:
+        sampling.setdefault("max_tokens", EMBEDDED_MAX_TOKENS)
+    body = {"model": identity.model, "messages": list(messages), **sampling, **fields}
+    key = request_key(body, endpoint=identity.endpoint, sample=sample, epoch=settings.epoch)
+    return Request(key, body)
+
+
+_EMBEDDED_PRESET = providers.Preset(providers.EMBEDDED, "the embedded teacher", "")
+
+
+def in_flight_cap(settings: TeacherSettings) -> int:
+    """Return how many requests of this teacher may be under way at once."""
+    if settings.limits.max_in_flight:
+        return settings.limits.max_in_flight
+    if settings.provider == providers.EMBEDDED:
+        model = models().get(settings.model or DEFAULT)
+        return model.slots if model and not settings.gguf else 4
+    return DEFAULT_IN_FLIGHT
+
+
+def identify(name: str, settings: TeacherSettings, folder: Path) -> Identity:
+    """Return who a teacher is. For an embedded one that is the sha256 of its weights, wherever they lie."""
+    if settings.provider != providers.EMBEDDED:
+        endpoint = providers.identity_of(settings)
+        return Identity(name, endpoint, settings.model or "", {"endpoint": endpoint, "model": settings.model})
+    if settings.gguf:
+        weights = find_weights(None, folder / Path(settings.gguf).expanduser())
+        alias, sha256 = weights.name, weights.sha256
+        facts = {"title": weights.title, "quantisation": weights.quantisation, "licence": weights.licence}
+    else:
+        model = find_model(settings.model or DEFAULT)
+        alias, sha256 = model.name, model.sha256
+        facts = {"title": model.title, "quantisation": model.quantisation, "licence": model.licence, "attribution": model.attribution}
+    endpoint = settings.answers_as or f"sha256:{sha256}"
+    return Identity(name, endpoint, alias, {"endpoint": "embedded", "model": alias, "sha256": sha256, **facts})
+
+
+def check_teachers(recipe: Recipe, source: Source, used: set[str], *, will_ask: bool) -> tuple[list[Problem | DistillgenError], list[Problem]]:
+    """Return what is wrong with the teachers that are used, and what is only worth a warning.
+
+    Keys, runtime and weights are looked for only when the teacher `will_ask`.
+    """
+    wrong: list[Problem | DistillgenError] = []
+    warnings: list[Problem] = []
+    for name, settings in recipe.teachers.items():
+        key = ("teachers", name)
+        problems = _wrong_settings(settings, source, key)
+        refused, doubtful = _check_sampling(settings, source, key) if not problems else ([], [])
+        wrong += [*problems, *refused]
+        warnings += doubtful
+        if problems or refused or name not in used:
+            continue
+        try:
+            if settings.provider == providers.EMBEDDED:
+                identify(name, settings, source.folder)
+                if will_ask:
+                    require_runtime()
+                    _weights(settings, source.folder)
+            else:
+                providers.url_of(settings)
+                if will_ask:
+                    providers.find_key(settings, source.folder)
+        except DistillgenError as error:
+            wrong.append(error)
+    return wrong, warnings
+
+
+def _weights(settings: TeacherSettings, folder: Path) -> Weights:
+    return find_weights(settings.model, folder / Path(settings.gguf).expanduser() if settings.gguf else None)
+
+
+def _wrong_settings(settings: TeacherSettings, source: Source, key: tuple[str, ...]) -> list[Problem]:
+    known = [*providers.presets(), providers.EMBEDDED]
+    if settings.provider and settings.provider not in known:
+        return [source.problem(f"unknown provider {settings.provider!r}", (*key, "provider"), nearest(settings.provider, known))]
+    if not settings.provider and not settings.base_url:
+        return [source.problem("a teacher without `provider` or `base_url`", key, f"providers: {', '.join(known)}")]
+    if settings.gguf and settings.provider != providers.EMBEDDED:
+        return [source.problem('`gguf` goes with provider = "embedded"', (*key, "gguf"))]
+    if settings.provider == providers.EMBEDDED:
+        if settings.gguf and settings.model:
+            return [source.problem("`model` and `gguf` exclude each other", (*key, "gguf"), "leave one out")]
+        if settings.model and settings.model not in models():
+            return [source.problem(f"unknown embedded model {settings.model!r}", (*key, "model"), nearest(settings.model, models()))]
+    elif not settings.model:
+        return [source.problem("a teacher without `model`", key, "name the model as the endpoint does")]
+    if settings.answers_as:
+        safe_name(settings.answers_as, "answers_as")
+    return []
+
+
+def _check_sampling(settings: TeacherSettings, source: Source, key: tuple[str, ...]) -> tuple[list[Problem], list[Problem]]:
+    """Tell typing mistakes and what the model refuses (wrong) from what it ignores or nobody here knows (warnings)."""
+    wrong: list[Problem] = []
+    warnings: list[Problem] = []
+    for name in settings.sampling:
+        place = (*key, "sampling", name)
+        hint = nearest(name, providers.SAMPLING)
+        if name in providers.OURS:
+            wrong.append(source.problem(f"sampling key {name!r} is set by distillgen itself", place, "remove it"))
+        elif name not in providers.SAMPLING and hint.startswith("did you mean"):
+            wrong.append(source.problem(f"unknown sampling key {name!r}", place, hint))
+        elif name not in providers.SAMPLING:
+            warnings.append(source.problem(f"sampling key {name!r} is not known here; it is sent as it is", place))
+    if settings.provider and settings.provider != providers.EMBEDDED:
+        preset = providers.presets()[settings.provider]
+        refused, ignored = providers.refused_sampling(preset, settings.model or "", settings.sampling)
+        wrong += [
+            source.problem(f"{settings.model} refuses the sampling key {name!r}", (*key, "sampling", name), "remove it")
+            for name in refused
+        ]
+        warnings += [
+            source.problem(f"{settings.model} ignores the sampling key {name!r}", (*key, "sampling", name), "remove it, or turn thinking off")
+            for name in ignored
+        ]
+    return wrong, warnings
+
+
+@contextlib.asynccontextmanager
+async def open_teachers(
+    recipe: Recipe, source: Source, used: set[str], store: AnswerStore, *, state: Path, offline: bool = False
+) -> AsyncIterator[dict[str, Teacher]]:
+    """Yield the teachers of a recipe by name. On the way out what is under way is received and stored."""
+    async with contextlib.AsyncExitStack() as stack:
+        teachers: dict[str, Teacher] = {}
+        for name in sorted(used):
+            settings = recipe.teachers[name]
+            identity = identify(name, settings, source.folder)
+            endpoint, url = await _endpoint(name, settings, source.folder, stack, state, offline)
+            client = await stack.enter_async_context(open_client(url, in_flight_cap(settings) + 8))
+            teachers[name] = _compose(identity, settings, store, Chat(client, endpoint, timeout_seconds=settings.timeout_seconds), offline)
+        try:
+            yield teachers
+        except BaseException:
+            for teacher in teachers.values():
+                await teacher.drain(DRAIN_SECONDS)
+            raise
+
+
+def _compose(identity: Identity, settings: TeacherSettings, store: AnswerStore, chat: Chat, offline: bool) -> Teacher:
+    """Put the layers together: a stored answer costs no turn, and every retry waits for a turn again."""
+    in_flight = InFlight(chat, in_flight_cap(settings))
+    retrying = Retrying(in_flight, teacher=f"teacher {identity.name!r}", model=identity.model)
+    stored = Stored(retrying, store, teacher=f"{identity.endpoint} {identity.model}", offline=offline)
+    return Teacher(identity, settings, stored, in_flight)
+
+
+async def _endpoint(
+    name: str, settings: TeacherSettings, folder: Path, stack: contextlib.AsyncExitStack, state: Path, offline: bool
+) -> Any:
+    """Return an awaitable endpoint and its URL: fixed, or that of an embedded server that starts when first asked."""
+    if settings.provider == providers.EMBEDDED and not offline:
+        log = state / "logs" / f"embedded-{re.sub('[^A-Za-z0-9_-]', '-', name)}.log"
+        server = await stack.enter_async_context(EmbeddedServer(_weights(settings, folder), log))
+        return server.endpoint, "http://127.0.0.1"
+    url = "http://127.0.0.1" if settings.provider == providers.EMBEDDED else providers.url_of(settings)
+    fixed = Endpoint(url, None if offline else providers.find_key(settings, folder))
+
+    async def endpoint() -> Endpoint:
+        return fixed
+
+    return endpoint, url
