@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import platform
+import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from distillgen import __version__
@@ -15,17 +17,19 @@ from distillgen.dataset.manifest import Manifest
 from distillgen.dataset.splits import split_of
 from distillgen.dataset.training_rows import training_row
 from distillgen.dataset.versions import Publication, Version
-from distillgen.errors import NothingToPublish, Unfinished
+from distillgen.errors import NothingToPublish, RowFailed, Unfinished
 from distillgen.files import Lock
 from distillgen.preparation import Prepared
-from distillgen.road import travel
+from distillgen.prompts import Messages
+from distillgen.road import Step, travel
 from distillgen.rows import Failure, Outcome, Rejection, Row
+from distillgen.steps.generate import Generate
 from distillgen.steps.rules import text_of
+from distillgen.tally import StepCount, Tally
 from distillgen.teacher import Teacher, open_teachers
 from distillgen.teacher.answers import AnswerStore
-from distillgen.tally import Tally
 
-SEED_BLOCK = 256
+BESIDE = 64  # rows a plan may hold at once: it never waits for an answer
 
 
 @dataclass
@@ -108,7 +112,7 @@ def _write(outcome: Outcome, publication: Publication, prepared: Prepared, tally
     if isinstance(outcome, Row):
         training = training_row(outcome, prepared.student)
         if isinstance(training, Rejection):
-            tally.step("student", outcome, (training,))
+            tally.step("student", (training,))
             publication.rejected(training)
             return
         by = prepared.recipe.dataset.split_by
@@ -143,3 +147,56 @@ def describe(prepared: Prepared, options: Options, publication: Publication, dig
         software={"distillgen": __version__, "python": platform.python_version(), "openai": metadata.version("openai")},
         run=tally.run(finished=time.time()),
     )
+
+
+async def foresee(prepared: Prepared, options: Options) -> dict[str, Any]:
+    """Return what a build would do, by going down the road with stored answers only: rows, calls, rendered prompts."""
+    tally = Tally()
+    path = prepared.state / "answers.sqlite"
+    with tempfile.TemporaryDirectory() as spare:  # a plan leaves no trace in a project without a store
+        store = AnswerStore(path if path.exists() else Path(spare) / "answers.sqlite")
+        with contextlib.closing(store):
+            async with open_teachers(
+                prepared.recipe, prepared.source, prepared.teachers_used, store, state=prepared.state, offline=True
+            ) as teachers:
+                steps = prepared.steps(teachers)
+                first: dict[str, Messages] = {}
+                async for outcome in travel(
+                    read_seeds(prepared, options, tally), steps, tally=tally.step, spool=Path(spare), in_flight=BESIDE
+                ):
+                    _note_prompt(outcome, steps, first)
+    return {
+        "recipe": prepared.recipe.name,
+        "seeds": tally.seeds,
+        "skipped_seeds": prepared.seeds.skipped,
+        "steps": [_outlook(step, tally) for step in steps],
+        "prompts": [
+            {"step": s.name, "prompt": s.prompt.name, "teacher": s.teacher.identity.name, "model": s.teacher.identity.model, "messages": first[s.name]}
+            for s in steps
+            if isinstance(s, Generate) and s.name in first
+        ],
+        "warnings": [str(warning) for warning in prepared.warnings],
+    }
+
+
+def _note_prompt(outcome: Outcome, steps: Sequence[Step], first: dict[str, Messages]) -> None:
+    """Keep the first prompt that can be rendered for each asking step."""
+    row = outcome if isinstance(outcome, Row) else outcome.row
+    for step in steps:
+        if isinstance(step, Generate) and step.name not in first:
+            with contextlib.suppress(RowFailed):
+                first[step.name] = step.render(row)
+
+
+def _outlook(step: Step, tally: Tally) -> dict[str, Any]:
+    """Return what is known of one step: calls it needs now, answers it has, and calls that depend on others' answers."""
+    count = tally.steps.get(step.name, StepCount())
+    outlook: dict[str, Any] = {"step": step.name, "rows": count.rows_in + count.born}
+    if isinstance(step, Generate):
+        calls = count.failed.get("not_stored", 0)
+        outlook |= {"calls": calls, "stored": count.rows_in + count.born - calls}
+        before = list(tally.steps)[: list(tally.steps).index(step.name)] if step.name in tally.steps else list(tally.steps)
+        waiting = sum(tally.steps[name].failed.get("not_stored", 0) for name in before)
+        if waiting:
+            outlook["more"] = waiting * step.settings.samples
+    return outlook

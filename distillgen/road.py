@@ -59,7 +59,7 @@ class StreamStep(Protocol):
 
 Step: TypeAlias = RowStep | AskingStep | StreamStep
 Place: TypeAlias = tuple[int, ...]
-Tally: TypeAlias = Callable[[str, Row, Sequence[Outcome]], None]
+Tally: TypeAlias = Callable[[str, Sequence[Outcome], bool], None]
 
 
 async def travel(
@@ -67,7 +67,7 @@ async def travel(
 ) -> AsyncIterator[Outcome]:
     """Yield what becomes of every row, in the order in which they came.
 
-    `tally` hears of each row that a step has dealt with; `spool` is the folder for what memory shall not hold;
+    `tally` hears what a step made of each row, and whether that row was born there (a second sample); `spool` is the folder for what memory shall not hold;
     `in_flight` is how many rows may wait for answers at once.
     """
     run: list[RowStep | AskingStep] = []
@@ -85,7 +85,7 @@ async def _in_stream(outcomes: AsyncIterator[Outcome], step: StreamStep, tally: 
     async for outcome in outcomes:
         if isinstance(outcome, Row):
             result = step(outcome)
-            tally(step.name, outcome, (result,))
+            tally(step.name, (result,), False)
             yield result
         else:
             yield outcome
@@ -119,26 +119,26 @@ class Walk:
             return
         step = self._steps[index]
         if not hasattr(step, "requests"):
-            self._enter(row, index, place, step(row), settled, waiting)
+            self._enter(index, place, step(row), settled, waiting)
             return
         try:
             requests = step.requests(row)
         except RowFailed as failed:
-            self._enter(row, index, place, [_failure(row, step.name, failed)], settled, waiting)
+            self._enter(index, place, [_failure(row, step.name, failed)], settled, waiting)
             return
         for sample, request in enumerate(requests):
             reply = step.stored(request)
             if reply is None:
                 waiting.append((row, index, (*place, sample), sample, request))
             else:
-                self._enter(row, index, (*place, sample), step.rows(row, sample, request, reply), settled, waiting)
+                self._enter(index, (*place, sample), step.rows(row, sample, request, reply), settled, waiting, sample > 0)
 
     def _enter(
-        self, row: Row, index: int, place: Place, results: Iterable[Outcome],
-        settled: "list[tuple[Place, Outcome]]", waiting: "list[_Waiting]",
+        self, index: int, place: Place, results: Iterable[Outcome],
+        settled: "list[tuple[Place, Outcome]]", waiting: "list[_Waiting]", is_born: bool = False,
     ) -> None:  # fmt: skip
         results = tuple(results)
-        self._tally(self._steps[index].name, row, results)
+        self._tally(self._steps[index].name, results, is_born)
         for number, result in enumerate(results):
             if isinstance(result, Row):
                 self._go(result, index + 1, (*place, number), settled, waiting)
@@ -166,7 +166,7 @@ class Walk:
         else:
             results = step.rows(row, sample, request, reply)
         further: list[_Waiting] = []
-        self._enter(row, index, place, results, settled, further)
+        self._enter(index, place, results, settled, further, sample > 0)
         if further:
             await asyncio.gather(*(self._follow(each, settled) for each in further))
 

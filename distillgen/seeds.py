@@ -198,7 +198,8 @@ def _read_jsonl(name: str, stream: IO[bytes]) -> Reading:
             return
         except jsonlines.InvalidLineError as error:
             place = f"{name}:{number}"
-            yield place, Problem(f"not valid JSON: {str(error.__cause__ or error).split(": line ")[0]}", place)
+            reason, _, _ = str(error.__cause__ or error).partition(": line ")  # its "line 1" is inside this line
+            yield place, Problem(f"not valid JSON: {reason}", place)
             continue
         place = f"{name}:{number}"
         yield place, row if isinstance(row, dict) else Problem(f"a JSON {type(row).__name__}, not an object", place)

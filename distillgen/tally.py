@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from distillgen.rows import Failure, Outcome, Rejection, Row
+from distillgen.rows import Failure, Outcome, Rejection
 
 if TYPE_CHECKING:
     from distillgen.teacher import Teacher
@@ -41,11 +41,11 @@ class Tally:
     teachers: "dict[str, Teacher]" = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
-    def step(self, name: str, row: Row, results: Sequence[Outcome]) -> None:
-        """Count what a step made of one row (or of one sample of it)."""
+    def step(self, name: str, results: Sequence[Outcome], is_born: bool = False) -> None:
+        """Count what a step made of one row, or of a further sample of it, which was born there."""
         count = self.steps.setdefault(name, StepCount())
-        count.rows_in += 1
-        count.born += len(results) - 1
+        count.rows_in += not is_born
+        count.born += len(results) - (not is_born)
         for result in results:
             if isinstance(result, Rejection):
                 count.rejected[result.rule] += 1

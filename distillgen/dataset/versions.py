@@ -11,7 +11,7 @@ from typing import Any
 
 from distillgen.dataset.card import write_card
 from distillgen.dataset.manifest import FILE_NAME, FileEntry, Manifest, read_manifest
-from distillgen.errors import NotFound, nearest
+from distillgen.errors import Damaged, NotFound, nearest
 from distillgen.files import JsonlFile, canonical, digest, disk_errors, safe_name, sync_folder, write_atomically
 from distillgen.rows import Failure, Rejection, Row
 
@@ -31,6 +31,23 @@ class Version:
     def label(self) -> str:
         """`name@3`."""
         return f"{self.manifest.name}@{self.manifest.version}"
+
+    def split_names(self, wanted: str | None = None) -> list[str]:
+        """Return the splits, or the one that is wanted. Raises NotFound with what there is."""
+        names = list(self.manifest.splits)
+        if wanted is None:
+            return names
+        if wanted not in names:
+            raise NotFound(f"{self.label} has no split {wanted!r}", where=str(self.folder), fix=nearest(wanted, names))
+        return [wanted]
+
+    def data_files(self, split: str) -> list[Path]:
+        """Return the data files of a split, in order. Raises Damaged when one is missing."""
+        names = [name for name in self.manifest.files if re.fullmatch(rf"data/{re.escape(split)}-\d+-of-\d+\.jsonl", name)]
+        for name in names:
+            if not (self.folder / name).is_file():
+                raise Damaged(f"{self.label} lacks a data file", where=str(self.folder / name))
+        return [self.folder / name for name in sorted(names)]
 
 
 def version_numbers(home: Path) -> list[int]:

@@ -58,6 +58,8 @@ class Generate:
             written = self._written(completion)
         except RowFailed as failed:
             return [Failure(row, self.name, failed.cause, failed.detail, failed.lasting)]
+        if not written:
+            return [Rejection(row, self.name, "empty_list", "the teacher's list has no element")]
         rows = [row.child(str(number)) for number in range(len(written))] if self.settings.each else [row]
         return [self._checked(*pair, request, completion) for pair in zip(rows, written, strict=True)]
 

@@ -16,6 +16,7 @@ from distillgen.teacher.answers import AnswerStore, Stored, request_key
 from distillgen.teacher.embedded import EmbeddedServer, require_runtime
 from distillgen.teacher.limits import InFlight
 from distillgen.teacher.models import DEFAULT, Weights, find_model, find_weights, models
+from distillgen.teacher.replies import TokenUsage
 from distillgen.teacher.retries import Retrying
 
 DEFAULT_IN_FLIGHT = 32
@@ -41,7 +42,21 @@ class Teacher:
         self.settings = settings
         self.max_in_flight = in_flight_cap(settings)
         self._stored, self._in_flight = stored, in_flight
-        self.calls = 0
+
+    @property
+    def calls(self) -> int:
+        """How many completions this run has asked for."""
+        return self._stored.calls
+
+    @property
+    def usage(self) -> TokenUsage:
+        """The tokens of this run's calls."""
+        return self._stored.usage
+
+    @property
+    def missing(self) -> int:
+        """Offline: how many different completions would have to be asked for."""
+        return len(self._stored.missing)
 
     @property
     def in_flight(self) -> int:

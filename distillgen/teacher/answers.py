@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from distillgen.errors import Damaged, DiskFull, DistillgenError, NewerFormat, NotWritable, RowFailed
 from distillgen.files import canonical, digest, disk_errors
 from distillgen.teacher.chat import Asks, Reply, Request
+from distillgen.teacher.replies import TokenUsage, read_reply
 
 FORMAT = 1
 APPLICATION_ID = 0x44474131  # "DGA1"
@@ -208,11 +209,17 @@ class KeepsAnswers(Protocol):
 
 
 class Stored:
-    """Serves stored answers, asks for the others once however many rows want them, and commits before it returns."""
+    """Serves stored answers, asks for the others once however many rows want them, and commits before it returns.
+
+    `calls` and `usage` count what this run asked for; offline, `missing` holds the keys that it would have asked for.
+    """
 
     def __init__(self, inner: Asks, store: KeepsAnswers, *, teacher: str, offline: bool = False) -> None:
         self._inner, self._store, self._teacher, self._offline = inner, store, teacher, offline
         self._asking: dict[bytes, asyncio.Task[Reply]] = {}
+        self.calls = 0
+        self.usage = TokenUsage()
+        self.missing: set[bytes] = set()
 
     def stored(self, request: Request) -> Reply | None:
         """Return the stored reply, None when the teacher must be asked."""
@@ -224,6 +231,7 @@ class Stored:
         if found := self.stored(request):
             return found
         if self._offline:
+            self.missing.add(request.key)
             raise RowFailed("not_stored", "no stored answer, and the build is offline", lasting=False)
         task = self._asking.get(request.key)
         if task is None:
@@ -235,6 +243,8 @@ class Stored:
     async def _ask(self, request: Request) -> Reply:
         reply = await self._inner.complete(request)
         await self._store.put(request.key, reply, self._teacher)
+        self.calls += 1
+        self.usage += read_reply(reply.raw).usage or TokenUsage()
         return reply
 
     async def drain(self, seconds: float) -> int:

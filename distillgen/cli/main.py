@@ -1,0 +1,47 @@
+"""The program: puts the commands together. Nothing heavy is imported here, so that --help is quick."""
+
+from typing import Annotated
+
+import typer
+
+from distillgen import __version__
+from distillgen.cli import build, datasets, lookup, start
+
+app = typer.Typer(
+    name="distillgen",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="First dataset: distillgen init demo && cd demo && distillgen build",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"distillgen {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    """Turn seed prompts and a teacher model into versioned datasets for training a student model."""
+
+
+app.command("init", rich_help_panel="Make a dataset")(start.init)
+app.command("plan", rich_help_panel="Make a dataset")(build.plan)
+app.command("build", rich_help_panel="Make a dataset")(build.build)
+app.command("status", rich_help_panel="Make a dataset")(build.status)
+app.command("log", rich_help_panel="Look at datasets")(datasets.log)
+app.command("show", rich_help_panel="Look at datasets")(datasets.show)
+app.command("export", rich_help_panel="Look at datasets")(datasets.export)
+app.add_typer(lookup.prompts, name="prompts", rich_help_panel="Look things up")
+app.add_typer(lookup.teachers, name="teachers", rich_help_panel="Look things up")
+app.command("doctor", rich_help_panel="Look things up")(lookup.doctor)
+
+
+def main() -> None:
+    """Run the program."""
+    app(prog_name="distillgen")
