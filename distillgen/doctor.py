@@ -46,7 +46,9 @@ def _asked(recipe: Recipe) -> dict[str, TeacherSettings]:
 
 
 def _python() -> Finding:
-    return Finding(sys.version_info >= (3, 11), f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    return Finding(
+        sys.version_info >= (3, 11), f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    )
 
 
 def _disk(folder: Path) -> Finding:
@@ -56,7 +58,11 @@ def _disk(folder: Path) -> Finding:
 
 def _pip() -> Finding:
     there = importlib.util.find_spec("pip") is not None
-    return Finding(True, "pip is here" if there else "no pip here: needed only to install embedded models", "" if there else f"{sys.executable} -m ensurepip")
+    return Finding(
+        True,
+        "pip is here" if there else "no pip here: needed only to install embedded models",
+        "" if there else f"{sys.executable} -m ensurepip",
+    )
 
 
 def _embedded() -> list[Finding]:
@@ -64,7 +70,11 @@ def _embedded() -> list[Finding]:
         require_runtime()
         runtime = Finding(True, "embedded teacher: runtime installed")
     except DistillgenError as error:
-        runtime = Finding(True, "embedded teacher: runtime not installed (needed only for provider = \"embedded\")", error.problems[0].fix)
+        runtime = Finding(
+            True,
+            'embedded teacher: runtime not installed (needed only for provider = "embedded")',
+            error.problems[0].fix,
+        )
     here = [name for name, model in models().items() if is_installed(model)]
     fix = "" if here else "distillgen teachers install qwen2.5-coder-1.5b"
     return [runtime, Finding(True, f"embedded models in {cache_folder()}: {', '.join(here) or 'none'}", fix)]
@@ -93,10 +103,16 @@ def _teacher(name: str, settings: TeacherSettings, source: Source) -> Finding:
     except DistillgenError as error:
         return Finding(False, f"teacher {name!r}: {error.problems[0].what}", error.problems[0].fix)
     except Exception as error:  # whatever the network brings; the class says enough, the words may hold the key
-        return Finding(False, f"teacher {name!r}: {providers.url_of(settings)} cannot be asked ({type(error).__name__})", "check the address, the network and the key")
+        return Finding(
+            False,
+            f"teacher {name!r}: {providers.url_of(settings)} cannot be asked ({type(error).__name__})",
+            "check the address, the network and the key",
+        )
     if settings.model in listed or not listed:
         return Finding(True, f"teacher {name!r}: {url} answers" + (f" and has {settings.model}" if listed else ""))
-    return Finding(False, f"teacher {name!r}: {url} does not list {settings.model!r}", f"it has: {', '.join(listed[:20])}")
+    return Finding(
+        False, f"teacher {name!r}: {url} does not list {settings.model!r}", f"it has: {', '.join(listed[:20])}"
+    )
 
 
 async def _models_at(url: str, key: str | None) -> list[str]:

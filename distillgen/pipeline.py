@@ -55,12 +55,21 @@ async def build(prepared: Prepared, options: Options, tally: Tally) -> Result:
     """Take a recipe to a published version, or go on where an earlier run stopped. Raises DistillgenError."""
     with Lock(prepared.state / "lock"), contextlib.closing(AnswerStore(prepared.state / "answers.sqlite")) as store:
         async with open_teachers(
-            prepared.recipe, prepared.source, prepared.teachers_used, store, state=prepared.state, offline=options.offline
+            prepared.recipe,
+            prepared.source,
+            prepared.teachers_used,
+            store,
+            state=prepared.state,
+            offline=options.offline,
         ) as teachers:
             tally.teachers = teachers
             seeds = read_seeds(prepared, options, tally)
             outcomes = travel(
-                seeds, prepared.steps(teachers), tally=tally.step, spool=prepared.state / "spool", in_flight=rows_at_once(teachers)
+                seeds,
+                prepared.steps(teachers),
+                tally=tally.step,
+                spool=prepared.state / "spool",
+                in_flight=rows_at_once(teachers),
             )
             return await publish(outcomes, prepared, options, tally)
 
@@ -92,12 +101,18 @@ async def publish(outcomes: AsyncIterator[Outcome], prepared: Prepared, options:
         tally.skipped_seeds = prepared.seeds.skipped
         result = Result(None, None, tally, tally.samples)
         if options.offline and (missing := tally.causes.get("not_stored", 0)):
-            raise Unfinished(f"{missing:,} answers are not stored, and this build is offline", fix="run it once without --offline")
+            raise Unfinished(
+                f"{missing:,} answers are not stored, and this build is offline", fix="run it once without --offline"
+            )
         if not tally.published:
             raise NothingToPublish("no row is left to publish", fix=tally.why_empty())
         digest = publication.finish()
         parent = publication.parent
-        if parent is not None and parent.manifest.digest == digest and parent.manifest.is_partial == (options.limit is not None):
+        if (
+            parent is not None
+            and parent.manifest.digest == digest
+            and parent.manifest.is_partial == (options.limit is not None)
+        ):
             result.unchanged = parent
         elif options.publish:
             manifest = describe(prepared, options, publication, digest, tally)
@@ -171,7 +186,13 @@ async def foresee(prepared: Prepared, options: Options) -> dict[str, Any]:
         "skipped_seeds": prepared.seeds.skipped,
         "steps": [_outlook(step, tally) for step in steps],
         "prompts": [
-            {"step": s.name, "prompt": s.prompt.name, "teacher": s.teacher.identity.name, "model": s.teacher.identity.model, "messages": first[s.name]}
+            {
+                "step": s.name,
+                "prompt": s.prompt.name,
+                "teacher": s.teacher.identity.name,
+                "model": s.teacher.identity.model,
+                "messages": first[s.name],
+            }
             for s in steps
             if isinstance(s, Generate) and s.name in first
         ],
@@ -189,13 +210,15 @@ def _note_prompt(outcome: Outcome, steps: Sequence[Step], first: dict[str, Messa
 
 
 def _outlook(step: Step, tally: Tally) -> dict[str, Any]:
-    """Return what is known of one step: calls it needs now, answers it has, and calls that depend on others' answers."""
+    """Return what is known of one step: calls it needs, answers it has, calls that depend on others' answers."""
     count = tally.steps.get(step.name, StepCount())
     outlook: dict[str, Any] = {"step": step.name, "rows": count.rows_in + count.born}
     if isinstance(step, Generate):
         calls = count.failed.get("not_stored", 0)
         outlook |= {"calls": calls, "stored": count.rows_in + count.born - calls}
-        before = list(tally.steps)[: list(tally.steps).index(step.name)] if step.name in tally.steps else list(tally.steps)
+        before = (
+            list(tally.steps)[: list(tally.steps).index(step.name)] if step.name in tally.steps else list(tally.steps)
+        )
         waiting = sum(tally.steps[name].failed.get("not_stored", 0) for name in before)
         if waiting:
             outlook["more"] = waiting * step.settings.samples

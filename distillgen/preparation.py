@@ -1,4 +1,4 @@
-"""Checks a recipe whole against its seeds, prompts, rules and teachers before anything is sent, and readies its steps."""
+"""Checks a recipe whole, with its seeds, prompts, rules and teachers, before anything is sent; readies its steps."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -126,7 +126,9 @@ class _Check:
             else:
                 self._deduplicate(index, step)
         if self.recipe.dataset.split_by:
-            problem = self.source.problem(f"no column {self.recipe.dataset.split_by!r} to split by", ("dataset", "split_by"))
+            problem = self.source.problem(
+                f"no column {self.recipe.dataset.split_by!r} to split by", ("dataset", "split_by")
+            )
             self._want(self.recipe.dataset.split_by, problem)
 
     def _want(self, column: str, problem: Problem) -> None:
@@ -158,30 +160,54 @@ class _Check:
         self._output(place, prompt, step)
         for variable in sorted(prompt.needs - step.values.keys()):
             column = step.read.get(variable, variable)
-            self._want(column, Problem(f"prompt {prompt.name!r} names {variable!r}, which no seed column or step provides", prompt.where(variable)))
+            self._want(
+                column,
+                Problem(
+                    f"prompt {prompt.name!r} names {variable!r}, which no seed column or step provides",
+                    prompt.where(variable),
+                ),
+            )
         for variable in step.read.keys() - prompt.needs - prompt.settings.values.keys():
             what = f"prompt {prompt.name!r} has no variable {variable!r}"
             self.problems.append(self.source.problem(what, (*place, "read", variable), nearest(variable, prompt.needs)))
         columns = written_columns(prompt, step)
-        for name in step.write.keys() - {*prompt.settings.columns, "reasoning", *written_columns(prompt, step.model_copy(update={"write": {}}))}:
+        for name in step.write.keys() - {
+            *prompt.settings.columns,
+            "reasoning",
+            *written_columns(prompt, step.model_copy(update={"write": {}})),
+        }:
             what = f"prompt {prompt.name!r} does not write {name!r}"
-            self.problems.append(self.source.problem(what, (*place, "write", name), nearest(name, prompt.settings.columns)))
+            self.problems.append(
+                self.source.problem(what, (*place, "write", name), nearest(name, prompt.settings.columns))
+            )
         self._main = columns[0]
         self._written |= set(columns)
-        self.rules[index] = self._own_checks(prompt) if step.checks else []
+        # The checks of a prompt that writes a list are for its elements.
+        applies = step.checks and (step.each or list_property(prompt) is None)
+        self.rules[index] = self._own_checks(prompt) if applies else []
         sampling = self.recipe.teachers[self.recipe.teacher_of(step, index)].sampling
         if step.samples > 1 and sampling.get("temperature") == 0:
-            self.warnings.append(self.source.problem("several samples at temperature 0 are all alike", (*place, "samples")))
+            self.warnings.append(
+                self.source.problem("several samples at temperature 0 are all alike", (*place, "samples"))
+            )
 
     def _output(self, place: tuple[str | int, ...], prompt: Prompt, step: GenerateStep) -> None:
         if prompt.settings.output == "labels" and not labels_of(prompt, step):
-            self.problems.append(self.source.problem(f"prompt {prompt.name!r} needs `labels`, the closed set", place, 'labels = ["positive", "negative"]'))
+            self.problems.append(
+                self.source.problem(
+                    f"prompt {prompt.name!r} needs `labels`, the closed set", place, 'labels = ["positive", "negative"]'
+                )
+            )
         if step.labels and prompt.settings.output == "text":
-            self.problems.append(self.source.problem(f"prompt {prompt.name!r} writes free text, not labels", (*place, "labels")))
+            self.problems.append(
+                self.source.problem(f"prompt {prompt.name!r} writes free text, not labels", (*place, "labels"))
+            )
         if len(set(step.labels)) < len(step.labels):
             self.problems.append(self.source.problem("the same label twice", (*place, "labels")))
         if step.each and list_property(prompt) is None:
-            self.problems.append(self.source.problem(f"prompt {prompt.name!r} writes no list for `each` to take apart", (*place, "each")))
+            self.problems.append(
+                self.source.problem(f"prompt {prompt.name!r} writes no list for `each` to take apart", (*place, "each"))
+            )
         schema = reply_schema(prompt, step)
         if schema is not None and (wrong := wrong_schema(schema)):
             self.errors.append(PromptInvalid(f"not a JSON schema: {wrong}", where=str(prompt.path)))
@@ -202,7 +228,9 @@ class _Check:
                 key = (*place, number, error.key) if error.key and isinstance(setting, dict) else (*place, number)
                 self.problems.append(_named(self.source.problem(error.what, key, error.fix), setting, self.source))
                 continue
-            self._want(rule.column, self.source.problem(f"no column {rule.column!r} for rule {rule.name!r}", (*place, number)))
+            self._want(
+                rule.column, self.source.problem(f"no column {rule.column!r} for rule {rule.name!r}", (*place, number))
+            )
             rules.append(rule)
         return rules
 
@@ -220,7 +248,12 @@ class _Check:
         completion = compiled["completion"] or Template.parse("")
         student = StudentTemplates(compiled["system"], compiled["prompt"], completion, compiled["reasoning"])
         for key, name in self._student_needs(compiled):
-            self._want(name, self.source.problem(f"[student] names {name!r}, which no seed column or step provides", ("student", key)))
+            self._want(
+                name,
+                self.source.problem(
+                    f"[student] names {name!r}, which no seed column or step provides", ("student", key)
+                ),
+            )
         if texts.prompt is None:
             fix = 'add `prompt = "{{ ... }}"` to [student], or seeds with `messages`'
             self._want("messages", self.source.problem("the student has no prompt", ("student",), fix))

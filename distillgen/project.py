@@ -21,7 +21,9 @@ def create(folder: Path, name: str, model: str | None) -> list[Path]:
         raise UsageError(f"no ready recipe {name!r}", fix=nearest(name, ready_recipes()))
     target = folder / "recipe.toml"
     if target.exists():
-        raise UsageError(f"there is a recipe already: {target}", fix="choose another folder, or go on with `distillgen build`")
+        raise UsageError(
+            f"there is a recipe already: {target}", fix="choose another folder, or go on with `distillgen build`"
+        )
     source = ready_recipes()[name]
     text = source.read_text(encoding="utf-8")
     if model is not None:

@@ -1,4 +1,4 @@
-"""Finds, checks and renders prompt templates: TOML files with Jinja2 text in a sandbox, strict about undefined names."""
+"""Finds, checks and renders prompt templates: TOML files with sandboxed Jinja2, strict about undefined names."""
 
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,6 +10,7 @@ import jinja2
 import jinja2.meta
 import jinja2.sandbox
 from jinja2 import nodes
+from jinja2.exceptions import SecurityError
 from pydantic import Field, ValidationError, model_validator
 
 from distillgen.errors import Problem, PromptInvalid, PromptMissing, RowFailed, nearest
@@ -46,14 +47,14 @@ class PromptSettings(Settings):
     description: str
     system: str | None = None
     user: str | None = None
-    messages: list[TurnSettings] = []
+    messages: list[TurnSettings] = Field(default=[])
     turns: str | None = Field(default=None, description="column with messages of the seed's own, sent as they are")
     examples: list[dict[str, Any]] = Field(default=[], description="worked examples: columns and the `reply` to them")
     output: Literal["text", "labels", "json"] = "text"
-    labels: list[str] = []
+    labels: list[str] = Field(default=[])
     json_schema: dict[str, Any] = Field(default={}, alias="schema")
     reads: dict[str, str] = Field(default={}, description="column -> what it is")
-    writes: list[str] = []
+    writes: list[str] = Field(default=[])
     values: dict[str, Any] = Field(default={}, description="defaults for template variables that no column provides")
     checks: list[RuleSetting] = Field(default=[], description="filter rules for what this prompt writes")
     sample: dict[str, Any] = Field(default={}, description="a seed to render it with")
@@ -91,7 +92,7 @@ class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
             return left * right
         if operator == "%" and not isinstance(left, str | bytes):
             return left % right
-        raise jinja2.sandbox.SecurityError(f"operator {operator!r} is for numbers only in a template")
+        raise SecurityError(f"operator {operator!r} is for numbers only in a template")
 
 
 _ENVIRONMENT = _Sandbox(undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True)
@@ -268,7 +269,8 @@ def parse_at(text: str, path: Path, source: str, key: Sequence[str | int]) -> Te
     except jinja2.TemplateSyntaxError as error:
         line = _text_line(source, key) + error.lineno - 1
         raise PromptInvalid(
-            f"template syntax: {error.message}", where=f"{path}:{line} ({spell(key)})",
+            f"template syntax: {error.message}",
+            where=f"{path}:{line} ({spell(key)})",
             fix="see https://jinja.palletsprojects.com/templates/",
         ) from None
 

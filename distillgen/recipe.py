@@ -100,7 +100,7 @@ class DeduplicateStep(Settings):
 
 
 Step: TypeAlias = Annotated[GenerateStep | FilterStep | DeduplicateStep, Field(discriminator="use")]
-STEPS = {"generate": GenerateStep, "filter": FilterStep, "deduplicate": DeduplicateStep}
+STEPS: dict[str, type[Settings]] = {"generate": GenerateStep, "filter": FilterStep, "deduplicate": DeduplicateStep}
 
 
 class StudentSettings(Settings):
@@ -211,7 +211,9 @@ def read_recipe(path: Path, overrides: Iterable[str] = ()) -> tuple[Recipe, Sour
     try:
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise RecipeSyntax(f"not valid TOML: {error}", where=str(path), fix="see https://toml.io for the format") from None
+        raise RecipeSyntax(
+            f"not valid TOML: {error}", where=str(path), fix="see https://toml.io for the format"
+        ) from None
     applied = dict(_override(table, text_override) for text_override in overrides)
     source = Source(path, text, applied)
     try:
@@ -273,9 +275,13 @@ def _problems(error: ValidationError, table: Mapping[str, Any], source: Source) 
         elif kind == "extra_forbidden":
             found[path] = source.problem(f"unknown key {path[-1]!r}", path, nearest(str(path[-1]), _known(path, table)))
         elif kind == "missing":
-            found[path] = source.problem(f"missing key {path[-1]!r}", path[:-1], f"add it to {spell(path[:-1]) or 'the top'}")
+            found[path] = source.problem(
+                f"missing key {path[-1]!r}", path[:-1], f"add it to {spell(path[:-1]) or 'the top'}"
+            )
         elif kind == "union_tag_invalid":
-            found[path] = source.problem(f"unknown step {context['tag']!s}", (*path, "use"), nearest(context["tag"].strip("'"), STEPS))
+            found[path] = source.problem(
+                f"unknown step {context['tag']!s}", (*path, "use"), nearest(context["tag"].strip("'"), STEPS)
+            )
         elif kind == "union_tag_not_found":
             found[path] = source.problem("a step without `use`", path, f"known: {', '.join(STEPS)}")
         else:
@@ -311,9 +317,9 @@ def _known(path: Sequence[str | int], table: Any) -> list[str]:
         model = LimitSettings if path[2] == "limits" and len(path) > 3 else TeacherSettings
     else:
         tables: dict[str | int, type[BaseModel]] = {
-            "seeds": SeedSettings, "student": StudentSettings, "dataset": DatasetSettings
+            "seeds": SeedSettings,
+            "student": StudentSettings,
+            "dataset": DatasetSettings,
         }
         model = tables.get(path[0], Recipe) if len(path) > 1 else Recipe
     return list(model.model_fields)
-
-

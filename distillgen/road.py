@@ -5,14 +5,15 @@ A position is one outcome that enters a run of row steps. Positions are settled 
 
 import asyncio
 import contextlib
+import functools
 import pickle
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Protocol, TypeAlias
+from typing import IO, Protocol, TypeAlias, TypeGuard, cast
 
 from distillgen.errors import RowFailed
-from distillgen.rows import Failure, Outcome, Rejection, Row
+from distillgen.rows import Failure, Outcome, Row
 from distillgen.teacher.chat import Reply, Request
 
 LOOK_AHEAD = 100_000  # positions between the oldest unsettled one and the newest
@@ -23,16 +24,20 @@ BREATH = 64  # positions after which others get a turn
 class RowStep(Protocol):
     """A plain function from a row to what becomes of it."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """How the step is called in provenance, rejections and the funnel."""
 
-    def __call__(self, row: Row) -> Iterable[Outcome]:
+    def __call__(self, row: Row) -> Sequence[Outcome]:
         """Return the row changed, several rows, or a rejection."""
 
 
 class AskingStep(Protocol):
     """A row step that needs a teacher: it says what to ask and what to make of a reply; the road does the asking."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """How the step is called in provenance, rejections and the funnel."""
 
     def requests(self, row: Row) -> Sequence[Request]:
         """Return one request per sample. Raises RowFailed when the row does not fit the prompt."""
@@ -50,14 +55,29 @@ class AskingStep(Protocol):
 class StreamStep(Protocol):
     """A step that sees rows in seed order and remembers some of them."""
 
-    name: str
     is_stream: bool
+
+    @property
+    def name(self) -> str:
+        """How the step is called in provenance, rejections and the funnel."""
 
     def __call__(self, row: Row) -> Outcome:
         """Return the row or a rejection."""
 
 
 Step: TypeAlias = RowStep | AskingStep | StreamStep
+
+
+def is_asking(step: Step) -> TypeGuard[AskingStep]:
+    """Whether a step needs a teacher."""
+    return hasattr(step, "requests")
+
+
+def is_stream(step: Step) -> TypeGuard[StreamStep]:
+    """Whether a step must see rows in order."""
+    return hasattr(step, "is_stream")
+
+
 Place: TypeAlias = tuple[int, ...]
 Tally: TypeAlias = Callable[[str, Sequence[Outcome], bool], None]
 
@@ -67,16 +87,17 @@ async def travel(
 ) -> AsyncIterator[Outcome]:
     """Yield what becomes of every row, in the order in which they came.
 
-    `tally` hears what a step made of each row, and whether that row was born there (a second sample); `spool` is the folder for what memory shall not hold;
+    `tally` hears what a step made of each row, and whether that row was born there (a second sample);
+    `spool` is the folder for what memory shall not hold;
     `in_flight` is how many rows may wait for answers at once.
     """
-    run: list[RowStep | AskingStep] = []
+    run: list[Step] = []
     for step in steps:
-        if hasattr(step, "is_stream"):
+        if is_stream(step):
             outcomes = _in_stream(_row_steps(outcomes, run, tally, spool, in_flight), step, tally)
             run = []
         else:
-            run.append(step)  # type: ignore[arg-type]
+            run.append(step)
     async for outcome in _row_steps(outcomes, run, tally, spool, in_flight):
         yield outcome
 
@@ -92,7 +113,7 @@ async def _in_stream(outcomes: AsyncIterator[Outcome], step: StreamStep, tally: 
 
 
 def _row_steps(
-    outcomes: AsyncIterator[Outcome], steps: Sequence[RowStep | AskingStep], tally: Tally, spool: Path, in_flight: int
+    outcomes: AsyncIterator[Outcome], steps: Sequence[Step], tally: Tally, spool: Path, in_flight: int
 ) -> AsyncIterator[Outcome]:
     return in_order(outcomes, Walk(tuple(steps), tally).start, spool=spool, in_flight=in_flight) if steps else outcomes
 
@@ -100,7 +121,7 @@ def _row_steps(
 class Walk:
     """Takes one position through a run of row steps: at once as far as stored answers reach, the rest as a task."""
 
-    def __init__(self, steps: tuple[RowStep | AskingStep, ...], tally: Tally) -> None:
+    def __init__(self, steps: tuple[Step, ...], tally: Tally) -> None:
         self._steps, self._tally = steps, tally
 
     def start(self, outcome: Outcome) -> "list[Outcome] | Awaitable[list[Outcome]]":
@@ -112,14 +133,16 @@ class Walk:
         self._go(outcome, 0, (), settled, waiting)
         return self._finish(settled, waiting) if waiting else _ordered(settled)
 
-    def _go(self, row: Row, index: int, place: Place, settled: "list[tuple[Place, Outcome]]", waiting: "list[_Waiting]") -> None:
+    def _go(
+        self, row: Row, index: int, place: Place, settled: "list[tuple[Place, Outcome]]", waiting: "list[_Waiting]"
+    ) -> None:
         """Walk a row on from step `index` until it ends or needs an answer that is not stored."""
         if index == len(self._steps):
             settled.append((place, row))
             return
         step = self._steps[index]
-        if not hasattr(step, "requests"):
-            self._enter(index, place, step(row), settled, waiting)
+        if not is_asking(step):
+            self._enter(index, place, cast(RowStep, step)(row), settled, waiting)  # `travel` lets no stream in here
             return
         try:
             requests = step.requests(row)
@@ -131,7 +154,9 @@ class Walk:
             if reply is None:
                 waiting.append((row, index, (*place, sample), sample, request))
             else:
-                self._enter(index, (*place, sample), step.rows(row, sample, request, reply), settled, waiting, sample > 0)
+                self._enter(
+                    index, (*place, sample), step.rows(row, sample, request, reply), settled, waiting, sample > 0
+                )
 
     def _enter(
         self, index: int, place: Place, results: Iterable[Outcome],
@@ -252,7 +277,7 @@ async def in_order(
     errors: list[BaseException] = []
     position = 0
 
-    def settle(task: asyncio.Task[list[Outcome]], at: int) -> None:
+    def settle(at: int, task: asyncio.Task[list[Outcome]]) -> None:
         alive.discard(task)
         if task.cancelled():
             return
@@ -284,7 +309,7 @@ async def in_order(
             else:
                 task = asyncio.ensure_future(result)
                 alive.add(task)
-                task.add_done_callback(lambda done, at=at: settle(done, at))
+                task.add_done_callback(functools.partial(settle, at))
             if not position % BREATH:
                 await asyncio.sleep(0)
 

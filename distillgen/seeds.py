@@ -98,7 +98,9 @@ class SeedReader:
             tail = [Problem(f"... and {more:,} more bad lines")] if more else []
             raise SeedsInvalid("bad seeds", problems=[*bad, *tail, _HINT])
         if not count:
-            raise SeedsEmpty("not a single seed", where=", ".join(self.settings.paths), fix="put at least one row into it")
+            raise SeedsEmpty(
+                "not a single seed", where=", ".join(self.settings.paths), fix="put at least one row into it"
+            )
         return count
 
     def peek(self) -> dict[str, Any] | None:
@@ -119,9 +121,11 @@ class SeedReader:
         if whole.is_dir():
             yield from _read_documents(whole)
             return
-        files = [whole] if whole.exists() else [Path(name) for name in sorted(glob.glob(str(whole), recursive=True))]
+        files = [whole] if whole.exists() else [Path(name) for name in sorted(glob.glob(str(whole), recursive=True))]  # noqa: PTH207  (an absolute pattern)
         if not files:
-            raise SeedsMissing(f"no seeds at {path!r}", where=str(whole), fix="check `path` under [seeds] in the recipe")
+            raise SeedsMissing(
+                f"no seeds at {path!r}", where=str(whole), fix="check `path` under [seeds] in the recipe"
+            )
         for file in files:
             with _open(file) as stream:
                 yield from _read_file(str(file), stream, self.settings.format or _format(file))
@@ -139,7 +143,9 @@ class SeedReader:
         before, occurrence = seen.get(key, (whole, 0))
         if before != whole:
             names = ", ".join(self.settings.id)
-            return Problem(f"another seed has the same {names}, with other content", place, "add a column to `id` under [seeds]")
+            return Problem(
+                f"another seed has the same {names}, with other content", place, "add a column to `id` under [seeds]"
+            )
         seen[key] = (whole, occurrence + 1)
         name = base64.b32encode(key).decode().lower() + (f"-{occurrence + 1}" if occurrence else "")
         return Row(name, name, None, columns)
@@ -153,7 +159,8 @@ def _format(file: Path) -> str:
     known = FORMATS.get(Path(name).suffix.lower())
     if known is None:
         raise SeedsMissing(
-            f"cannot tell the format of {file.name!r}", where=str(file),
+            f"cannot tell the format of {file.name!r}",
+            where=str(file),
             fix='name it .jsonl, .csv, .parquet or .txt (also .gz, .zst), or set `format = "jsonl"` under [seeds]',
         )
     return known
@@ -164,7 +171,7 @@ def _open(file: Path) -> Iterator[IO[bytes]]:
     try:
         with file.open("rb") as raw:
             if file.suffix == ".gz":
-                yield gzip.open(raw)
+                yield io.BufferedReader(gzip.GzipFile(fileobj=raw))
             elif file.suffix == ".zst":
                 yield io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw))
             else:
@@ -177,7 +184,10 @@ def _open(file: Path) -> Iterator[IO[bytes]]:
 
 def _read_file(name: str, stream: IO[bytes], form: str) -> Reading:
     readers: dict[str, Callable[[str, IO[bytes]], Reading]] = {
-        "jsonl": _read_jsonl, "csv": _read_csv, "parquet": _read_parquet, "txt": _read_txt
+        "jsonl": _read_jsonl,
+        "csv": _read_csv,
+        "parquet": _read_parquet,
+        "txt": _read_txt,
     }
     return readers[form](name, stream)
 
@@ -261,7 +271,9 @@ def _read_txt(name: str, stream: IO[bytes]) -> Reading:
 
 def _read_documents(folder: Path) -> Reading:
     """Yield one seed per text or Markdown file below a folder: `document` and its relative `path`."""
-    files: Iterable[Path] = sorted(file for file in folder.rglob("*") if file.suffix.lower() in DOCUMENTS and file.is_file())
+    files: Iterable[Path] = sorted(
+        file for file in folder.rglob("*") if file.suffix.lower() in DOCUMENTS and file.is_file()
+    )
     for file in files:
         try:
             text = file.read_text(encoding="utf-8-sig").strip()

@@ -100,12 +100,21 @@ class Tally:
     def why_empty(self) -> str:
         """Say what became of all the rows."""
         reasons = ", ".join(f"{name} {number:,}" for name, number in self.reasons().items())
-        return f"of {self.seeds:,} seeds: {reasons}" + (f"\nlast failure: {self.last_failure}" if self.last_failure else "")
+        return f"of {self.seeds:,} seeds: {reasons}" + (
+            f"\nlast failure: {self.last_failure}" if self.last_failure else ""
+        )
 
     def funnel(self) -> list[dict[str, Any]]:
         """Return the figures of every step, as the manifest keeps them."""
         return [
-            {"step": name, "in": c.rows_in, "born": c.born, "out": c.out, "rejected": dict(c.rejected), "failed": dict(c.failed)}
+            {
+                "step": name,
+                "in": c.rows_in,
+                "born": c.born,
+                "out": c.out,
+                "rejected": dict(c.rejected),
+                "failed": dict(c.failed),
+            }
             for name, c in self.steps.items()
         ]
 

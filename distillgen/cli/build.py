@@ -12,38 +12,70 @@ if TYPE_CHECKING:
     from distillgen.pipeline import Options, Result
     from distillgen.preparation import Prepared
 
-Recipe = Annotated[Path | None, typer.Argument(help="A recipe, or a folder with recipe.toml. Default: ./recipe.toml", show_default=False)]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe for this run, e.g. steps.0.samples=4.")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Use the first N seeds only; the version is marked partial.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad-seeds", help="Go over seed lines that cannot be read; they are counted.")]
+Recipe = Annotated[
+    Path | None,
+    typer.Argument(help="A recipe, or a folder with recipe.toml. Default: ./recipe.toml", show_default=False),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a key of the recipe for this run, e.g. steps.0.samples=4."
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option("--limit", min=1, metavar="N", help="Use the first N seeds only; the version is marked partial."),
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad-seeds", help="Go over seed lines that cannot be read; they are counted.")
+]
 
 
 @guarded
 def build(
     recipe: Recipe = None,
     limit: Limit = None,
-    publish: Annotated[bool, typer.Option("--publish/--no-publish", help="Without publishing: show rows, keep the answers.")] = True,
+    publish: Annotated[
+        bool, typer.Option("--publish/--no-publish", help="Without publishing: show rows, keep the answers.")
+    ] = True,
     offline: Annotated[bool, typer.Option("--offline", help="Make no call: stored answers only.")] = False,
     skip_bad_seeds: SkipBad = False,
     set_: Set = None,
 ) -> None:
     """Run a recipe and publish a dataset version; the same command goes on after any stop.
 
-    Every reply is on disk before it is used, so nothing paid for is lost and nothing is paid for twice.
+    Every reply is on disk before it is used: nothing paid for is lost, nothing is paid for twice.
 
-    Examples: [bold]distillgen build[/] · [bold]distillgen build --limit 5 --no-publish[/] · [bold]distillgen build my/recipe.toml --set teachers.main.epoch=1[/]
+    \b
+    Examples:
+      distillgen build
+      distillgen build --limit 5 --no-publish
+      distillgen build my/recipe.toml --set teachers.main.epoch=1
 
-    Exit status: 0 done, also when nothing changed · 2 recipe, seeds or files wrong, nothing sent · 3 unfinished, run it again · 4 key · 5 quota · 6 no row to publish · 7 teacher unavailable · 11 another build is running · 12 disk full · 130 stopped
+    \b
+    Exit status:
+      0 done, also when nothing changed
+      2 recipe, seeds or files are wrong; nothing was sent
+      3 unfinished: run it again
+      4 key absent or refused   5 quota used up
+      6 no row to publish   7 teacher unavailable
+      8 a file is damaged   11 another build is running
+      12 disk full   129, 130, 143 stopped by a signal
     """
     from distillgen.pipeline import Options
     from distillgen.preparation import prepare
     from distillgen.report import console
 
-    prepared = prepare(project_recipe(recipe), overrides=tuple(set_ or ()), skip_bad_seeds=skip_bad_seeds, will_ask=not offline)
+    prepared = prepare(
+        project_recipe(recipe), overrides=tuple(set_ or ()), skip_bad_seeds=skip_bad_seeds, will_ask=not offline
+    )
     for warning in prepared.warnings:
         console.say(f"warning: {warning}", style="yellow")
     options = Options(limit=limit, publish=publish, offline=offline)
-    result = run_until_stopped(_build(prepared, options), lambda: console.say("stopping: what is under way is received and stored; once more to leave at once"))
+    result = run_until_stopped(
+        _build(prepared, options),
+        lambda: console.say("stopping: what is under way is received and stored; once more to leave at once"),
+    )
     _conclude(prepared, options, result)
 
 
@@ -70,20 +102,34 @@ def _conclude(prepared: "Prepared", options: "Options", result: "Result") -> Non
         for line in console.conversation(row):
             out.print(line)
     splits = ", ".join(f"{count:,} {name}" for name, count in result.tally.splits.items())
+    rows = f"{result.tally.published:,} rows ({splits})"
     if result.version is not None:
-        partial = " (partial: --limit)" if options.limit is not None else ""
-        console.say(f"published {result.version.label}{partial}: {result.tally.published:,} rows ({splits}) in {_short(result.version.folder)}", style="bold green")
+        label = f"{result.version.label}{' (partial: --limit)' if options.limit is not None else ''}"
+        console.say(f"published {label}: {rows} in {_short(result.version.folder)}", style="bold green")
+        console.say(_next(prepared))
     elif result.unchanged is not None:
-        console.say(f"nothing changed: the content is that of {result.unchanged.label}, so nothing was published", style="bold green")
+        console.say(
+            f"nothing changed: {result.unchanged.label} has this content, nothing published", style="bold green"
+        )
     else:
-        console.say(f"not published, as asked: {result.tally.published:,} rows ({splits}); the answers are kept", style="bold")
-    if result.version is not None:
-        name = prepared.recipe.name
-        project = "" if prepared.source.folder == Path.cwd() else f" --project {_short(prepared.source.folder)}"
-        console.say(f"next: distillgen show {name}{project}\n      distillgen export {name} --format messages{project} -o DIR\n      distillgen log{project}")
+        console.say(f"not published, as asked: {rows}; the answers are kept", style="bold")
     if result.tally.passing_failures:
-        console.say(f"{result.tally.passing_failures:,} rows failed for reasons that may pass; last: {result.tally.last_failure}\nrun the same command again to mend them", style="yellow")
+        console.say(
+            f"{result.tally.passing_failures:,} rows failed for reasons that may pass; last: {result.tally.last_failure}\n"
+            "run the same command again to mend them",
+            style="yellow",
+        )
         raise typer.Exit(3)
+
+
+def _next(prepared: "Prepared") -> str:
+    name, folder = prepared.recipe.name, prepared.source.folder
+    project = "" if folder == Path.cwd() else f" --project {_short(folder)}"
+    return (
+        f"next: distillgen show {name}{project}\n"
+        f"      distillgen export {name}{project} --format messages -o DIR\n"
+        f"      distillgen log{project}"
+    )
 
 
 def _short(path: Path) -> str:
@@ -101,11 +147,16 @@ def plan(
     set_: Set = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
 ) -> None:
-    """Show what a build would do, before anything is sent: rows, stored answers, calls, and one rendered prompt.
+    """Show what a build would do before anything is sent: rows, stored answers, calls, a rendered prompt.
 
-    Examples: [bold]distillgen plan[/] · [bold]distillgen plan recipe.toml --json[/]
+    \b
+    Examples:
+      distillgen plan
+      distillgen plan recipe.toml --json
 
-    Exit status: 0 the recipe can run · 2 it cannot
+    \b
+    Exit status:
+      0 the recipe can run   2 it cannot
     """
     import asyncio
 
@@ -113,7 +164,9 @@ def plan(
     from distillgen.preparation import prepare
     from distillgen.report import console
 
-    prepared = prepare(project_recipe(recipe), overrides=tuple(set_ or ()), skip_bad_seeds=skip_bad_seeds, will_ask=False)
+    prepared = prepare(
+        project_recipe(recipe), overrides=tuple(set_ or ()), skip_bad_seeds=skip_bad_seeds, will_ask=False
+    )
     outlook = asyncio.run(foresee(prepared, Options(limit=limit, offline=True)))
     if as_json:
         print(json.dumps(outlook, ensure_ascii=False, indent=2))
@@ -121,13 +174,20 @@ def plan(
     for warning in prepared.warnings:
         console.say(f"warning: {warning}", style="yellow")
     print(console.safe(f"recipe   {prepared.recipe.name} ({prepared.source.path})"))
-    print(f"seeds    {outlook['seeds']:,}" + (f" ({outlook['skipped_seeds']:,} bad ones skipped)" if outlook["skipped_seeds"] else ""))
+    print(
+        f"seeds    {outlook['seeds']:,}"
+        + (f" ({outlook['skipped_seeds']:,} bad ones skipped)" if outlook["skipped_seeds"] else "")
+    )
     for step in outlook["steps"]:
         words = f"{step['stored']:,} answers stored, {step['calls']:,} calls" if "calls" in step else ""
         more = f", and up to {step['more']:,} more for rows that have no answer yet" if step.get("more") else ""
         print(console.safe(f"{step['step']:<8} {words}{more}".rstrip()))
     for prompt in outlook["prompts"]:
-        print(console.safe(f"\n── {prompt['step']} asks {prompt['teacher']} ({prompt['model']}) with prompt {prompt['prompt']!r}; the first one:"))
+        print(
+            console.safe(
+                f"\n── {prompt['step']} asks {prompt['teacher']} ({prompt['model']}), prompt {prompt['prompt']}; the first:"
+            )
+        )
         for turn in prompt["messages"]:
             print(console.safe(f"{turn['role']}: {turn['content']}"))
 
@@ -137,9 +197,16 @@ def status(
     project: Annotated[Path, typer.Option("--project", help="The project's folder.")] = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
 ) -> None:
-    """Show who is at work in a project, how many answers are stored, and which versions there are.
+    """Show who is at work in a project, how many answers are stored, and its newest versions.
 
-    Examples: [bold]distillgen status[/] · [bold]distillgen status --json[/]
+    \b
+    Examples:
+      distillgen status
+      distillgen status --project my/project --json
+
+    \b
+    Exit status:
+      0 always, unless the store cannot be read (8)
     """
     from distillgen.dataset.versions import latest
     from distillgen.files import holder
@@ -156,13 +223,16 @@ def status(
     homes = sorted(entry for entry in (project / "datasets").glob("*") if entry.is_dir())
     found = {home.name: version for home in homes if (version := latest(home)) is not None}
     if as_json:
-        versions = {name: {"version": v.manifest.version, "rows": v.manifest.rows, "run": v.manifest.run} for name, v in found.items()}
+        versions = {
+            name: {"version": v.manifest.version, "rows": v.manifest.rows, "run": v.manifest.run}
+            for name, v in found.items()
+        }
         print(json.dumps({"at_work": at_work, "stored_answers": answers, "datasets": versions}, indent=2))
         return
     print(console.safe(f"at work   {at_work or 'nobody'}"))
     print(f"answers   {answers:,} stored")
-    for name, version in found.items():
-        run = version.manifest.run
-        print(console.safe(f"dataset   {version.label}: {version.manifest.rows:,} rows, published {run.get('finished', 'at an unknown time')}"))
+    for version in found.values():
+        when = version.manifest.run.get("finished", "at an unknown time")
+        print(console.safe(f"dataset   {version.label}: {version.manifest.rows:,} rows, published {when}"))
     if not found:
         print("dataset   none published yet")

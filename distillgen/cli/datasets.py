@@ -11,7 +11,9 @@ import typer
 
 from distillgen.cli.guard import find_in_project, guarded
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A dataset: name, name@3, name@latest, or a version's folder.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A dataset: name, name@3, name@latest, or a version's folder.")
+]
 Project = Annotated[Path, typer.Option("--project", help="The project's folder.")]
 Split = Annotated[str | None, typer.Option("--split", help="One split only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print it for programs.")]
@@ -34,15 +36,22 @@ class Reasoning(StrEnum):
 
 @guarded
 def log(
-    name: Annotated[str | None, typer.Argument(help="A dataset; default: all of the project.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A dataset; default: all of the project.", show_default=False)
+    ] = None,
     project: Project = Path(),
     as_json: AsJson = False,
 ) -> None:
     """List the versions of a dataset, newest first.
 
-    Examples: [bold]distillgen log[/] · [bold]distillgen log my-dataset --json[/]
+    \b
+    Examples:
+      distillgen log
+      distillgen log my-dataset --json
 
-    Exit status: 0 · 10 no such dataset
+    \b
+    Exit status:
+      0 listed   10 no such dataset
     """
     from rich.console import Console
 
@@ -55,17 +64,48 @@ def log(
     if name is not None:
         find_in_project(name, project)
     names = [name.partition("@")[0]] if name else sorted(entry.name for entry in home.glob("*") if entry.is_dir())
-    found = [read_manifest(folder_of(home / each, number)) for each in names for number in reversed(version_numbers(home / each))]
+    found = [
+        read_manifest(folder_of(home / each, number))
+        for each in names
+        for number in reversed(version_numbers(home / each))
+    ]
     if not found:
         raise NotFound("no dataset here", where=str(home), fix="`distillgen build` makes one")
     if as_json:
-        print(json.dumps([{"name": m.name, "version": m.version, "parent": m.parent, "rows": m.rows, "splits": m.splits, "digest": m.digest, "partial": m.is_partial, "run": m.run} for m in found], indent=2))
+        print(
+            json.dumps(
+                [
+                    {
+                        "name": m.name,
+                        "version": m.version,
+                        "parent": m.parent,
+                        "rows": m.rows,
+                        "splits": m.splits,
+                        "digest": m.digest,
+                        "partial": m.is_partial,
+                        "run": m.run,
+                    }
+                    for m in found
+                ],
+                indent=2,
+            )
+        )
         return
     rows = [
-        [f"{m.name}@{m.version}{' (partial)' if m.is_partial else ''}", f"{m.rows:,}", ", ".join(f"{k} {v:,}" for k, v in m.splits.items()), f"{m.run.get('calls', 0):,}", f"{m.run.get('tokens', {}).get('completion', 0):,}", m.run.get("finished", ""), m.digest[:12]]
+        [
+            f"{m.name}@{m.version}{' (partial)' if m.is_partial else ''}",
+            f"{m.rows:,}",
+            ", ".join(f"{k} {v:,}" for k, v in m.splits.items()),
+            f"{m.run.get('calls', 0):,}",
+            f"{m.run.get('tokens', {}).get('completion', 0):,}",
+            m.run.get("finished", ""),
+            m.digest[:12],
+        ]
         for m in found
     ]
-    Console(markup=False, highlight=False).print(table("", ["version", "rows#", "splits", "calls#", "tokens out#", "published", "digest"], rows))
+    Console(markup=False, highlight=False).print(
+        table("", ["version", "rows#", "splits", "calls#", "tokens out#", "published", "digest"], rows)
+    )
 
 
 @guarded
@@ -78,11 +118,17 @@ def show(
     project: Project = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Show rows of a version as conversations, or the rows that were left out with the reason.
+    """Show rows of a version as conversations, or the rows that were left out and why.
 
-    Examples: [bold]distillgen show demo[/] · [bold]distillgen show demo@2 --split train -n 20[/] · [bold]distillgen show demo --rejected[/]
+    \b
+    Examples:
+      distillgen show demo
+      distillgen show demo@2 --split train -n 20
+      distillgen show demo --rejected
 
-    Exit status: 0 · 8 damaged · 10 no such dataset, version or split
+    \b
+    Exit status:
+      0 shown   8 damaged   10 no such dataset, version or split
     """
     from rich.console import Console
     from rich.text import Text
@@ -118,16 +164,36 @@ def show(
 def export(
     name: Name,
     form: Annotated[Format, typer.Option("--format", help="The format to write.")] = Format.MESSAGES,
-    folder: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="Write SPLIT.jsonl files here. Default: standard output.", show_default=False)] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="DIR",
+            help="Write SPLIT.jsonl files here. Default: standard output.",
+            show_default=False,
+        ),
+    ] = None,
     split: Split = None,
-    reasoning: Annotated[Reasoning, typer.Option("--reasoning", help="Where the reasoning trace goes: <think> in the answer, a field beside it, or nowhere.")] = Reasoning.THINK,
+    reasoning: Annotated[
+        Reasoning,
+        typer.Option(
+            "--reasoning", help="Where the reasoning trace goes: <think> in the answer, a field beside it, or nowhere."
+        ),
+    ] = Reasoning.THINK,
     project: Project = Path(),
 ) -> None:
     """Write a version in a format that trainers take, to a folder or to standard output.
 
-    Examples: [bold]distillgen export demo --format messages | head -1[/] · [bold]distillgen export demo@2 --format prompt-completion -o out[/]
+    \b
+    Examples:
+      distillgen export demo --format messages | head -1
+      distillgen export demo@2 --format prompt-completion -o out
 
-    Exit status: 0 · 8 damaged · 10 no such dataset, version or split · 12 disk full · 141 the reader went away
+    \b
+    Exit status:
+      0 written   8 damaged   10 no such dataset, version or split
+      12 disk full   141 the reader went away
     """
     from distillgen.dataset.export import export_folder, export_to
     from distillgen.report.console import say

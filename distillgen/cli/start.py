@@ -12,13 +12,20 @@ from distillgen.cli.guard import guarded
 def init(
     folder: Annotated[Path, typer.Argument(help="The new project's folder.")] = Path(),
     recipe: Annotated[str, typer.Option("--recipe", help="Which ready recipe to start from.")] = "quickstart",
-    model: Annotated[str | None, typer.Option("--model", help="Another embedded model than the recipe's.", show_default=False)] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Another embedded model than the recipe's.", show_default=False)
+    ] = None,
 ) -> None:
-    """Create a small project that builds offline: a commented recipe, seeds, and a place for prompts.
+    """Create a small project that builds offline: a commented recipe, seeds, a place for prompts.
 
-    Examples: [bold]distillgen init demo[/] · [bold]distillgen init demo --model smollm2-135m[/]
+    \b
+    Examples:
+      distillgen init demo
+      distillgen init demo --model smollm2-135m
 
-    Exit status: 0 · 2 there is a recipe already, or no such recipe or model
+    \b
+    Exit status:
+      0 created   2 there is a recipe already, or no such recipe or model
     """
     from distillgen.project import create
     from distillgen.report.console import say

@@ -6,6 +6,11 @@ from typing import Any
 from distillgen.dataset.manifest import Manifest
 from distillgen.files import dumps
 
+TERMS_NOTE = (
+    "Text in this dataset was written by the models above. Whether it may train another model is a matter of their",
+    "licences and their providers' terms; check them before you publish or sell what you train.",
+)
+
 
 def write_card(manifest: Manifest, features: Sequence[Mapping[str, Any]], sample: Mapping[str, Any] | None) -> str:
     """Return the card as Markdown with YAML front matter (JSON is YAML, so no value can break out of it)."""
@@ -26,7 +31,11 @@ def _body(manifest: Manifest, sample: Mapping[str, Any] | None) -> list[str]:
     if manifest.is_partial:
         lines += ["**A partial version**: made from the first seeds only.", ""]
     splits = ", ".join(f"{rows:,} in `{split}`" for split, rows in manifest.splits.items())
-    lines += [f"{manifest.rows:,} rows: {splits}. Made from {manifest.seeds['count']:,} seeds with distillgen {manifest.software['distillgen']}.", ""]
+    lines += [
+        f"{manifest.rows:,} rows: {splits}. "
+        f"Made from {manifest.seeds['count']:,} seeds with distillgen {manifest.software['distillgen']}.",
+        "",
+    ]
     lines += ["## How it was made", "", "| step | rows in | rows out | rejected | failed |", "|---|---|---|---|---|"]
     for step in manifest.funnel:
         rejected = ", ".join(f"{rule} {count:,}" for rule, count in step["rejected"].items()) or "0"
@@ -35,12 +44,22 @@ def _body(manifest: Manifest, sample: Mapping[str, Any] | None) -> list[str]:
     lines += ["", "## Teachers", ""]
     for teacher in manifest.teachers.values():
         extra = [str(teacher[key]) for key in ("title", "quantisation", "licence") if teacher.get(key)]
-        lines.append(f"- `{_inline(str(teacher['model']))}` at {_inline(str(teacher['endpoint']))}" + (f" ({', '.join(map(_inline, extra))})" if extra else ""))
-    lines += ["", "Text in this dataset was written by the models above. Whether it may train another model is a matter of",
-              "their licences and their providers' terms; check them before you publish or sell what you train.", ""]  # fmt: skip
+        lines.append(
+            f"- `{_inline(str(teacher['model']))}` at {_inline(str(teacher['endpoint']))}"
+            + (f" ({', '.join(map(_inline, extra))})" if extra else "")
+        )
+    lines += ["", *TERMS_NOTE, ""]
     if sample is not None:
         lines += ["## One row", "", *_indented(dumps(sample)), ""]
-    lines += ["## Loading", "", "```python", "from datasets import load_dataset", "", 'dataset = load_dataset("PATH/OF/THIS/FOLDER")', "```"]
+    lines += [
+        "## Loading",
+        "",
+        "```python",
+        "from datasets import load_dataset",
+        "",
+        'dataset = load_dataset("PATH/OF/THIS/FOLDER")',
+        "```",
+    ]
     return lines
 
 

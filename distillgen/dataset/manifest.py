@@ -56,7 +56,8 @@ def read_manifest(folder: Path) -> Manifest:
         if isinstance(table, dict) and isinstance(table.get("format"), int) and table["format"] > FORMAT:
             raise NewerFormat(
                 f"this version has format {table['format']}, this distillgen knows {FORMAT}",
-                where=str(path), fix="pip install --upgrade distillgen",
+                where=str(path),
+                fix="pip install --upgrade distillgen",
             )
         return Manifest.model_validate(table)
     except (OSError, orjson.JSONDecodeError, ValidationError) as error:

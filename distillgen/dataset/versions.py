@@ -43,7 +43,9 @@ class Version:
 
     def data_files(self, split: str) -> list[Path]:
         """Return the data files of a split, in order. Raises Damaged when one is missing."""
-        names = [name for name in self.manifest.files if re.fullmatch(rf"data/{re.escape(split)}-\d+-of-\d+\.jsonl", name)]
+        names = [
+            name for name in self.manifest.files if re.fullmatch(rf"data/{re.escape(split)}-\d+-of-\d+\.jsonl", name)
+        ]
         for name in names:
             if not (self.folder / name).is_file():
                 raise Damaged(f"{self.label} lacks a data file", where=str(self.folder / name))
@@ -54,7 +56,9 @@ def version_numbers(home: Path) -> list[int]:
     """Return the numbers of the versions below a dataset's folder, in order."""
     if not home.is_dir():
         return []
-    return sorted(int(found[1]) for entry in home.iterdir() if (found := _FOLDER.fullmatch(entry.name)) and entry.is_dir())
+    return sorted(
+        int(found[1]) for entry in home.iterdir() if (found := _FOLDER.fullmatch(entry.name)) and entry.is_dir()
+    )
 
 
 def folder_of(home: Path, number: int) -> Path:
@@ -66,7 +70,7 @@ def latest(home: Path) -> Version | None:
     """Return the version that `latest` names, None when nothing is published."""
     link = home / "latest"
     if link.is_symlink():
-        name = os.readlink(link)
+        name = str(link.readlink())
     elif link.is_file():  # where links are not to be had
         name = link.read_text(encoding="utf-8").strip()
     else:
@@ -89,13 +93,17 @@ def find_version(reference: str, datasets: Path) -> Version:
     numbers = version_numbers(home)
     if not numbers:
         known = sorted(entry.name for entry in datasets.iterdir() if entry.is_dir()) if datasets.is_dir() else []
-        raise NotFound(f"no dataset {name!r}", where=str(datasets), fix=nearest(name, known) or "`distillgen build` makes one")
+        raise NotFound(
+            f"no dataset {name!r}", where=str(datasets), fix=nearest(name, known) or "`distillgen build` makes one"
+        )
     if wanted in ("", "latest"):
         found = latest(home)
         return found or Version(folder_of(home, numbers[-1]), read_manifest(folder_of(home, numbers[-1])))
     number = int(wanted.lstrip("v")) if wanted.lstrip("v").isdigit() else -1
     if number not in numbers:
-        raise NotFound(f"{name} has no version {wanted!r}", where=str(home), fix=f"there are {', '.join(map(str, numbers))}")
+        raise NotFound(
+            f"{name} has no version {wanted!r}", where=str(home), fix=f"there are {', '.join(map(str, numbers))}"
+        )
     return Version(folder_of(home, number), read_manifest(folder_of(home, number)))
 
 
@@ -127,19 +135,39 @@ class Publication:
         files[-1].write(training)
         self.splits[split] = self.splits.get(split, 0) + 1
         self._sidecars["provenance"].write(
-            {"id": row.id, "split": split, "origin": row.origin, "parent": row.parent, "steps": row.trail, "columns": row.columns}
+            {
+                "id": row.id,
+                "split": split,
+                "origin": row.origin,
+                "parent": row.parent,
+                "steps": row.trail,
+                "columns": row.columns,
+            }
         )
 
     def rejected(self, rejection: Rejection) -> None:
         """Keep a rejected row with its reason."""
         self._sidecars["rejected"].write(
-            {"id": rejection.row.id, "step": rejection.step, "rule": rejection.rule, "detail": rejection.detail, **_whole(rejection.row)}
+            {
+                "id": rejection.row.id,
+                "step": rejection.step,
+                "rule": rejection.rule,
+                "detail": rejection.detail,
+                **_whole(rejection.row),
+            }
         )
 
     def failed(self, failure: Failure) -> None:
         """Keep a failed row with its cause."""
         self._sidecars["failed"].write(
-            {"id": failure.row.id, "step": failure.step, "cause": failure.cause, "detail": failure.detail, "lasting": failure.lasting, **_whole(failure.row)}
+            {
+                "id": failure.row.id,
+                "step": failure.step,
+                "cause": failure.cause,
+                "detail": failure.detail,
+                "lasting": failure.lasting,
+                **_whole(failure.row),
+            }
         )
 
     def finish(self) -> str:

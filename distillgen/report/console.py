@@ -24,7 +24,9 @@ _HOSTILE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u20
 
 def safe(text: str) -> str:
     """Return text that can do nothing to a terminal: control and direction characters become visible escapes."""
-    return _HOSTILE.sub(lambda found: f"\\x{ord(found[0]):02x}" if ord(found[0]) < 256 else f"\\u{ord(found[0]):04x}", text)
+    return _HOSTILE.sub(
+        lambda found: f"\\x{ord(found[0]):02x}" if ord(found[0]) < 256 else f"\\u{ord(found[0]):04x}", text
+    )
 
 
 def stderr() -> Console:
@@ -77,7 +79,8 @@ class Progress:
     def _rows(self) -> str:
         total = f" of {self._total:,}" if self._total is not None else ""
         tally = self._tally
-        return f"seeds {tally.seeds:,}{total} · rows {tally.published:,} · rejected {tally.rejected:,} · failed {tally.failed:,}"
+        left_out = f"rejected {tally.rejected:,} · failed {tally.failed:,}"
+        return f"seeds {tally.seeds:,}{total} · rows {tally.published:,} · {left_out}"
 
     def _asked(self) -> str:
         prompt, completion = self._tally.tokens
@@ -133,7 +136,15 @@ def summary(tally: Tally, *, skipped: int) -> None:
     console = stderr()
     rows = []
     for name, step in tally.steps.items():
-        rows.append([name, f"{step.rows_in + step.born:,}", f"{step.out:,}", counts(dict(step.rejected.most_common())) or "-", counts(dict(step.failed)) or "-"])
+        rows.append(
+            [
+                name,
+                f"{step.rows_in + step.born:,}",
+                f"{step.out:,}",
+                counts(dict(step.rejected.most_common())) or "-",
+                counts(dict(step.failed)) or "-",
+            ]
+        )
     console.print(table("", ["step", "rows in#", "rows out#", "rejected", "failed"], rows))
     prompt, completion = tally.tokens
     seconds = time.monotonic() - tally.started

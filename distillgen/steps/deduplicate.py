@@ -47,7 +47,7 @@ def jaccard(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> float:
 def bands_for(threshold: float) -> tuple[int, int]:
     """Return (bands, rows) that find a pair at the threshold with 98 % probability: 18 x 7 at 0.8, 25 x 5 at 0.7.
 
-    The most rows that still do are taken, for the fewest candidates; datasketch's own choice loses a fifth of the pairs.
+    The most rows that still do are taken, for few candidates; datasketch's own choice loses a fifth of the pairs.
     """
     for rows in range(PERMUTATIONS // 2, 0, -1):
         bands = PERMUTATIONS // rows

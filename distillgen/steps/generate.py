@@ -72,8 +72,12 @@ class Generate:
             values = parse_structured(completion.text, schema)
         except RowFailed:
             if completion.is_truncated:
-                raise RowFailed("truncated", "the reply was cut off inside its JSON: raise max_tokens", lasting=True) from None
-            if self.prompt.settings.output == "labels" and completion.text.strip() in labels_of(self.prompt, self.settings):
+                raise RowFailed(
+                    "truncated", "the reply was cut off inside its JSON: raise max_tokens", lasting=True
+                ) from None
+            if self.prompt.settings.output == "labels" and completion.text.strip() in labels_of(
+                self.prompt, self.settings
+            ):
                 return [{self.prompt.settings.columns[0]: completion.text.strip()}]
             raise
         return _elements(values, self.prompt) if self.settings.each else [values]
@@ -146,4 +150,6 @@ def _elements(values: dict[str, Any], prompt: Prompt) -> list[dict[str, Any]]:
     """Take the list in a reply apart: one dictionary of columns per element, the other values repeated."""
     name = list_property(prompt) or ""
     others = {key: value for key, value in values.items() if key != name}
-    return [{**others, **(element if isinstance(element, dict) else {name: element})} for element in values.get(name, [])]
+    return [
+        {**others, **(element if isinstance(element, dict) else {name: element})} for element in values.get(name, [])
+    ]

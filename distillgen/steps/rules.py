@@ -29,10 +29,10 @@ _REFUSAL = regex.compile(
       |(?:i['’]?m\ sorry|sorry|i\ apologi[sz]e|apologies)\b[^.!?\n]{0,80}?
         \b(?:can['’]?t|cannot|can\ not|unable|won['’]?t|not\ able|not\ comfortable|do\ not|don['’]t)\b
       |(?:unfortunately,?\ |as\ an?\ (?:ai|artificial|(?:large\ )?language\ model)[^.\n]{0,60}?,?\ )?i\ (?:really\ )?
-        (?:can['’]?t|cannot|can\ not|won['’]?t|will\ not|am\ (?:not\ able|unable)\ to|['’]m\ (?:not\ able|unable)\ to)\ 
+        (?:can['’]?t|cannot|can\ not|won['’]?t|will\ not|am\ (?:not\ able|unable)\ to|['’]m\ (?:not\ able|unable)\ to)\s
         (?:help|assist|provide|fulfil|fulfill|comply|do\ that|answer|create|generate|write|give|support|engage|discuss|
            access|browse|see|view|open|process|complete|continue|participate|share|offer|perform|respond|recommend)
-      |i['’]m\ (?:not\ able|unable)\ to\ 
+      |i['’]m\ (?:not\ able|unable)\ to\s
       |i\ must\ (?:decline|refuse)|i\ (?:respectfully\ )?decline
       |(?:es\ tut\ mir\ leid|tut\ mir\ leid|entschuldigung)\b[^.!?\n]{0,80}?\b(?:kann|darf|nicht)\b
       |(?:je\ suis\ désolée?|désolée?)\b[^.!?\n]{0,80}?\b(?:ne\ peux|ne\ suis\ pas)

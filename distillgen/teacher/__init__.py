@@ -11,8 +11,8 @@ from distillgen.errors import DistillgenError, Problem, nearest
 from distillgen.files import safe_name
 from distillgen.recipe import Recipe, Source, TeacherSettings
 from distillgen.teacher import providers
-from distillgen.teacher.chat import Chat, Endpoint, Reply, Request, open_client
 from distillgen.teacher.answers import AnswerStore, Stored, request_key
+from distillgen.teacher.chat import Chat, Endpoint, Reply, Request, open_client
 from distillgen.teacher.embedded import EmbeddedServer, require_runtime
 from distillgen.teacher.limits import InFlight
 from distillgen.teacher.models import DEFAULT, Weights, find_model, find_weights, models
@@ -63,7 +63,9 @@ class Teacher:
         """How many requests are under way right now."""
         return self._in_flight.now
 
-    def request(self, messages: Sequence[Mapping[str, Any]], *, schema: Mapping[str, Any] | None, sample: int) -> Request:
+    def request(
+        self, messages: Sequence[Mapping[str, Any]], *, schema: Mapping[str, Any] | None, sample: int
+    ) -> Request:
         """Return the request for one sample of a prompt, with its key."""
         return make_request(self.identity, self.settings, messages, schema=schema, sample=sample)
 
@@ -127,12 +129,19 @@ def identify(name: str, settings: TeacherSettings, folder: Path) -> Identity:
     else:
         model = find_model(settings.model or DEFAULT)
         alias, sha256 = model.name, model.sha256
-        facts = {"title": model.title, "quantisation": model.quantisation, "licence": model.licence, "attribution": model.attribution}
+        facts = {
+            "title": model.title,
+            "quantisation": model.quantisation,
+            "licence": model.licence,
+            "attribution": model.attribution,
+        }
     endpoint = settings.answers_as or f"sha256:{sha256}"
     return Identity(name, endpoint, alias, {"endpoint": "embedded", "model": alias, "sha256": sha256, **facts})
 
 
-def check_teachers(recipe: Recipe, source: Source, used: set[str], *, will_ask: bool) -> tuple[list[Problem | DistillgenError], list[Problem]]:
+def check_teachers(
+    recipe: Recipe, source: Source, used: set[str], *, will_ask: bool
+) -> tuple[list[Problem | DistillgenError], list[Problem]]:
     """Return what is wrong with the teachers that are used, and what is only worth a warning.
 
     Keys, runtime and weights are looked for only when the teacher `will_ask`.
@@ -169,7 +178,11 @@ def _weights(settings: TeacherSettings, folder: Path) -> Weights:
 def _wrong_settings(settings: TeacherSettings, source: Source, key: tuple[str, ...]) -> list[Problem]:
     known = [*providers.presets(), providers.EMBEDDED]
     if settings.provider and settings.provider not in known:
-        return [source.problem(f"unknown provider {settings.provider!r}", (*key, "provider"), nearest(settings.provider, known))]
+        return [
+            source.problem(
+                f"unknown provider {settings.provider!r}", (*key, "provider"), nearest(settings.provider, known)
+            )
+        ]
     if not settings.provider and not settings.base_url:
         return [source.problem("a teacher without `provider` or `base_url`", key, f"providers: {', '.join(known)}")]
     if settings.gguf and settings.provider != providers.EMBEDDED:
@@ -178,7 +191,11 @@ def _wrong_settings(settings: TeacherSettings, source: Source, key: tuple[str, .
         if settings.gguf and settings.model:
             return [source.problem("`model` and `gguf` exclude each other", (*key, "gguf"), "leave one out")]
         if settings.model and settings.model not in models():
-            return [source.problem(f"unknown embedded model {settings.model!r}", (*key, "model"), nearest(settings.model, models()))]
+            return [
+                source.problem(
+                    f"unknown embedded model {settings.model!r}", (*key, "model"), nearest(settings.model, models())
+                )
+            ]
     elif not settings.model:
         return [source.problem("a teacher without `model`", key, "name the model as the endpoint does")]
     if settings.answers_as:
@@ -186,7 +203,9 @@ def _wrong_settings(settings: TeacherSettings, source: Source, key: tuple[str, .
     return []
 
 
-def _check_sampling(settings: TeacherSettings, source: Source, key: tuple[str, ...]) -> tuple[list[Problem], list[Problem]]:
+def _check_sampling(
+    settings: TeacherSettings, source: Source, key: tuple[str, ...]
+) -> tuple[list[Problem], list[Problem]]:
     """Tell typing mistakes and what the model refuses (wrong) from what it ignores or nobody here knows (warnings)."""
     wrong: list[Problem] = []
     warnings: list[Problem] = []
@@ -207,7 +226,11 @@ def _check_sampling(settings: TeacherSettings, source: Source, key: tuple[str, .
             for name in refused
         ]
         warnings += [
-            source.problem(f"{settings.model} ignores the sampling key {name!r}", (*key, "sampling", name), "remove it, or turn thinking off")
+            source.problem(
+                f"{settings.model} ignores the sampling key {name!r}",
+                (*key, "sampling", name),
+                "remove it, or turn thinking off",
+            )
             for name in ignored
         ]
     return wrong, warnings
@@ -225,7 +248,9 @@ async def open_teachers(
             identity = identify(name, settings, source.folder)
             endpoint, url = await _endpoint(name, settings, source.folder, stack, state, offline)
             client = await stack.enter_async_context(open_client(url, in_flight_cap(settings) + 8))
-            teachers[name] = _compose(identity, settings, store, Chat(client, endpoint, timeout_seconds=settings.timeout_seconds), offline)
+            teachers[name] = _compose(
+                identity, settings, store, Chat(client, endpoint, timeout_seconds=settings.timeout_seconds), offline
+            )
         try:
             yield teachers
         except BaseException:

@@ -83,9 +83,15 @@ class AnswerStore:
             for statement in _SCHEMA.split(";\n"):
                 connection.execute(statement)
         elif version > FORMAT:
-            raise NewerFormat(f"the answer store has format {version}, this distillgen knows {FORMAT}", where=str(self.path), fix="pip install --upgrade distillgen")
+            raise NewerFormat(
+                f"the answer store has format {version}, this distillgen knows {FORMAT}",
+                where=str(self.path),
+                fix="pip install --upgrade distillgen",
+            )
         elif connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-            raise Damaged("not an answer store of distillgen", where=str(self.path), fix="move it away; a new one is made")
+            raise Damaged(
+                "not an answer store of distillgen", where=str(self.path), fix="move it away; a new one is made"
+            )
         connection.execute("COMMIT")
 
     @contextlib.contextmanager
@@ -98,11 +104,21 @@ class AnswerStore:
     def _as_ours(self, error: sqlite3.Error) -> DistillgenError:
         name = getattr(error, "sqlite_errorname", "") or ""
         if name == "SQLITE_FULL" or name.startswith("SQLITE_IOERR"):
-            return DiskFull(f"cannot write the answer store: {error}", where=str(self.path), fix="free some space and run the same command again; every committed answer is kept")
+            return DiskFull(
+                f"cannot write the answer store: {error}",
+                where=str(self.path),
+                fix="free some space and run the same command again; every committed answer is kept",
+            )
         if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
-            return NotWritable(f"cannot write the answer store: {error}", where=str(self.path), fix="make the folder writable")
+            return NotWritable(
+                f"cannot write the answer store: {error}", where=str(self.path), fix="make the folder writable"
+            )
         if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-            return Damaged(f"the answer store is damaged: {error}", where=str(self.path), fix="keep a copy; `sqlite3 FILE .recover` saves what can be read")
+            return Damaged(
+                f"the answer store is damaged: {error}",
+                where=str(self.path),
+                fix="keep a copy; `sqlite3 FILE .recover` saves what can be read",
+            )
         return NotWritable(f"the answer store: {error}", where=str(self.path))
 
     def get(self, key: bytes) -> bytes | None:
@@ -121,7 +137,9 @@ class AnswerStore:
         self.damaged += 1
         with self._store_errors():
             self._reader.execute("BEGIN IMMEDIATE")
-            self._reader.execute("INSERT INTO damaged SELECT key, reply, digest, ? FROM answers WHERE key = ?", (time.time(), key))
+            self._reader.execute(
+                "INSERT INTO damaged SELECT key, reply, digest, ? FROM answers WHERE key = ?", (time.time(), key)
+            )
             self._reader.execute("DELETE FROM answers WHERE key = ?", (key,))
             self._reader.execute("COMMIT")
 
@@ -173,7 +191,14 @@ class AnswerStore:
 def _insert(connection: sqlite3.Connection, group: Iterable[_Entry]) -> None:
     now = time.time()
     rows = [
-        (entry.key, entry.reply.raw, bytes.fromhex(digest(entry.key, entry.reply.raw)), now, entry.reply.seconds, entry.teacher)
+        (
+            entry.key,
+            entry.reply.raw,
+            bytes.fromhex(digest(entry.key, entry.reply.raw)),
+            now,
+            entry.reply.seconds,
+            entry.teacher,
+        )
         for entry in group
     ]
     connection.execute("BEGIN IMMEDIATE")

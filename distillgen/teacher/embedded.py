@@ -24,7 +24,9 @@ START_SECONDS = 300.0
 def require_runtime() -> None:
     """Raise EmbeddedMissing with the exact command when the runtime is not installed."""
     if importlib.util.find_spec("xllamacpp") is None:
-        raise EmbeddedMissing("the embedded teacher's runtime is not installed", fix="pip install 'distillgen[embedded]'")
+        raise EmbeddedMissing(
+            "the embedded teacher's runtime is not installed", fix="pip install 'distillgen[embedded]'"
+        )
 
 
 class EmbeddedServer:
@@ -40,7 +42,9 @@ class EmbeddedServer:
     async def __aenter__(self) -> "EmbeddedServer":
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         await self.stop()
 
     async def endpoint(self) -> Endpoint:
@@ -52,7 +56,8 @@ class EmbeddedServer:
         if self._process is not None and self._process.returncode is not None:
             raise TeacherUnavailable(
                 f"the embedded teacher ended (exit status {self._process.returncode}); {self._last_words()}",
-                where=str(self._log), fix="was there enough memory? Run the same command again; every answer is kept",
+                where=str(self._log),
+                fix="was there enough memory? Run the same command again; every answer is kept",
             )
         return self._endpoint
 
@@ -93,7 +98,8 @@ class EmbeddedServer:
             return str(said["url"])
         raise TeacherUnavailable(
             f"the embedded teacher could not start: {said.get('error') or self._last_words()}",
-            where=str(self._log), fix=f"is {self.weights.path} a chat model that llama.cpp can load, and is there memory?",
+            where=str(self._log),
+            fix=f"is {self.weights.path} a chat model that llama.cpp can load, and is there memory?",
         )
 
     def _last_words(self) -> str:

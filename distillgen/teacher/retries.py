@@ -36,15 +36,24 @@ def judge(fault: Fault, teacher: str, model: str) -> DistillgenError | RowFailed
     if fault.kind != "status":
         return None
     if fault.status == 401:
-        return CredentialsRefused(f"{teacher} refused the key: {fault.words}", fix="check the key; `distillgen doctor` shows where it is read from")
+        return CredentialsRefused(
+            f"{teacher} refused the key: {fault.words}",
+            fix="check the key; `distillgen doctor` shows where it is read from",
+        )
     if fault.status == 402 or fault.code in QUOTA_CODES:
-        return QuotaSpent(f"{teacher} says that credit or quota is used up: {fault.words}", fix="top up and run the same command again; every answer so far is kept")
+        return QuotaSpent(
+            f"{teacher} says that credit or quota is used up: {fault.words}",
+            fix="top up and run the same command again; every answer so far is kept",
+        )
     if fault.status == 403:
         if fault.code in MODERATION_CODES or "moderation" in fault.words.lower():
             return RowFailed("moderation", fault.words, lasting=True)
         return CredentialsRefused(f"{teacher} forbids this: {fault.words}", fix="check what the key may do")
     if fault.status == 404:
-        return ModelMissing(f"{teacher} does not have {model!r} at this address: {fault.words}", fix="check `model` and `base_url`; `distillgen doctor` lists what the endpoint has")
+        return ModelMissing(
+            f"{teacher} does not have {model!r} at this address: {fault.words}",
+            fix="check `model` and `base_url`; `distillgen doctor` lists what the endpoint has",
+        )
     if fault.status in TRANSIENT or fault.status >= 500:
         return None
     if 300 <= fault.status < 400:
@@ -113,11 +122,14 @@ class Retrying:
             return counted >= (MAX_ATTEMPTS if self._is_proven else MAX_ATTEMPTS_UNPROVEN)
 
         attempts = tenacity.AsyncRetrying(
-            stop=is_over, wait=wait_seconds, sleep=self._sleep, reraise=True,
+            stop=is_over,
+            wait=wait_seconds,
+            sleep=self._sleep,
+            reraise=True,
             retry=tenacity.retry_if_exception(lambda e: isinstance(e, Fault) and self._judge(e) is None),
         )
         try:
-            reply = await attempts(self._inner.complete, request)
+            reply: Reply = await attempts(self._inner.complete, request)
         except Fault as fault:
             raise self._conclude(fault, counted) from None
         self._decided += 1
