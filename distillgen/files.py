@@ -186,15 +186,13 @@ class Lock:
         with disk_errors(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(handle):
             os.close(handle)
             raise Locked(
                 f"another distillgen is at work here: {holder(self._path) or 'unknown process'}",
                 where=str(self._path),
                 fix="wait for it to end, or stop that process; nothing was sent by this command",
-            ) from None
+            )
         with disk_errors(self._path):
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()} {socket.gethostname()} {int(time.time())}\n".encode(), 0)
@@ -207,6 +205,18 @@ class Lock:
                 os.ftruncate(self._handle, 0)
             os.close(self._handle)
             self._handle = None
+
+
+def _locked(handle: int) -> bool:
+    """Try for a moment: `holder` may be looking, which holds the lock for some microseconds."""
+    for _ in range(10):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02)
+        else:
+            return True
+    return False
 
 
 def holder(path: Path) -> str | None:

@@ -1,12 +1,11 @@
 """THE road in one screen: recipe -> seeds -> prompts -> teacher -> quality -> dataset."""
 
-import asyncio
 import contextlib
 import platform
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -21,7 +20,7 @@ from distillgen.errors import NothingToPublish, RowFailed, Unfinished
 from distillgen.files import Lock
 from distillgen.preparation import Prepared
 from distillgen.prompts import Messages
-from distillgen.road import Step, travel
+from distillgen.road import Outcomes, Step, in_thread, travel
 from distillgen.rows import Failure, Outcome, Rejection, Row
 from distillgen.steps.generate import Generate
 from distillgen.steps.rules import text_of
@@ -48,30 +47,27 @@ class Result:
     version: Version | None
     unchanged: Version | None
     tally: Tally
-    samples: list[dict[str, Any]] = field(default_factory=list)
 
 
 async def build(prepared: Prepared, options: Options, tally: Tally) -> Result:
     """Take a recipe to a published version, or go on where an earlier run stopped. Raises DistillgenError."""
-    with Lock(prepared.state / "lock"), contextlib.closing(AnswerStore(prepared.state / "answers.sqlite")) as store:
+    recipe, state = prepared.recipe, prepared.state
+    with (
+        Lock(state / "lock"),
+        contextlib.closing(AnswerStore(state / "answers.sqlite")) as store,
+        contextlib.closing(Publication(prepared.home, recipe)) as publication,
+    ):
         async with open_teachers(
-            prepared.recipe,
-            prepared.source,
-            prepared.teachers_used,
-            store,
-            state=prepared.state,
-            offline=options.offline,
+            recipe, prepared.source, prepared.teachers_used, store, state=state, offline=options.offline
         ) as teachers:
             tally.teachers = teachers
-            seeds = read_seeds(prepared, options, tally)
-            outcomes = travel(
-                seeds,
-                prepared.steps(teachers),
-                tally=tally.step,
-                spool=prepared.state / "spool",
-                in_flight=rows_at_once(teachers),
-            )
-            return await publish(outcomes, prepared, options, tally)
+            seeds = read_seeds(prepared, options, tally, publication.inherited)
+            steps = prepared.steps(teachers)
+            outcomes = travel(seeds, steps, tally=tally.step, spool=state / "spool", in_flight=rows_at_once(teachers))
+            async with contextlib.aclosing(outcomes):
+                async for outcome in outcomes:
+                    keep(outcome, publication, prepared, tally)
+        return publish(publication, prepared, options, tally)
 
 
 def rows_at_once(teachers: dict[str, Teacher]) -> int:
@@ -79,50 +75,22 @@ def rows_at_once(teachers: dict[str, Teacher]) -> int:
     return 2 * sum(teacher.max_in_flight for teacher in teachers.values()) + 8
 
 
-async def read_seeds(prepared: Prepared, options: Options, tally: Tally) -> AsyncIterator[Outcome]:
-    """Yield the seeds as rows; a pipe is read in a thread, so that a slow one holds up nothing."""
+async def read_seeds(prepared: Prepared, options: Options, tally: Tally, known: Container[str] = ()) -> Outcomes:
+    """Yield the seeds as rows, but for those whose ids are `known`; a slow pipe holds up nothing."""
     rows: Iterator[Row] = islice(prepared.seeds, options.limit)
     if prepared.seeds.is_stdin:
-        while (row := await asyncio.to_thread(next, rows, None)) is not None:
+        async for row in in_thread(rows):
             tally.seeds += 1
-            yield row
+            if row.id not in known:
+                yield row
     else:
         for row in rows:
             tally.seeds += 1
-            yield row
+            if row.id not in known:
+                yield row
 
 
-async def publish(outcomes: AsyncIterator[Outcome], prepared: Prepared, options: Options, tally: Tally) -> Result:
-    """Write every outcome, in order, into a version; publish it unless its content is that of the latest one."""
-    publication = Publication(prepared.home)
-    try:
-        async for outcome in outcomes:
-            _write(outcome, publication, prepared, tally)
-        tally.skipped_seeds = prepared.seeds.skipped
-        result = Result(None, None, tally, tally.samples)
-        if options.offline and (missing := tally.causes.get("not_stored", 0)):
-            raise Unfinished(
-                f"{missing:,} answers are not stored, and this build is offline", fix="run it once without --offline"
-            )
-        if not tally.published:
-            raise NothingToPublish("no row is left to publish", fix=tally.why_empty())
-        digest = publication.finish()
-        parent = publication.parent
-        if (
-            parent is not None
-            and parent.manifest.digest == digest
-            and parent.manifest.is_partial == (options.limit is not None)
-        ):
-            result.unchanged = parent
-        elif options.publish:
-            manifest = describe(prepared, options, publication, digest, tally)
-            result.version = publication.publish(manifest, prepared.student.features)
-        return result
-    finally:
-        publication.discard()
-
-
-def _write(outcome: Outcome, publication: Publication, prepared: Prepared, tally: Tally) -> None:
+def keep(outcome: Outcome, publication: Publication, prepared: Prepared, tally: Tally) -> None:
     """Put one outcome where it belongs: a split, the rejected, or the failed rows."""
     if isinstance(outcome, Row):
         training = training_row(outcome, prepared.student)
@@ -138,6 +106,28 @@ def _write(outcome: Outcome, publication: Publication, prepared: Prepared, tally
         publication.failed(outcome)
     else:
         publication.rejected(outcome)
+
+
+def publish(publication: Publication, prepared: Prepared, options: Options, tally: Tally) -> Result:
+    """Publish what was kept, unless it cannot or need not be. Raises Unfinished or NothingToPublish."""
+    tally.skipped_seeds = prepared.seeds.skipped
+    if options.offline and (missing := tally.causes.get("not_stored", 0)):
+        raise Unfinished(
+            f"{missing:,} answers are not stored, and this build is offline", fix="run it without --offline"
+        )
+    if not publication.splits:
+        if tally.passing_failures:
+            raise Unfinished(f"no row was made: {tally.why_empty()}", fix="run the same command again later")
+        raise NothingToPublish("no row is left to publish", fix=tally.why_empty())
+    digest = publication.finish()
+    parent = publication.parent
+    is_partial = options.limit is not None
+    if parent is not None and parent.manifest.digest == digest and parent.manifest.is_partial == is_partial:
+        return Result(None, parent, tally)
+    if not options.publish:
+        return Result(None, None, tally)
+    manifest = describe(prepared, options, publication, digest, tally)
+    return Result(publication.publish(manifest, prepared.student.features), None, tally)
 
 
 def describe(prepared: Prepared, options: Options, publication: Publication, digest: str, tally: Tally) -> Manifest:
@@ -176,10 +166,11 @@ async def foresee(prepared: Prepared, options: Options) -> dict[str, Any]:
             ) as teachers:
                 steps = prepared.steps(teachers)
                 first: dict[str, Messages] = {}
-                async for outcome in travel(
-                    read_seeds(prepared, options, tally), steps, tally=tally.step, spool=Path(spare), in_flight=BESIDE
-                ):
-                    _note_prompt(outcome, steps, first)
+                seeds = read_seeds(prepared, options, tally)
+                outcomes = travel(seeds, steps, tally=tally.step, spool=Path(spare), in_flight=BESIDE)
+                async with contextlib.aclosing(outcomes):
+                    async for outcome in outcomes:
+                        _note_prompt(outcome, steps, first)
     return {
         "recipe": prepared.recipe.name,
         "seeds": tally.seeds,

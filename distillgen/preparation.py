@@ -192,7 +192,8 @@ class _Check:
             )
 
     def _output(self, place: tuple[str | int, ...], prompt: Prompt, step: GenerateStep) -> None:
-        if prompt.settings.output == "labels" and not labels_of(prompt, step):
+        wants_labels = prompt.settings.output == "labels" or "labels" in prompt.settings.values
+        if wants_labels and not labels_of(prompt, step):
             self.problems.append(
                 self.source.problem(
                     f"prompt {prompt.name!r} needs `labels`, the closed set", place, 'labels = ["positive", "negative"]'

@@ -4,11 +4,13 @@ A position is one outcome that enters a run of row steps. Positions are settled 
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
 import functools
 import pickle
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Protocol, TypeAlias, TypeGuard, cast
 
@@ -18,6 +20,7 @@ from distillgen.teacher.chat import Reply, Request
 
 LOOK_AHEAD = 100_000  # positions between the oldest unsettled one and the newest
 IN_MEMORY = 1_000  # settled positions that wait for their turn in memory; more of them wait in a file
+PIPE_ROWS = 256  # rows read ahead from a pipe
 BREATH = 64  # positions after which others get a turn
 
 
@@ -78,14 +81,13 @@ def is_stream(step: Step) -> TypeGuard[StreamStep]:
     return hasattr(step, "is_stream")
 
 
+Outcomes: TypeAlias = AsyncGenerator[Outcome, None]
 Place: TypeAlias = tuple[int, ...]
 Tally: TypeAlias = Callable[[str, Sequence[Outcome], bool], None]
 
 
-async def travel(
-    outcomes: AsyncIterator[Outcome], steps: Sequence[Step], *, tally: Tally, spool: Path, in_flight: int
-) -> AsyncIterator[Outcome]:
-    """Yield what becomes of every row, in the order in which they came.
+def travel(outcomes: Outcomes, steps: Sequence[Step], *, tally: Tally, spool: Path, in_flight: int) -> Outcomes:
+    """Return what becomes of every row, in the order in which they came; close it to stop what is under way.
 
     `tally` hears what a step made of each row, and whether that row was born there (a second sample);
     `spool` is the folder for what memory shall not hold;
@@ -98,23 +100,21 @@ async def travel(
             run = []
         else:
             run.append(step)
-    async for outcome in _row_steps(outcomes, run, tally, spool, in_flight):
-        yield outcome
+    return _row_steps(outcomes, run, tally, spool, in_flight)
 
 
-async def _in_stream(outcomes: AsyncIterator[Outcome], step: StreamStep, tally: Tally) -> AsyncIterator[Outcome]:
-    async for outcome in outcomes:
-        if isinstance(outcome, Row):
-            result = step(outcome)
-            tally(step.name, (result,), False)
-            yield result
-        else:
-            yield outcome
+async def _in_stream(outcomes: Outcomes, step: StreamStep, tally: Tally) -> Outcomes:
+    async with contextlib.aclosing(outcomes):
+        async for outcome in outcomes:
+            if isinstance(outcome, Row):
+                result = step(outcome)
+                tally(step.name, (result,), False)
+                yield result
+            else:
+                yield outcome
 
 
-def _row_steps(
-    outcomes: AsyncIterator[Outcome], steps: Sequence[Step], tally: Tally, spool: Path, in_flight: int
-) -> AsyncIterator[Outcome]:
+def _row_steps(outcomes: Outcomes, steps: Sequence[Step], tally: Tally, spool: Path, in_flight: int) -> Outcomes:
     return in_order(outcomes, Walk(tuple(steps), tally).start, spool=spool, in_flight=in_flight) if steps else outcomes
 
 
@@ -263,13 +263,13 @@ class Turnstile:
 
 
 async def in_order(
-    source: AsyncIterator[Outcome],
+    source: Outcomes,
     start: Callable[[Outcome], "list[Outcome] | Awaitable[list[Outcome]]"],
     *,
     spool: Path,
     in_flight: int,
     look_ahead: int = LOOK_AHEAD,
-) -> AsyncIterator[Outcome]:
+) -> Outcomes:
     """Yield what `start` makes of every outcome, in the order of the source, with many of them under way."""
     turnstile = Turnstile(spool)
     wake, room = asyncio.Event(), asyncio.Event()
@@ -336,7 +336,7 @@ async def in_order(
             task.cancel()
         await asyncio.gather(feeder, *alive, return_exceptions=True)
         with contextlib.suppress(Exception):
-            await source.aclose()  # type: ignore[attr-defined]
+            await source.aclose()
         turnstile.close()
 
 
@@ -345,3 +345,27 @@ def _plain(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+async def in_thread(rows: Iterable[Row]) -> AsyncGenerator[Row, None]:
+    """Yield rows that a thread reads, so that waiting for a pipe holds up nothing. The thread dies with the process."""
+    loop = asyncio.get_running_loop()
+    waiting: asyncio.Queue[Row | BaseException | None] = asyncio.Queue(PIPE_ROWS)
+
+    def put(each: Row | BaseException | None) -> None:
+        with contextlib.suppress(RuntimeError, asyncio.CancelledError, concurrent.futures.CancelledError):
+            asyncio.run_coroutine_threadsafe(waiting.put(each), loop).result()
+
+    def read() -> None:
+        try:
+            for row in rows:
+                put(row)
+        except BaseException as error:
+            put(error)
+        put(None)
+
+    threading.Thread(target=read, name="pipe", daemon=True).start()
+    while (each := await waiting.get()) is not None:
+        if isinstance(each, BaseException):
+            raise each
+        yield each

@@ -7,7 +7,6 @@ import glob
 import gzip
 import hashlib
 import io
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,7 +111,9 @@ class SeedReader:
     def _readings(self) -> Reading:
         for path in self.settings.paths:
             if path == "-":
-                yield from _read_file("standard input", self.stdin or sys.stdin.buffer, self.settings.format or "jsonl")
+                yield from _read_file(
+                    "standard input", self.stdin or open(0, "rb", closefd=False), self.settings.format or "jsonl"
+                )
             else:
                 yield from self._read_path(path)
 

@@ -98,7 +98,7 @@ def _conclude(prepared: "Prepared", options: "Options", result: "Result") -> Non
 
     out = console.stderr()
     console.summary(result.tally, skipped=result.tally.skipped_seeds)
-    for row in result.samples:
+    for row in result.tally.samples:
         for line in console.conversation(row):
             out.print(line)
     splits = ", ".join(f"{count:,} {name}" for name, count in result.tally.splits.items())
@@ -115,8 +115,8 @@ def _conclude(prepared: "Prepared", options: "Options", result: "Result") -> Non
         console.say(f"not published, as asked: {rows}; the answers are kept", style="bold")
     if result.tally.passing_failures:
         console.say(
-            f"{result.tally.passing_failures:,} rows failed for reasons that may pass; last: {result.tally.last_failure}\n"
-            "run the same command again to mend them",
+            f"{result.tally.passing_failures:,} rows failed for reasons that may pass; "
+            f"last: {result.tally.last_failure}\nrun the same command again to mend them",
             style="yellow",
         )
         raise typer.Exit(3)
@@ -183,11 +183,8 @@ def plan(
         more = f", and up to {step['more']:,} more for rows that have no answer yet" if step.get("more") else ""
         print(console.safe(f"{step['step']:<8} {words}{more}".rstrip()))
     for prompt in outlook["prompts"]:
-        print(
-            console.safe(
-                f"\n── {prompt['step']} asks {prompt['teacher']} ({prompt['model']}), prompt {prompt['prompt']}; the first:"
-            )
-        )
+        who = f"{prompt['step']} asks {prompt['teacher']} ({prompt['model']})"
+        print(console.safe(f"\n── {who}, prompt {prompt['prompt']}; the first:"))
         for turn in prompt["messages"]:
             print(console.safe(f"{turn['role']}: {turn['content']}"))
 

@@ -11,8 +11,18 @@ from typing import Any
 
 from distillgen.dataset.card import write_card
 from distillgen.dataset.manifest import FILE_NAME, FileEntry, Manifest, read_manifest
-from distillgen.errors import Damaged, NotFound, nearest
-from distillgen.files import JsonlFile, canonical, digest, disk_errors, safe_name, sync_folder, write_atomically
+from distillgen.errors import Damaged, NotFound, UsageError, nearest
+from distillgen.files import (
+    JsonlFile,
+    canonical,
+    digest,
+    disk_errors,
+    read_jsonl,
+    safe_name,
+    sync_folder,
+    write_atomically,
+)
+from distillgen.recipe import Recipe, StudentSettings
 from distillgen.rows import Failure, Rejection, Row
 
 ROWS_PER_FILE = 100_000
@@ -110,12 +120,15 @@ def find_version(reference: str, datasets: Path) -> Version:
 class Publication:
     """A version in the making, in a hidden folder beside the others; published by one rename, or thrown away."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, recipe: Recipe) -> None:
         self._home = home
         with disk_errors(home):
             home.mkdir(parents=True, exist_ok=True)
             sweep(home)
-            self.parent = latest(home)
+        self.parent = latest(home)
+        if recipe.dataset.append and self.parent is not None:
+            _require_same_student(self.parent, recipe)
+        with disk_errors(home):
             self.number = max(version_numbers(home), default=0) + 1
             self._staging = home / f".staging-v{self.number:04d}"
             (self._staging / "data").mkdir(parents=True)
@@ -123,17 +136,27 @@ class Publication:
         self._sidecars = {name: JsonlFile(self._staging / f"{name}.jsonl.zst") for name in SIDECARS}
         self.splits: dict[str, int] = {}
         self.sample: dict[str, Any] | None = None
+        self.inherited: set[str] = set()
+        if recipe.dataset.append and self.parent is not None:
+            self._inherit(self.parent)
+
+    def _inherit(self, parent: Version) -> None:
+        """Take the parent's rows over unchanged, and note the seeds that need not take the road again.
+
+        Seeds whose rows only failed are not among them: they are asked again.
+        """
+        for split in parent.split_names():
+            for file in parent.data_files(split):
+                for training in read_jsonl(file):
+                    self._training(split, training)
+        for name in ("provenance", "rejected"):
+            for record in read_jsonl(parent.folder / f"{name}.jsonl.zst"):
+                self.inherited.add(record["origin"])
+                self._sidecars[name].write(record)
 
     def row(self, split: str, training: dict[str, Any], row: Row) -> None:
         """Take a row for the student into its split, and its provenance beside it."""
-        self.sample = self.sample or training
-        files = self._data.setdefault(split, [])
-        if not files or files[-1].rows >= ROWS_PER_FILE:
-            if files:
-                files[-1].close()
-            files.append(JsonlFile(self._staging / "data" / f".{split}-{len(files):05d}"))
-        files[-1].write(training)
-        self.splits[split] = self.splits.get(split, 0) + 1
+        self._training(split, training)
         self._sidecars["provenance"].write(
             {
                 "id": row.id,
@@ -144,6 +167,16 @@ class Publication:
                 "columns": row.columns,
             }
         )
+
+    def _training(self, split: str, training: dict[str, Any]) -> None:
+        self.sample = self.sample or training
+        files = self._data.setdefault(split, [])
+        if not files or files[-1].rows >= ROWS_PER_FILE:
+            if files:
+                files[-1].close()
+            files.append(JsonlFile(self._staging / "data" / f".{split}-{len(files):05d}"))
+        files[-1].write(training)
+        self.splits[split] = self.splits.get(split, 0) + 1
 
     def rejected(self, rejection: Rejection) -> None:
         """Keep a rejected row with its reason."""
@@ -226,7 +259,7 @@ class Publication:
             point_latest(self._home, folder.name)
         return Version(folder, manifest)
 
-    def discard(self) -> None:
+    def close(self) -> None:
         """Throw away what was not published."""
         for files in self._data.values():
             for file in files:
@@ -234,6 +267,14 @@ class Publication:
         for file in self._sidecars.values():
             file.abandon()
         shutil.rmtree(self._staging, ignore_errors=True)
+
+
+def _require_same_student(parent: Version, recipe: Recipe) -> None:
+    if StudentSettings(**parent.manifest.recipe.get("student", {})) != recipe.student:
+        raise UsageError(
+            f"[student] is not what it was for {parent.label}, and `append` keeps that version's rows as they are",
+            fix="undo the change, or set `append = false` to render all rows anew (stored answers cost nothing)",
+        )
 
 
 def _whole(row: Row) -> dict[str, Any]:

@@ -77,10 +77,10 @@ class Teacher:
         """Return a reply that is committed to disk. Raises RowFailed, or the error that stops the run."""
         return await self._stored.complete(request)
 
-    async def drain(self, seconds: float) -> int:
-        """Send nothing more, wait for what is under way; return how many requests were given up."""
+    async def drain(self, seconds: float) -> None:
+        """Send nothing more; wait at most `seconds` until what is under way is received and stored."""
         self._in_flight.is_closed = True
-        return await self._stored.drain(seconds)
+        await self._stored.drain(self._in_flight.sent, seconds)
 
 
 def make_request(

@@ -6,7 +6,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -272,13 +272,14 @@ class Stored:
         self.usage += read_reply(reply.raw).usage or TokenUsage()
         return reply
 
-    async def drain(self, seconds: float) -> int:
-        """Wait for what is under way, at most `seconds`; return how many requests were given up."""
+    async def drain(self, precious: Collection[asyncio.Task[Any]], seconds: float) -> None:
+        """Give up at once what is not sent, and wait at most `seconds` until what was sent is received and stored."""
         tasks = list(self._asking.values())
-        if not tasks:
-            return 0
-        _, late = await asyncio.wait(tasks, timeout=seconds) if seconds > 0 else (None, tasks)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        return len(late)
+        for task in tasks:
+            if task not in precious:
+                task.cancel()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

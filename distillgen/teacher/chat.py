@@ -18,6 +18,7 @@ from distillgen.teacher.replies import Malformed, read_reply
 
 MAX_REPLY_BYTES = 64 * 1024 * 1024
 CONNECT_SECONDS = 30.0
+SHORTEST_SECRET = 12  # a shorter key is no secret but a placeholder (`none`, `EMPTY`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,12 @@ class Endpoint:
         """What every request to this endpoint carries."""
         headers = {"Content-Type": "application/json", "User-Agent": f"distillgen/{__version__}"}
         return headers | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
+
+    def without_key(self, body: bytes) -> bytes:
+        """Return a reply in which the server does not repeat the key: replies are stored, and their words are shown."""
+        if self.key is None or len(self.key) < SHORTEST_SECRET:
+            return body
+        return body.replace(self.key.encode(), b"[key]")
 
 
 def open_client(url: str, max_connections: int) -> httpx.AsyncClient:
@@ -127,7 +134,7 @@ class Chat:
                         raise Fault("oversize", f"a reply of more than {MAX_REPLY_BYTES:,} bytes")
             except httpx.DecodingError as error:
                 raise Fault("network", f"the body does not decompress: {error}") from None
-            return response.status_code, response.headers, b"".join(chunks)
+            return response.status_code, response.headers, endpoint.without_key(b"".join(chunks))
 
 
 def _status_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:

@@ -1,19 +1,24 @@
 """How many requests of one teacher may be under way at once."""
 
 import asyncio
+from typing import Any
 
 from distillgen.errors import RowFailed
 from distillgen.teacher.chat import Asks, Reply, Request
 
 
 class InFlight:
-    """Lets at most `cap` requests be under way; the others wait their turn, in order."""
+    """Lets at most `cap` requests be under way; the others wait their turn, in order.
+
+    `sent` holds the tasks whose request is under way, or answered but not yet stored: what a stop must wait for.
+    """
 
     def __init__(self, inner: Asks, cap: int) -> None:
         self._inner = inner
         self._room = asyncio.Semaphore(cap)
         self.now = 0
         self.is_closed = False
+        self.sent: set[asyncio.Task[Any]] = set()
 
     async def complete(self, request: Request) -> Reply:
         """Ask when there is room. Once `is_closed` is set, nothing more is sent."""
@@ -21,7 +26,14 @@ class InFlight:
             if self.is_closed:
                 raise RowFailed("not_sent", "the run is ending", lasting=False)
             self.now += 1
+            task = asyncio.current_task()
+            assert task is not None
+            self.sent.add(task)
+            task.add_done_callback(self.sent.discard)
             try:
                 return await self._inner.complete(request)
+            except BaseException:
+                self.sent.discard(task)
+                raise
             finally:
                 self.now -= 1
