@@ -206,7 +206,7 @@ def _outlook(step: Step, tally: Tally) -> dict[str, Any]:
     outlook: dict[str, Any] = {"step": step.name, "rows": count.rows_in + count.born}
     if isinstance(step, Generate):
         calls = count.failed.get("not_stored", 0)
-        outlook |= {"calls": calls, "stored": count.rows_in + count.born - calls}
+        outlook |= {"calls": calls, "stored": count.rows_in * step.settings.samples - calls}
         before = (
             list(tally.steps)[: list(tally.steps).index(step.name)] if step.name in tally.steps else list(tally.steps)
         )

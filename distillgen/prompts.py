@@ -248,7 +248,9 @@ def _read(name: str, path: Path) -> Prompt:
     turns = []
     for key, (role, text) in zip(_turn_keys(settings), _turn_texts(settings), strict=True):
         turns.append((role, parse_at(text, path, source, key)))
-    return Prompt(name, path, settings, tuple(turns), (), source).bind({"labels": settings.labels} if settings.labels else {})
+    return Prompt(name, path, settings, tuple(turns), (), source).bind(
+        {"labels": settings.labels} if settings.labels else {}
+    )
 
 
 def _turn_texts(settings: PromptSettings) -> list[tuple[str, str]]:

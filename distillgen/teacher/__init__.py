@@ -1,4 +1,4 @@
-"""A teacher, composed: stored answers -> retries -> in-flight cap -> chat. The order is read in `_compose`."""
+"""A teacher, composed: stored answers -> retries -> in-flight cap -> commit -> chat. See `_compose`."""
 
 import contextlib
 import re
@@ -11,7 +11,7 @@ from distillgen.errors import DistillgenError, Problem, nearest
 from distillgen.files import safe_name
 from distillgen.recipe import Recipe, Source, TeacherSettings
 from distillgen.teacher import providers
-from distillgen.teacher.answers import AnswerStore, Stored, request_key
+from distillgen.teacher.answers import AnswerStore, Committed, Stored, request_key
 from distillgen.teacher.chat import Chat, Endpoint, Reply, Request, open_client
 from distillgen.teacher.embedded import EmbeddedServer, require_runtime
 from distillgen.teacher.limits import InFlight
@@ -61,7 +61,7 @@ class Teacher:
     @property
     def in_flight(self) -> int:
         """How many requests are under way right now."""
-        return self._in_flight.now
+        return len(self._in_flight.sent)
 
     def request(
         self, messages: Sequence[Mapping[str, Any]], *, schema: Mapping[str, Any] | None, sample: int
@@ -260,10 +260,12 @@ async def open_teachers(
 
 
 def _compose(identity: Identity, settings: TeacherSettings, store: AnswerStore, chat: Chat, offline: bool) -> Teacher:
-    """Put the layers together: a stored answer costs no turn, and every retry waits for a turn again."""
-    in_flight = InFlight(chat, in_flight_cap(settings))
+    """Put the layers together: a stored answer costs no turn, every retry waits for a turn again, and a turn lasts
+    until the reply is on disk."""
+    committed = Committed(chat, store, teacher=f"{identity.endpoint} {identity.model}")
+    in_flight = InFlight(committed, in_flight_cap(settings))
     retrying = Retrying(in_flight, teacher=f"teacher {identity.name!r}", model=identity.model)
-    stored = Stored(retrying, store, teacher=f"{identity.endpoint} {identity.model}", offline=offline)
+    stored = Stored(retrying, store, offline=offline)
     return Teacher(identity, settings, stored, in_flight)
 
 

@@ -233,14 +233,27 @@ class KeepsAnswers(Protocol):
         """Store a reply; returns when it is safe."""
 
 
+class Committed:
+    """Commits every decided reply before it passes it on: what a caller sees is on disk."""
+
+    def __init__(self, inner: Asks, store: KeepsAnswers, *, teacher: str) -> None:
+        self._inner, self._store, self._teacher = inner, store, teacher
+
+    async def complete(self, request: Request) -> Reply:
+        """Return the reply once it is on disk."""
+        reply = await self._inner.complete(request)
+        await self._store.put(request.key, reply, self._teacher)
+        return reply
+
+
 class Stored:
-    """Serves stored answers, asks for the others once however many rows want them, and commits before it returns.
+    """Serves stored answers, and asks for the others once, however many rows want them.
 
     `calls` and `usage` count what this run asked for; offline, `missing` holds the keys that it would have asked for.
     """
 
-    def __init__(self, inner: Asks, store: KeepsAnswers, *, teacher: str, offline: bool = False) -> None:
-        self._inner, self._store, self._teacher, self._offline = inner, store, teacher, offline
+    def __init__(self, inner: Asks, store: KeepsAnswers, *, offline: bool = False) -> None:
+        self._inner, self._store, self._offline = inner, store, offline
         self._asking: dict[bytes, asyncio.Task[Reply]] = {}
         self.calls = 0
         self.usage = TokenUsage()
@@ -252,7 +265,7 @@ class Stored:
         return None if raw is None else Reply(raw)
 
     async def complete(self, request: Request) -> Reply:
-        """Return the stored reply or a new one, which is committed first."""
+        """Return the stored reply or a new one."""
         if found := self.stored(request):
             return found
         if self._offline:
@@ -267,16 +280,15 @@ class Stored:
 
     async def _ask(self, request: Request) -> Reply:
         reply = await self._inner.complete(request)
-        await self._store.put(request.key, reply, self._teacher)
         self.calls += 1
         self.usage += read_reply(reply.raw).usage or TokenUsage()
         return reply
 
-    async def drain(self, precious: Collection[asyncio.Task[Any]], seconds: float) -> None:
-        """Give up at once what is not sent, and wait at most `seconds` until what was sent is received and stored."""
+    async def drain(self, sent: Collection[asyncio.Task[Any]], seconds: float) -> None:
+        """Give up at once what is not `sent`, and wait at most `seconds` until what was is received and stored."""
         tasks = list(self._asking.values())
         for task in tasks:
-            if task not in precious:
+            if task not in sent:
                 task.cancel()
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=seconds)

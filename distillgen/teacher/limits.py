@@ -10,13 +10,13 @@ from distillgen.teacher.chat import Asks, Reply, Request
 class InFlight:
     """Lets at most `cap` requests be under way; the others wait their turn, in order.
 
-    `sent` holds the tasks whose request is under way, or answered but not yet stored: what a stop must wait for.
+    A request is under way until its reply is on disk, so that a crash loses at most `cap` of them.
+    `sent` holds their tasks: what a stop must wait for.
     """
 
     def __init__(self, inner: Asks, cap: int) -> None:
         self._inner = inner
         self._room = asyncio.Semaphore(cap)
-        self.now = 0
         self.is_closed = False
         self.sent: set[asyncio.Task[Any]] = set()
 
@@ -25,15 +25,10 @@ class InFlight:
         async with self._room:
             if self.is_closed:
                 raise RowFailed("not_sent", "the run is ending", lasting=False)
-            self.now += 1
             task = asyncio.current_task()
             assert task is not None
             self.sent.add(task)
-            task.add_done_callback(self.sent.discard)
             try:
                 return await self._inner.complete(request)
-            except BaseException:
-                self.sent.discard(task)
-                raise
             finally:
-                self.now -= 1
+                self.sent.discard(task)
