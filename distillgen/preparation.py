@@ -112,6 +112,7 @@ class _Check:
         self._seed_columns: set[str] | None = None
         self._written: set[str] = set()
         self._main = "answer"
+        self._is_blind = False  # a prompt that cannot be read: what it writes is unknown
 
     def steps(self, seed_columns: Mapping[str, Any] | None) -> None:
         """Check every step, and what the seeds must have; None means that their columns cannot be known yet."""
@@ -133,7 +134,7 @@ class _Check:
 
     def _want(self, column: str, problem: Problem) -> None:
         """Note that rows must have a column by now: from a step, else from the seeds."""
-        if column in self._written:
+        if column in self._written or self._is_blind:
             return
         if self._seed_columns is not None and column not in self._seed_columns:
             if not self._seed_columns:
@@ -146,6 +147,7 @@ class _Check:
     def _generate(self, index: int, step: GenerateStep) -> None:
         place = ("steps", index)
         self.teachers_used.add(self.recipe.teacher_of(step, index))
+        was_blind, self._is_blind = self._is_blind, True
         try:
             prompt = load_prompt(step.prompt, self.source.folder)
         except PromptMissing as error:
@@ -154,6 +156,7 @@ class _Check:
         except PromptInvalid as error:
             self.errors.append(error)
             return
+        self._is_blind = was_blind
         labels = labels_of(prompt, step)
         prompt = prompt.bind({**step.values, **({"labels": labels} if labels else {})})
         self.prompts[index] = prompt

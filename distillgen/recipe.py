@@ -280,7 +280,7 @@ def _problems(error: ValidationError, table: Mapping[str, Any], source: Source) 
             )
         elif kind == "union_tag_invalid":
             found[path] = source.problem(
-                f"unknown step {context['tag']!s}", (*path, "use"), nearest(context["tag"].strip("'"), STEPS)
+                f"unknown step {context['tag']!r}", (*path, "use"), nearest(context["tag"].strip("'"), STEPS)
             )
         elif kind == "union_tag_not_found":
             found[path] = source.problem("a step without `use`", path, f"known: {', '.join(STEPS)}")

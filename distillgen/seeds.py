@@ -198,8 +198,11 @@ def _read_jsonl(name: str, stream: IO[bytes]) -> Reading:
 
     def numbered() -> Iterator[bytes]:
         nonlocal number
-        for number, line in enumerate(stream, 1):  # noqa: B007  (the reader below tells no line numbers)
-            yield line
+        try:
+            for number, line in enumerate(stream, 1):  # noqa: B007  (the reader below tells no line numbers)
+                yield line
+        except EOFError as error:  # a cut-off gzip file, which the reader would take for the end
+            raise gzip.BadGzipFile(str(error)) from None
 
     lines = jsonlines.Reader(numbered(), loads=orjson.loads)
     while True:
@@ -217,7 +220,15 @@ def _read_jsonl(name: str, stream: IO[bytes]) -> Reading:
 
 
 def _read_csv(name: str, stream: IO[bytes]) -> Reading:
-    rows = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), strict=True)
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+    try:
+        yield from _read_csv_text(name, text)
+    finally:
+        text.detach()  # whoever opened the stream closes it
+
+
+def _read_csv_text(name: str, text: io.TextIOWrapper) -> Reading:
+    rows = csv.reader(text, strict=True)
     header: list[str] = []
     while True:
         place = f"{name}:{rows.line_num + 1}"

@@ -123,7 +123,7 @@ class Project:
 
 def clean_environment(**more: str) -> dict[str, str]:
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-    return {**kept, "PYTHONWARNINGS": "error", "PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1", "COLUMNS": "120", **more}
+    return {**kept, "PYTHONWARNINGS": "error", "NO_COLOR": "1", "COLUMNS": "120", **more}
 
 
 @pytest.fixture
