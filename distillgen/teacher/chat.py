@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+import aiohttp
 import httpx
 import orjson
 from httpx_aiohttp import HttpxAiohttpClient
@@ -107,12 +108,8 @@ class Chat:
                 status, headers, body = await self._post(endpoint, orjson.dumps(request.body))
         except TimeoutError:
             raise Fault("timeout", f"no reply within {self._timeout_seconds:g} s") from None
-        except httpx.TimeoutException as error:
-            raise Fault("timeout", str(error) or "timed out") from None
-        except httpx.ConnectError as error:
-            raise Fault("connect", f"cannot connect to {endpoint.url}: {error}") from None
         except (httpx.TransportError, OSError, zlib.error, gzip.BadGzipFile) as error:
-            raise Fault("network", str(error) or type(error).__name__) from None
+            raise _transport_fault(error, endpoint.url) from None
         if status != 200:
             raise _status_fault(status, headers, body)
         try:
@@ -135,6 +132,15 @@ class Chat:
             except httpx.DecodingError as error:
                 raise Fault("network", f"the body does not decompress: {error}") from None
             return response.status_code, response.headers, endpoint.without_key(b"".join(chunks))
+
+
+def _transport_fault(error: Exception, url: str) -> Fault:
+    """Tell what never left from what did: the transport below maps several of its errors to one of httpx's."""
+    if isinstance(error.__cause__, aiohttp.ClientConnectorError) or isinstance(error, httpx.ConnectError):
+        return Fault("connect", f"cannot connect to {url}: {error}")
+    if isinstance(error.__cause__, aiohttp.ServerTimeoutError | TimeoutError):
+        return Fault("timeout", str(error) or "timed out")
+    return Fault("network", str(error) or type(error).__name__)
 
 
 def _status_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:

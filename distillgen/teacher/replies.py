@@ -1,11 +1,14 @@
 """Reads a teacher's raw reply: text, reasoning trace from wherever the server puts it, why it ended, tokens."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Malformed(Exception):
@@ -95,8 +98,7 @@ def _parse(raw: bytes) -> tuple[Any, int]:
     except (ValueError, RecursionError):
         start = raw[:60].decode("utf-8", "replace").strip()
         raise Malformed(f"not JSON: {start!r}" if start else "an empty body") from None
-    clean = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-    replaced = sum(0xD800 <= ord(character) < 0xE000 for character in text)
+    clean, replaced = _LONE_SURROGATE.subn("\ufffd", text)
     try:
         return orjson.loads(clean), replaced
     except orjson.JSONDecodeError:  # NaN, say

@@ -67,10 +67,10 @@ def retry_after_seconds(value: str, *, now: float) -> float | None:
     try:
         seconds = float(value)
     except ValueError:
-        parsed = email.utils.parsedate_to_datetime(value) if value and not value[0].isdigit() and "," in value else None
-        if parsed is None:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - now
+        except ValueError:
             return None
-        seconds = parsed.timestamp() - now
     return min(max(seconds, 0.0), MAX_WAIT_SECONDS) if seconds == seconds else None
 
 

