@@ -4,7 +4,6 @@ A position is one outcome that enters a run of row steps. Positions are settled 
 """
 
 import asyncio
-import concurrent.futures
 import contextlib
 import functools
 import pickle
@@ -350,22 +349,25 @@ def _plain(error: BaseException) -> BaseException:
 async def in_thread(rows: Iterable[Row]) -> AsyncGenerator[Row, None]:
     """Yield rows that a thread reads, so that waiting for a pipe holds up nothing. The thread dies with the process."""
     loop = asyncio.get_running_loop()
-    waiting: asyncio.Queue[Row | BaseException | None] = asyncio.Queue(PIPE_ROWS)
+    waiting: asyncio.Queue[Row | BaseException | None] = asyncio.Queue()
+    room = threading.Semaphore(PIPE_ROWS)
 
     def put(each: Row | BaseException | None) -> None:
-        with contextlib.suppress(RuntimeError, asyncio.CancelledError, concurrent.futures.CancelledError):
-            asyncio.run_coroutine_threadsafe(waiting.put(each), loop).result()
+        room.acquire()
+        loop.call_soon_threadsafe(waiting.put_nowait, each)
 
     def read() -> None:
-        try:
-            for row in rows:
-                put(row)
-        except BaseException as error:
-            put(error)
-        put(None)
+        with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits
+            try:
+                for row in rows:
+                    put(row)
+            except Exception as error:
+                put(error)
+            put(None)
 
     threading.Thread(target=read, name="pipe", daemon=True).start()
     while (each := await waiting.get()) is not None:
+        room.release()
         if isinstance(each, BaseException):
             raise each
         yield each

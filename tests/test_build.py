@@ -6,9 +6,8 @@ import subprocess
 import time
 
 import pytest
-from loopback import Loopback, Say, answer, error, reply, words
-
 from conftest import Project
+from loopback import Loopback, Say, answer, error, reply, words
 
 
 def test_build_publishes_a_version_with_everything_it_promises(demo: Project, loopback: Loopback) -> None:
@@ -134,7 +133,9 @@ def test_rejected_and_failed_rows_are_kept_with_their_reason(demo: Project, loop
 
 def test_rows_that_failed_for_now_are_mended_by_a_rerun(demo: Project, loopback: Loopback) -> None:
     demo.edit("sampling =", "limits = { max_in_flight = 1 }\nsampling =")
-    loopback.behave = lambda b: error(500, retry_after="0") if "number 7?" in b["messages"][-1]["content"] else answer(b)
+    loopback.behave = lambda b: (
+        error(500, retry_after="0") if "number 7?" in b["messages"][-1]["content"] else answer(b)
+    )
     done = demo.run("build")
     assert done.returncode == 3 and "1 rows failed for reasons that may pass" in done.stderr
     assert demo.manifest()["rows"] == 19
@@ -176,7 +177,9 @@ def test_append_keeps_the_parents_rows_and_asks_for_new_seeds_only(demo: Project
 def test_data_files_that_equal_the_parents_are_hard_links(demo: Project) -> None:
     demo.build()
     trained = next(row for row in demo.sidecar("provenance") if row["split"] == "train")["columns"]["question"]
-    demo.edit('"not_empty", ', f'"not_empty", {{ rule = "format", column = "question", not_contains = ["{trained}"] }}, ')
+    demo.edit(
+        '"not_empty", ', f'"not_empty", {{ rule = "format", column = "question", not_contains = ["{trained}"] }}, '
+    )
     demo.build()
     inodes = {
         split: [(demo.version(n) / f"data/{split}-00000-of-00001.jsonl").stat().st_ino for n in (1, 2)]
@@ -187,12 +190,18 @@ def test_data_files_that_equal_the_parents_are_hard_links(demo: Project) -> None
 
 def test_labels_are_in_the_closed_set_whatever_the_server_does(demo: Project, loopback: Loopback) -> None:
     demo.edit('prompt = "answer"', 'prompt = "label"\nread = { text = "question" }\nlabels = ["odd", "even"]')
-    demo.edit('rules = ["not_empty", "not_truncated", "not_refusal", { rule = "length", min_words = 5 }]', 'rules = ["not_empty"]')
+    demo.edit(
+        'rules = ["not_empty", "not_truncated", "not_refusal", { rule = "length", min_words = 5 }]',
+        'rules = ["not_empty"]',
+    )
     demo.edit('[[steps]]\nuse = "deduplicate"\non = "answer"\nnear = 0.8\n', "")
     demo.edit("{{ answer }}", "{{ label }}")
     loopback.script([reply('{"label": "neither"}'), reply("even"), reply("I think it is odd")])
     done = demo.build()
-    assert loopback.bodies[0]["response_format"]["json_schema"]["schema"]["properties"]["label"]["enum"] == ["odd", "even"]
+    assert loopback.bodies[0]["response_format"]["json_schema"]["schema"]["properties"]["label"]["enum"] == [
+        "odd",
+        "even",
+    ]
     assert {row["messages"][-1]["content"] for row in demo.rows()} == {"odd", "even"}
     assert demo.manifest()["rows"] == 18 and "schema 2" in done.stderr
     causes = [row["cause"] for row in demo.sidecar("failed")]
@@ -201,7 +210,10 @@ def test_labels_are_in_the_closed_set_whatever_the_server_does(demo: Project, lo
 
 def test_each_takes_a_list_apart_and_a_second_teacher_answers(demo: Project, loopback: Loopback) -> None:
     demo.seeds([{"document": f"Document {n} says so."} for n in range(3)])
-    demo.edit('use = "generate"\nprompt = "answer"', 'use = "generate"\nprompt = "questions_from_document"\neach = true\n\n[[steps]]\nuse = "generate"\nprompt = "answer"')
+    demo.edit(
+        'use = "generate"\nprompt = "answer"',
+        'use = "generate"\nprompt = "questions_from_document"\neach = true\n\n[[steps]]\nuse = "generate"\nprompt = "answer"',
+    )
     demo.build()
     assert loopback.seen == 3 + 9
     provenance = demo.sidecar("provenance")
@@ -223,7 +235,9 @@ def test_seeds_with_messages_keep_them_all(demo: Project, loopback: Loopback) ->
 
 def test_reasoning_has_its_own_column_in_every_row(demo: Project, loopback: Loopback) -> None:
     demo.edit('completion = "{{ answer }}"', 'completion = "{{ answer }}"\nreasoning = "{{ reasoning }}"')
-    loopback.script([reply(words("a"), message={"reasoning_content": "Let me think."}), reply("<think>Hm.</think>" + words("b"))])
+    loopback.script(
+        [reply(words("a"), message={"reasoning_content": "Let me think."}), reply("<think>Hm.</think>" + words("b"))]
+    )
     demo.build()
     assert sorted({row["reasoning"] for row in demo.rows()}) == ["", "Hm.", "Let me think."]
     exported = demo.run("export", "demo").stdout

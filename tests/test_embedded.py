@@ -30,7 +30,16 @@ labels = ["good", "bad"]
 prompt = "{{ text }}"
 completion = "{{ label }}"
 """
-SENTENCES = ["I love it.", "It broke at once.", "Best meal ever.", "Never again.", "So kind!", "A waste of money.", "Superb.", "Awful."]
+SENTENCES = [
+    "I love it.",
+    "It broke at once.",
+    "Best meal ever.",
+    "Never again.",
+    "So kind!",
+    "A waste of money.",
+    "Superb.",
+    "Awful.",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -80,14 +89,12 @@ def test_constrained_labels_and_a_full_provenance(small: Project) -> None:
     assert children() == before
 
 
-def test_a_port_or_a_path_never_changes_the_key(small: Project) -> None:
+def test_the_same_weights_share_their_answers_wherever_they_lie(small: Project) -> None:
     small.build()
-    small.edit('model = "smollm2-135m"', f'gguf = "{weights_path(find_model("smollm2-135m"))}"\nanswers_as = "mine"')
-    plan = small.run("plan", "--json")
-    assert plan.returncode == 0, plan.stderr
-    small.edit('answers_as = "mine"', "")
-    small.build("--set", "steps.0.samples=1")  # the same weights under another name: model alias differs, so it asks
-    assert small.manifest(2, name="small")["teachers"]["main"]["sha256"] == find_model("smollm2-135m").sha256
+    small.edit('model = "smollm2-135m"', f'gguf = "{weights_path(find_model("smollm2-135m"))}"')
+    before = children()
+    assert "nothing changed" in small.build("--offline").stderr
+    assert "nothing changed" in small.build().stderr and children() == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["int", "term", "kill"])
@@ -136,7 +143,14 @@ def test_without_the_runtime_the_exact_command_is_given(small: Project) -> None:
     import sys
 
     blocked = "import sys; sys.modules['xllamacpp'] = None; import importlib.util as u; f = u.find_spec; u.find_spec = lambda n, *a: None if n == 'xllamacpp' else f(n, *a); from distillgen.cli.main import main; sys.argv[0] = 'distillgen'; main()"
-    done = subprocess.run([sys.executable, "-c", blocked, "build"], cwd=small.folder, capture_output=True, text=True, check=False, env=dict(os.environ))
+    done = subprocess.run(
+        [sys.executable, "-c", blocked, "build"],
+        cwd=small.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=dict(os.environ),
+    )
     assert done.returncode == 2 and "pip install 'distillgen[embedded]'" in done.stderr
 
 
@@ -154,7 +168,17 @@ def test_an_install_joins_checks_and_refuses_wrong_bytes(tmp_path: Path, monkeyp
     content = [bytes([n]) * 1000 for n in range(12)]
     whole = b"".join(content)
     facts = {name: getattr(models()["smollm2-135m"], name) for name in Model.__slots__}
-    model = Model(**{**facts, "name": "toy", "package": "toy-part", "version": "1", "parts": 12, "bytes": len(whole), "sha256": hashlib.sha256(whole).hexdigest()})
+    model = Model(
+        **{
+            **facts,
+            "name": "toy",
+            "package": "toy-part",
+            "version": "1",
+            "parts": 12,
+            "bytes": len(whole),
+            "sha256": hashlib.sha256(whole).hexdigest(),
+        }
+    )
 
     def fetched(parts: list[bytes]) -> None:  # what an interrupted run has already downloaded
         staging = tmp_path / "models" / ".staging-toy"

@@ -53,7 +53,10 @@ def test_seed_text_is_never_rendered_a_second_time(tmp_path: Path) -> None:
 
 
 def test_examples_become_turns(tmp_path: Path) -> None:
-    own(tmp_path, 'description = "x"\nsystem = "S"\nuser = "Q: {{ q }} {{ tone }}"\nvalues = { tone = "calm" }\nexamples = [{ q = "1+1", reply = "2" }]')
+    own(
+        tmp_path,
+        'description = "x"\nsystem = "S"\nuser = "Q: {{ q }} {{ tone }}"\nvalues = { tone = "calm" }\nexamples = [{ q = "1+1", reply = "2" }]',
+    )
     prompt = load_prompt("mine", tmp_path)
     assert [turn["content"] for turn in prompt.render({"q": "2+2"})] == ["S", "Q: 1+1 calm", "2", "Q: 2+2 calm"]
     assert prompt.bind({"tone": "angry"}).render({"q": "2+2"})[1]["content"] == "Q: 1+1 angry"

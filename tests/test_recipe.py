@@ -72,7 +72,9 @@ def test_a_recipe_that_is_not_text(project: Project) -> None:
 
 
 def test_overrides_reach_any_key_and_are_checked(demo: Project) -> None:
-    recipe, source = read_recipe(demo.recipe, ["steps.0.samples=3", "name=other", "teachers.main.limits={max_in_flight=2}"])
+    recipe, source = read_recipe(
+        demo.recipe, ["steps.0.samples=3", "name=other", "teachers.main.limits={max_in_flight=2}"]
+    )
     assert recipe.name == "other" and recipe.steps[0].samples == 3  # type: ignore[union-attr]
     assert recipe.teachers["main"].limits.max_in_flight == 2 and source.overrides["name"] == "other"
     with pytest.raises(RecipeInvalid, match="valid integer") as caught:
@@ -95,7 +97,13 @@ def test_warnings_do_not_stop_a_build(demo: Project) -> None:
     ("provider", "model", "key", "said", "status"),
     [
         ("openai", "gpt-5.2", "temperature", "gpt-5.2 refuses the sampling key 'temperature'", 2),
-        ("deepseek", "deepseek-flash", "temperature", "warning: deepseek-flash ignores the sampling key 'temperature'", 0),
+        (
+            "deepseek",
+            "deepseek-flash",
+            "temperature",
+            "warning: deepseek-flash ignores the sampling key 'temperature'",
+            0,
+        ),
     ],
 )
 def test_sampling_keys_that_a_model_refuses_or_ignores(

@@ -65,7 +65,10 @@ def test_a_folder_of_documents_and_a_glob_and_a_list(tmp_path: Path) -> None:
     (tmp_path / "docs/b.md").write_text("# B\n")
     (tmp_path / "docs/sub/a.txt").write_text("A")
     (tmp_path / "docs/ignored.png").write_bytes(b"\x89")
-    assert columns(reader(tmp_path, "docs")) == [{"document": "# B", "path": "b.md"}, {"document": "A", "path": "sub/a.txt"}]
+    assert columns(reader(tmp_path, "docs")) == [
+        {"document": "# B", "path": "b.md"},
+        {"document": "A", "path": "sub/a.txt"},
+    ]
     (tmp_path / "x2.jsonl").write_text('{"n": 2}\n')
     (tmp_path / "x1.jsonl").write_text('{"n": 1}\n')
     assert columns(reader(tmp_path, "x*.jsonl")) == [{"n": 1}, {"n": 2}]
@@ -85,7 +88,13 @@ def test_bad_lines_are_named_and_can_be_skipped(tmp_path: Path) -> None:
     with pytest.raises(SeedsInvalid) as caught:
         reader(tmp_path, "s.jsonl", "topic").check()
     said = str(caught.value)
-    for line, reason in ((2, "not valid JSON"), (3, "a JSON list, not an object"), (4, "without column 'topic'"), (5, "not valid JSON"), (6, "not valid JSON")):
+    for line, reason in (
+        (2, "not valid JSON"),
+        (3, "a JSON list, not an object"),
+        (4, "without column 'topic'"),
+        (5, "not valid JSON"),
+        (6, "not valid JSON"),
+    ):
         assert any(reason in part and f"s.jsonl:{line}" in part for part in said.split("DG202")), (line, said)
     assert "--skip-bad-seeds" in said
     skipping = reader(tmp_path, "s.jsonl", "topic", skip_bad=True)
@@ -150,7 +159,9 @@ def test_a_second_identical_seed_gets_an_occurrence_number(tmp_path: Path) -> No
 
 
 @given(st.lists(st.dictionaries(st.sampled_from("abc"), st.text(max_size=5), min_size=1), max_size=12), st.randoms())
-def test_ids_do_not_change_when_rows_are_added_or_reordered(tmp_path_factory: pytest.TempPathFactory, rows: list, random: Any) -> None:
+def test_ids_do_not_change_when_rows_are_added_or_reordered(
+    tmp_path_factory: pytest.TempPathFactory, rows: list, random: Any
+) -> None:
     folder = tmp_path_factory.mktemp("ids")
     before = ids(folder, rows)
     assert len(set(before)) == len(rows)
@@ -162,7 +173,12 @@ def test_ids_do_not_change_when_rows_are_added_or_reordered(tmp_path_factory: py
 def test_bad_seeds_stop_a_build_before_anything_is_sent(demo: Project, loopback: Any) -> None:
     demo.write("seeds.jsonl", '{"question": "a?"}\nnonsense\n{"q": 1}\n')
     done = demo.run("build")
-    assert done.returncode == 2 and "seeds.jsonl:2" in done.stderr and "seeds.jsonl:3" in done.stderr and loopback.seen == 0
+    assert (
+        done.returncode == 2
+        and "seeds.jsonl:2" in done.stderr
+        and "seeds.jsonl:3" in done.stderr
+        and loopback.seen == 0
+    )
     done = demo.build("--skip-bad-seeds")
     assert "bad seeds skipped: 2" in done.stderr and loopback.seen == 1
     assert demo.manifest()["seeds"]["skipped"] == 2

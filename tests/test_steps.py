@@ -33,7 +33,12 @@ def refusal(setting: object, answer: object, **record: object) -> str | None:
         ({"rule": "format", "contains": ["x", "y"]}, "xy", "x", "answer does not contain 'y'"),
         ({"rule": "format", "not_contains": ["TODO"]}, "done", "TODO", "answer contains 'TODO'"),
         ({"rule": "format", "json": True}, "[1]", "[1", "answer is not JSON"),
-        ({"rule": "format", "schema": {"type": "object", "required": ["a"]}}, '{"a": 1}', "{}", "answer does not follow the schema"),
+        (
+            {"rule": "format", "schema": {"type": "object", "required": ["a"]}},
+            '{"a": 1}',
+            "{}",
+            "answer does not follow the schema",
+        ),
     ],
 )
 def test_rules(setting: object, good: object, bad: object, reason: str) -> None:
@@ -74,7 +79,10 @@ def test_helpful_answers_with_such_words_survive(answer: str) -> None:
 
 def test_what_the_server_says_counts() -> None:
     assert refusal("not_refusal", "fine", refused=True) == "the server marked the reply as a refusal"
-    assert refusal("not_truncated", "cut", finish_reason="length", tokens={"completion": 9}) == "answer was cut off after 9 tokens"
+    assert (
+        refusal("not_truncated", "cut", finish_reason="length", tokens={"completion": 9})
+        == "answer was cut off after 9 tokens"
+    )
     assert refusal("not_truncated", "whole", finish_reason="stop") is None
 
 

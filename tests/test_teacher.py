@@ -98,7 +98,9 @@ def test_faults_that_may_pass_are_asked_again(loopback: Loopback, fault: Say) ->
         (Say(302, b"", {"Location": "http://127.0.0.1:9/"}), TeacherUnavailable, "redirects"),
     ],
 )
-def test_faults_that_stop_the_run_cost_one_call(loopback: Loopback, fault: Say, kind: type[DistillgenError], said: str) -> None:
+def test_faults_that_stop_the_run_cost_one_call(
+    loopback: Loopback, fault: Say, kind: type[DistillgenError], said: str
+) -> None:
     loopback.behave = lambda _: fault
 
     async def many(retrying: Retrying, clock: Clock) -> list[Any]:
@@ -139,7 +141,9 @@ def test_a_teacher_that_refuses_everything_stops_the_run(loopback: Loopback) -> 
 
 
 def test_it_waits_as_long_as_the_server_asks(loopback: Loopback) -> None:
-    loopback.script([error(429, retry_after="2"), error(503, retry_after="999999"), error(503, retry_after="abc"), reply("Paris")])
+    loopback.script(
+        [error(429, retry_after="2"), error(503, retry_after="999999"), error(503, retry_after="abc"), reply("Paris")]
+    )
     _, slept = ask(loopback, once)
     assert slept[0] == 2.0 and slept[1] == 120.0 and 0 <= slept[2] <= 4
 
@@ -203,7 +207,9 @@ def test_retry_after_in_all_its_forms() -> None:
     assert retry_after_seconds("2.5", now=0) == 2.5
     assert retry_after_seconds("Thu, 01 Jan 1970 00:01:00 GMT", now=50) == 10
     assert retry_after_seconds("Thu, 01 Jan 1970 00:00:00 GMT", now=50) == 0
-    assert [retry_after_seconds(value, now=0) for value in ("", "abc", "nan", "soon, please", "1970-01-01")] == [None] * 5
+    assert [retry_after_seconds(value, now=0) for value in ("", "abc", "nan", "soon, please", "1970-01-01")] == [
+        None
+    ] * 5
     assert retry_after_seconds("-5", now=0) == 0 and retry_after_seconds("1e9", now=0) == 120
 
 
@@ -229,7 +235,9 @@ def test_the_key_changes_with_nothing_else() -> None:
     messages = [{"role": "user", "content": "x"}]
 
     def key(**settings: Any) -> bytes:
-        return make_request(identity, TeacherSettings(base_url="http://x", model="m", **settings), messages, schema=None, sample=0).key
+        return make_request(
+            identity, TeacherSettings(base_url="http://x", model="m", **settings), messages, schema=None, sample=0
+        ).key
 
     assert key() == key(timeout_seconds=5.0, limits={"max_in_flight": 3}, api_key_env="X") != key(epoch=1)
     assert key(sampling={"top_p": 0.5}) != key()
@@ -327,7 +335,9 @@ def test_reasoning_from_every_place(message: dict[str, Any], text: str, reasonin
     assert (completion.text, completion.reasoning, completion.reasoning_source) == (text, reasoning, source)
 
 
-@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": -1, "completion_tokens": 1}, {"prompt_tokens": "7"}, [], "x"])
+@pytest.mark.parametrize(
+    "usage", [None, {}, {"prompt_tokens": -1, "completion_tokens": 1}, {"prompt_tokens": "7"}, [], "x"]
+)
 def test_nonsense_usage_is_unknown_usage(usage: Any) -> None:
     assert read_reply(reply("x", usage=usage).body).usage is None
 
@@ -412,7 +422,10 @@ def test_a_key_is_never_written_anywhere(demo: Project, loopback: Loopback) -> N
     loopback.behave = echo
     missing = demo.run("build")
     assert missing.returncode == 4 and "DEMO_KEY is not set" in missing.stderr and loopback.seen == 0
-    runs = [demo.run(*command, DEMO_KEY=CANARY) for command in (["plan"], ["build"], ["show", "demo", "-n", "50"], ["export", "demo"], ["doctor"])]
+    runs = [
+        demo.run(*command, DEMO_KEY=CANARY)
+        for command in (["plan"], ["build"], ["show", "demo", "-n", "50"], ["export", "demo"], ["doctor"])
+    ]
     assert runs[1].returncode == 0, runs[1].stderr
     loopback.behave = lambda _: error(401, "invalid_api_key", f"Incorrect API key provided: {CANARY}")
     runs.append(demo.run("build", "--set", "teachers.main.epoch=1", DEMO_KEY=CANARY))
@@ -431,7 +444,11 @@ def test_a_key_is_never_written_anywhere(demo: Project, loopback: Loopback) -> N
 def test_a_refused_connection_is_told_plainly(demo: Project) -> None:
     demo.recipe.write_text(demo.recipe.read_text().replace("127.0.0.1:", "127.0.0.1:1/"))
     done = demo.run("build")
-    assert done.returncode == 7 and "cannot connect to http://127.0.0.1:1" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 7
+        and "cannot connect to http://127.0.0.1:1" in done.stderr
+        and "Traceback" not in done.stderr
+    )
 
 
 def test_doctor_asks_the_endpoint(demo: Project, loopback: Loopback) -> None:

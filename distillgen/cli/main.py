@@ -1,5 +1,7 @@
 """The program: puts the commands together. Nothing heavy is imported here, so that --help is quick."""
 
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -45,5 +47,8 @@ app.command("doctor", rich_help_panel="Look things up")(lookup.doctor)
 
 
 def main() -> None:
-    """Run the program."""
+    """Run the program. Closed standard streams are opened on nothing, so that no file of ours gets their numbers."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: PTH123
     app(prog_name="distillgen")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import queue
 import sqlite3
 import threading
@@ -56,12 +57,14 @@ class _Entry:
 class AnswerStore:
     """SQLite in WAL mode with synchronous FULL: one thread writes in groups, anybody reads.
 
+    `failure` is why the last commit did not succeed: nothing should be paid for that cannot be kept.
     Raises NewerFormat, NotWritable, DiskFull, or Damaged when the file is not a database at all.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.damaged = 0
+        self.failure: DistillgenError | None = None
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
         with disk_errors(path):
@@ -173,7 +176,8 @@ class AnswerStore:
                 connection = connection or self._connect()
                 _insert(connection, group)
             except sqlite3.Error as error:
-                _tell(group, self._as_ours(error))
+                self.failure = self._as_ours(error)
+                _tell(group, self.failure)
             else:
                 _tell(group, None)
         if connection is not None:
@@ -226,6 +230,10 @@ def _tell(group: list[_Entry], error: DistillgenError | None) -> None:
 class KeepsAnswers(Protocol):
     """What a layer needs of a store."""
 
+    @property
+    def failure(self) -> DistillgenError | None:
+        """Why replies can no longer be stored, None when they can."""
+
     def get(self, key: bytes) -> bytes | None:
         """Return the stored reply or None."""
 
@@ -240,7 +248,9 @@ class Committed:
         self._inner, self._store, self._teacher = inner, store, teacher
 
     async def complete(self, request: Request) -> Reply:
-        """Return the reply once it is on disk."""
+        """Return the reply once it is on disk. Sends nothing more once a reply could not be stored."""
+        if self._store.failure is not None:
+            raise self._store.failure
         reply = await self._inner.complete(request)
         await self._store.put(request.key, reply, self._teacher)
         return reply
@@ -274,9 +284,14 @@ class Stored:
         task = self._asking.get(request.key)
         if task is None:
             task = self._asking[request.key] = asyncio.create_task(self._ask(request))
-            task.add_done_callback(lambda _: self._asking.pop(request.key, None))
+            task.add_done_callback(functools.partial(self._done, request.key))
         # Shielded: what was sent is paid for, so it is received and stored even if this row is given up.
         return await asyncio.shield(task)
+
+    def _done(self, key: bytes, task: asyncio.Task[Reply]) -> None:
+        self._asking.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # those who wait for it have it; nobody else needs to hear of it
 
     async def _ask(self, request: Request) -> Reply:
         reply = await self._inner.complete(request)

@@ -114,15 +114,12 @@ def find_weights(name: str | None, gguf: Path | None) -> Weights:
             f"the weights of {model.name} are not installed",
             fix=f"distillgen teachers install {model.name}   ({model.bytes / 1e6:,.0f} MB, once)",
         )
+    return _weights(model, weights_path(model))
+
+
+def _weights(model: Model, path: Path) -> Weights:
     return Weights(
-        weights_path(model),
-        model.name,
-        model.title,
-        model.quantisation,
-        model.sha256,
-        model.licence,
-        model.slots,
-        model.context,
+        path, model.name, model.title, model.quantisation, model.sha256, model.licence, model.slots, model.context
     )
 
 
@@ -135,6 +132,9 @@ def _own_weights(path: Path) -> Weights:
     if magic != b"GGUF":
         raise EmbeddedMissing(f"{path} is not a GGUF file")
     sha256 = _known_sha256(path)
+    for model in models().values():
+        if model.sha256 == sha256:  # the same weights share their answers, wherever they lie
+            return _weights(model, path)
     return Weights(path, f"gguf-{sha256[:12]}", path.stem, "as in the file", sha256, "unknown")
 
 

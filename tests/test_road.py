@@ -1,0 +1,203 @@
+"""Order, look-ahead and memory of the road, without a teacher."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distillgen.dataset.splits import split_of
+from distillgen.errors import RowFailed
+from distillgen.road import Turnstile, in_order, in_thread, travel
+from distillgen.rows import Failure, Outcome, Rejection, Row
+from distillgen.tally import Tally
+from distillgen.teacher.chat import Reply, Request
+
+
+def row(number: int) -> Row:
+    return Row(str(number), str(number), None, {"n": number})
+
+
+async def source(count: int) -> AsyncGenerator[Outcome, None]:
+    for number in range(count):
+        yield row(number)
+
+
+class Asker:
+    """An asking step whose answers come late, in an order of its own."""
+
+    name = "ask"
+
+    def __init__(self, delays: Sequence[float], samples: int = 1, stored: frozenset[int] = frozenset()) -> None:
+        self.delays, self.samples, self.known = delays, samples, stored
+        self.now = self.peak = 0
+
+    def requests(self, row: Row) -> list[Request]:
+        if row.columns["n"] == 13:
+            raise RowFailed("template", "unlucky", lasting=True)
+        return [Request(b"%d.%d" % (row.columns["n"], sample), {}) for sample in range(self.samples)]
+
+    def stored(self, request: Request) -> Reply | None:
+        return Reply(b"stored") if int(request.key.split(b".")[0]) in self.known else None
+
+    async def ask(self, request: Request) -> Reply:
+        self.now += 1
+        self.peak = max(self.peak, self.now)
+        number = int(request.key.split(b".")[0])
+        await asyncio.sleep(self.delays[number % len(self.delays)])
+        self.now -= 1
+        if number == 7:
+            raise RowFailed("http_500", "down", lasting=False)
+        return Reply(b"new")
+
+    def rows(self, row: Row, sample: int, request: Request, reply: Reply) -> list[Outcome]:
+        return [row.child(str(sample)) if self.samples > 1 else row]
+
+
+def odd(row: Row) -> tuple[Outcome]:
+    return (row,) if row.columns["n"] % 2 else (Rejection(row, "odd", "even", "x"),)
+
+
+class Step:
+    name = "odd"
+
+    def __call__(self, row: Row) -> tuple[Outcome]:
+        return odd(row)
+
+
+class Stream:
+    is_stream, name = True, "stream"
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def __call__(self, row: Row) -> Outcome:
+        self.seen.append(row.id)
+        return row
+
+
+def run(steps: list, count: int, spool: Path, in_flight: int = 10, tally: Tally | None = None) -> list[Outcome]:
+    async def main() -> list[Outcome]:
+        return [
+            o
+            async for o in travel(source(count), steps, tally=(tally or Tally()).step, spool=spool, in_flight=in_flight)
+        ]
+
+    return asyncio.run(main())
+
+
+def name_of(outcome: Outcome) -> str:
+    return outcome.id if isinstance(outcome, Row) else outcome.row.id
+
+
+def test_order_is_restored_before_streams_and_at_the_end(tmp_path: Path) -> None:
+    stream = Stream()
+    asker = Asker([0.03, 0.0, 0.01, 0.002], samples=2)
+    tally = Tally()
+    out = run([Step(), asker, stream, Asker([0.01, 0.0])], 30, tmp_path, tally=tally)
+    assert [int(name_of(o).split(".")[0]) for o in out] == sorted(int(name_of(o).split(".")[0]) for o in out)
+    assert stream.seen == [f"{n}.{s}" for n in range(1, 30, 2) if n not in (7, 13) for s in range(2)]
+    assert [type(o).__name__ for o in out[:3]] == ["Rejection", "Row", "Row"]
+    failures = [(o.row.id, o.cause, o.lasting) for o in out if isinstance(o, Failure) and o.step == "ask"]
+    assert failures[:3] == [("7", "http_500", False), ("7", "http_500", False), ("13", "template", True)]
+    for count in tally.steps.values():
+        assert count.rows_in + count.born == count.out + count.rejected.total() + count.failed.total()
+
+
+def test_stored_answers_need_no_task_and_slow_rows_hold_up_nobody(tmp_path: Path) -> None:
+    asker = Asker([0.0], stored=frozenset(range(500)))
+    assert len(run([asker], 500, tmp_path)) == 500 and asker.peak == 0
+    slow = Asker([0.2] + [0.0] * 99)
+    assert len(run([slow], 100, tmp_path, in_flight=4)) == 100 and slow.peak <= 4
+
+
+@given(st.permutations(range(40)), st.integers(min_value=1, max_value=10))
+def test_a_turnstile_gives_back_in_order_with_little_memory(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int], in_memory: int
+) -> None:
+    turnstile = Turnstile(tmp_path_factory.mktemp("spool"), in_memory)
+    out: list[str] = []
+    for position in order:
+        turnstile.put(position, [row(position)])
+        assert len(turnstile) - turnstile._in_file <= in_memory + 1
+        out += [o[0].id for o in turnstile.take()]  # type: ignore[union-attr]
+    assert out == [str(n) for n in range(40)] and len(turnstile) == 0
+    turnstile.close()
+
+
+def test_the_look_ahead_is_bounded(tmp_path: Path) -> None:
+    started: list[int] = []
+    release = asyncio.Event()
+
+    async def main() -> None:
+        def start(outcome: Outcome):
+            number = int(name_of(outcome))
+            started.append(number)
+
+            async def first() -> list[Outcome]:
+                await release.wait()
+                return [outcome]
+
+            return first() if number == 0 else [outcome]
+
+        async def unblock() -> None:
+            await asyncio.sleep(0.05)
+            assert len(started) == 20
+            release.set()
+
+        task = asyncio.create_task(unblock())
+        out = [o async for o in in_order(source(100), start, spool=tmp_path, in_flight=5, look_ahead=20)]
+        await task
+        assert [name_of(o) for o in out] == [str(n) for n in range(100)]
+
+    asyncio.run(main())
+
+
+def test_an_error_stops_everything_and_leaves_no_task(tmp_path: Path) -> None:
+    class Broken(Asker):
+        async def ask(self, request: Request) -> Reply:
+            await super().ask(request)
+            if request.key == b"5.0":
+                raise OSError("disk")
+            return Reply(b"")
+
+    async def main() -> None:
+        with pytest.raises(OSError, match="disk"):
+            async for _ in travel(source(50), [Broken([0.01])], tally=Tally().step, spool=tmp_path, in_flight=8):
+                pass
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+def test_rows_from_a_thread() -> None:
+    async def main() -> list[str]:
+        return [r.id async for r in in_thread(row(n) for n in range(1000))]
+
+    assert asyncio.run(main()) == [str(n) for n in range(1000)]
+
+    def broken():
+        yield row(0)
+        raise ValueError("bad seed")
+
+    async def fails() -> None:
+        async for _ in in_thread(broken()):
+            pass
+
+    with pytest.raises(ValueError, match="bad seed"):
+        asyncio.run(fails())
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=50))
+def test_a_row_never_changes_split(keys: list[str]) -> None:
+    splits = {"train": 0.7, "validation": 0.2, "test": 0.1}
+    assert all(split_of(key, splits) == split_of(key, splits) in splits for key in keys)
+
+
+def test_splits_have_their_shares() -> None:
+    names = [split_of(str(n), {"train": 0.9, "validation": 0.1}) for n in range(10_000)]
+    assert 0.88 < names.count("train") / 10_000 < 0.92
+    assert {split_of(str(n), {"only": 1.0}) for n in range(100)} == {"only"}
