@@ -96,8 +96,9 @@ class Progress:
             width = min(shutil.get_terminal_size().columns - 2, 78)
             lines.append(ProgressBar(total=self._total, completed=min(self._done(), self._total), width=width))
         lines += [Text(safe(self._rows()), style="bold"), Text(safe(self._asked()))]
-        if reasons := self._tally.reasons():
-            lines.append(Text(safe(f"left out: {counts(reasons)}"), style="yellow"))
+        for name, step in self._tally.steps.items():
+            if left_out := step.rejected + step.failed:
+                lines.append(Text(safe(f"  {name}: {counts(dict(left_out.most_common()))}"), style="yellow"))
         return Group(*lines)
 
 
