@@ -12,7 +12,6 @@ from distillgen.errors import DistillgenError
 from distillgen.files import Lock
 from distillgen.recipe import Recipe, Source, TeacherSettings, read_recipe
 from distillgen.teacher import providers
-from distillgen.teacher.chat import open_client
 from distillgen.teacher.embedded import require_runtime
 from distillgen.teacher.models import cache_folder, find_weights, is_installed, models
 
@@ -117,6 +116,8 @@ def _teacher(name: str, settings: TeacherSettings, source: Source) -> Finding:
 
 async def _models_at(url: str, key: str | None) -> list[str]:
     from openai import AsyncOpenAI
+
+    from distillgen.teacher.chat import open_client
 
     async with open_client(url, 2) as http:
         client = AsyncOpenAI(base_url=url, api_key=key or "none", http_client=http, max_retries=0, timeout=LIST_SECONDS)  # type: ignore[arg-type]

@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from distillgen.prompts import Messages
 from distillgen.road import Outcomes, Step, in_thread, travel
 from distillgen.rows import Failure, Outcome, Rejection, Row
 from distillgen.steps.generate import Generate
-from distillgen.steps.rules import text_of
+from distillgen.steps.text import text_of
 from distillgen.tally import StepCount, Tally
 from distillgen.teacher import Teacher, open_teachers
 from distillgen.teacher.answers import AnswerStore
@@ -149,7 +148,7 @@ def describe(prepared: Prepared, options: Options, publication: Publication, dig
         teachers={name: dict(teacher.identity.facts) for name, teacher in tally.teachers.items()},
         funnel=tally.funnel(),
         files={},
-        software={"distillgen": __version__, "python": platform.python_version(), "openai": metadata.version("openai")},
+        software={"distillgen": __version__, "python": platform.python_version()},
         run=tally.run(finished=time.time()),
     )
 

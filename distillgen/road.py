@@ -15,7 +15,7 @@ from typing import IO, Protocol, TypeAlias, TypeGuard, cast
 
 from distillgen.errors import RowFailed
 from distillgen.rows import Failure, Outcome, Row
-from distillgen.teacher.chat import Reply, Request
+from distillgen.teacher.asking import Reply, Request
 
 LOOK_AHEAD = 100_000  # positions between the oldest unsettled one and the newest
 IN_MEMORY = 1_000  # settled positions that wait for their turn in memory; more of them wait in a file

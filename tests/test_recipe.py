@@ -7,6 +7,7 @@ from conftest import Project
 from loopback import Loopback
 
 from distillgen.errors import RecipeInvalid, UsageError
+from distillgen.preparation import prepare
 from distillgen.recipe import read_recipe
 from distillgen.toml_lines import line_of
 
@@ -45,13 +46,22 @@ from distillgen.toml_lines import line_of
         pytest.param('"http://127.0.0.1', '"file://127.0.0.1', "is not an http or https address", id="file-url"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_named_with_its_place(demo: Project, loopback: Loopback, old: str, new: str, said: str) -> None:
+def test_a_mistake_is_named_with_its_place(
+    demo: Project, monkeypatch: pytest.MonkeyPatch, old: str, new: str, said: str
+) -> None:
     demo.edit(old, new)
+    monkeypatch.chdir(demo.folder)
+    with pytest.raises(UsageError) as caught:
+        prepare(Path("recipe.toml"))
+    assert said in str(caught.value)
+    assert {path.name for path in demo.folder.iterdir()} == {"recipe.toml", "seeds.jsonl"}
+
+
+def test_a_mistake_is_one_block_and_status_2(demo: Project, loopback: Loopback) -> None:
+    demo.edit("[student]", "[studnet]")
     done = demo.run("build")
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr and done.stdout == "" and loopback.seen == 0
-    assert not (demo.folder / "datasets").exists()
+    assert done.returncode == 2 and done.stdout == "" and loopback.seen == 0
+    assert done.stderr == "DG103 unknown key 'studnet' in recipe.toml:26 (studnet)\n      did you mean 'student'?\n"
 
 
 def test_every_problem_is_told_at_once(demo: Project) -> None:

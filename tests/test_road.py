@@ -13,7 +13,7 @@ from distillgen.errors import RowFailed
 from distillgen.road import Turnstile, in_order, in_thread, travel
 from distillgen.rows import Failure, Outcome, Rejection, Row
 from distillgen.tally import Tally
-from distillgen.teacher.chat import Reply, Request
+from distillgen.teacher.asking import Reply, Request
 
 
 def row(number: int) -> Row:

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from distillgen.errors import RowFailed
 from distillgen.rows import Rejection, Row
-from distillgen.steps.deduplicate import Deduplicate, bands_for, jaccard, shingles
+from distillgen.steps.deduplicate import Deduplicate
 from distillgen.steps.rules import RuleProblem, bind_rule
+from distillgen.steps.similarity import PERMUTATIONS, SEED, bands_for, jaccard, shingles, sketch_of
 from distillgen.steps.structured import parse_structured, schema_error, wrong_schema
 
 
@@ -150,13 +151,11 @@ def test_bands_find_pairs_at_the_threshold() -> None:
 def test_sketches_are_datasketchs_own() -> None:
     from datasketch import MinHash
 
-    from distillgen.steps.deduplicate import PERMUTATIONS, SEED, _sketch
-
     hashes = shingles("the quick brown fox jumps over the lazy dog")
     mine = MinHash(num_perm=PERMUTATIONS, seed=SEED, hashfunc=int)
     for value in hashes:
         mine.update(int(value) & 0xFFFFFFFF)
-    assert (_sketch(hashes).hashvalues == mine.hashvalues).all()
+    assert (sketch_of(hashes).hashvalues == mine.hashvalues).all()
 
 
 def test_structured_replies() -> None:

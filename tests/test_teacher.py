@@ -25,7 +25,8 @@ from distillgen.errors import (
 from distillgen.recipe import TeacherSettings
 from distillgen.teacher import Identity, make_request
 from distillgen.teacher.answers import AnswerStore, Committed, Stored, request_key
-from distillgen.teacher.chat import Chat, Endpoint, Fault, Reply, Request, open_client
+from distillgen.teacher.asking import Endpoint, Fault, Reply, Request
+from distillgen.teacher.chat import Chat, open_client
 from distillgen.teacher.limits import InFlight
 from distillgen.teacher.providers import find_key, identity_of, presets, url_of
 from distillgen.teacher.replies import Malformed, read_reply, split_think

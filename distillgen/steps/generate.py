@@ -12,7 +12,7 @@ from distillgen.rows import Failure, Outcome, Rejection, Row
 from distillgen.steps.rules import Rule, first_refusal
 from distillgen.steps.structured import labels_schema, parse_structured
 from distillgen.teacher import Teacher
-from distillgen.teacher.chat import Reply, Request
+from distillgen.teacher.asking import Reply, Request
 from distillgen.teacher.replies import Completion, read_reply
 
 

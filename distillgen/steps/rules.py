@@ -14,10 +14,10 @@ import pydantic
 import regex
 
 from distillgen.errors import nearest
-from distillgen.files import dumps
 from distillgen.recipe import RuleSetting
 from distillgen.rows import Row
 from distillgen.steps.structured import schema_error, wrong_schema
+from distillgen.steps.text import text_of
 
 PATTERN_SECONDS = 1.0
 
@@ -45,14 +45,6 @@ _REFUSAL = regex.compile(
     )""",
     regex.IGNORECASE | regex.VERBOSE,
 )
-
-
-def text_of(row: Row, column: str) -> str:
-    """Return a column as text: strings as they are, None as nothing, the rest as JSON."""
-    value = row.columns.get(column)
-    if isinstance(value, str):
-        return value
-    return "" if value is None else dumps(value)
 
 
 def not_empty(row: Row, *, column: str) -> str | None:

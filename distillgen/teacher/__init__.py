@@ -2,17 +2,17 @@
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from distillgen.errors import DistillgenError, Problem, nearest
 from distillgen.files import safe_name
 from distillgen.recipe import Recipe, Source, TeacherSettings
 from distillgen.teacher import providers
 from distillgen.teacher.answers import AnswerStore, Committed, Stored, request_key
-from distillgen.teacher.chat import Chat, Endpoint, Reply, Request, open_client
+from distillgen.teacher.asking import Asks, Endpoint, Reply, Request
 from distillgen.teacher.embedded import EmbeddedServer, require_runtime
 from distillgen.teacher.limits import InFlight
 from distillgen.teacher.models import DEFAULT, Weights, find_model, find_weights, models
@@ -22,6 +22,7 @@ from distillgen.teacher.retries import Retrying
 DEFAULT_IN_FLIGHT = 32
 EMBEDDED_MAX_TOKENS = 512
 DRAIN_SECONDS = 10.0
+Located: TypeAlias = Callable[[], Awaitable[Endpoint]]
 
 
 @dataclass(frozen=True)
@@ -246,11 +247,8 @@ async def open_teachers(
         for name in sorted(used):
             settings = recipe.teachers[name]
             identity = identify(name, settings, source.folder)
-            endpoint, url = await _endpoint(name, settings, source.folder, stack, state, offline)
-            client = await stack.enter_async_context(open_client(url, in_flight_cap(settings) + 8))
-            teachers[name] = _compose(
-                identity, settings, store, Chat(client, endpoint, timeout_seconds=settings.timeout_seconds), offline
-            )
+            endpoint = await _endpoint(name, settings, source.folder, stack, state, offline)
+            teachers[name] = _compose(identity, settings, store, OnDemand(settings, endpoint, stack), offline)
         try:
             yield teachers
         except BaseException:
@@ -259,7 +257,28 @@ async def open_teachers(
             raise
 
 
-def _compose(identity: Identity, settings: TeacherSettings, store: AnswerStore, chat: Chat, offline: bool) -> Teacher:
+class OnDemand:
+    """The transport, loaded and opened with the first request: a build that asks nothing need not load it.
+
+    The first request of a teacher goes alone (see Retrying), so there is no race to open it.
+    """
+
+    def __init__(self, settings: TeacherSettings, endpoint: Located, stack: contextlib.AsyncExitStack) -> None:
+        self._settings, self._endpoint, self._stack = settings, endpoint, stack
+        self._chat: Asks | None = None
+
+    async def complete(self, request: Request) -> Reply:
+        """Ask over the transport. Raises what it raises."""
+        if self._chat is None:
+            from distillgen.teacher.chat import Chat, open_client
+
+            url = (await self._endpoint()).url
+            client = await self._stack.enter_async_context(open_client(url, in_flight_cap(self._settings) + 8))
+            self._chat = Chat(client, self._endpoint, timeout_seconds=self._settings.timeout_seconds)
+        return await self._chat.complete(request)
+
+
+def _compose(identity: Identity, settings: TeacherSettings, store: AnswerStore, chat: Asks, offline: bool) -> Teacher:
     """Put the layers together: a stored answer costs no turn, every retry waits for a turn again, and a turn lasts
     until the reply is on disk."""
     committed = Committed(chat, store, teacher=f"{identity.endpoint} {identity.model}")
@@ -271,16 +290,16 @@ def _compose(identity: Identity, settings: TeacherSettings, store: AnswerStore, 
 
 async def _endpoint(
     name: str, settings: TeacherSettings, folder: Path, stack: contextlib.AsyncExitStack, state: Path, offline: bool
-) -> Any:
-    """Return an awaitable endpoint and its URL: fixed, or that of an embedded server that starts when first asked."""
+) -> Located:
+    """Return what says where a teacher is: a fixed address, or an embedded server that starts when first asked."""
     if settings.provider == providers.EMBEDDED and not offline:
         log = state / "logs" / f"embedded-{re.sub('[^A-Za-z0-9_-]', '-', name)}.log"
         server = await stack.enter_async_context(EmbeddedServer(_weights(settings, folder), log))
-        return server.endpoint, "http://127.0.0.1"
-    url = "http://127.0.0.1" if settings.provider == providers.EMBEDDED else providers.url_of(settings)
+        return server.endpoint
+    url = "" if settings.provider == providers.EMBEDDED else providers.url_of(settings)
     fixed = Endpoint(url, None if offline else providers.find_key(settings, folder))
 
     async def endpoint() -> Endpoint:
         return fixed
 
-    return endpoint, url
+    return endpoint

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from distillgen.errors import Damaged, DiskFull, DistillgenError, NewerFormat, NotWritable, RowFailed
 from distillgen.files import canonical, digest, disk_errors
-from distillgen.teacher.chat import Asks, Reply, Request
+from distillgen.teacher.asking import Asks, Reply, Request
 from distillgen.teacher.replies import TokenUsage, read_reply
 
 FORMAT = 1

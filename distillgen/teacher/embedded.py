@@ -15,7 +15,7 @@ import orjson
 
 from distillgen.errors import EmbeddedMissing, TeacherUnavailable
 from distillgen.files import disk_errors
-from distillgen.teacher.chat import Endpoint
+from distillgen.teacher.asking import Endpoint
 from distillgen.teacher.models import Weights
 
 START_SECONDS = 300.0

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from distillgen.errors import RowFailed
-from distillgen.teacher.chat import Asks, Reply, Request
+from distillgen.teacher.asking import Asks, Reply, Request
 
 
 class InFlight:

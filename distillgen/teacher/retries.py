@@ -16,7 +16,7 @@ from distillgen.errors import (
     RowFailed,
     TeacherUnavailable,
 )
-from distillgen.teacher.chat import Asks, Fault, Reply, Request
+from distillgen.teacher.asking import Asks, Fault, Reply, Request
 
 MAX_ATTEMPTS = 6
 MAX_ATTEMPTS_UNPROVEN = 3  # nobody wants to wait half a minute to learn of a wrong port

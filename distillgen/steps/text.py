@@ -1,0 +1,19 @@
+"""The text of a row as steps look at it."""
+
+import unicodedata
+
+from distillgen.files import dumps
+from distillgen.rows import Row
+
+
+def text_of(row: Row, column: str) -> str:
+    """Return a column as text: strings as they are, None as nothing, the rest as JSON."""
+    value = row.columns.get(column)
+    if isinstance(value, str):
+        return value
+    return "" if value is None else dumps(value)
+
+
+def normalise(text: str) -> str:
+    """Return the text as it is compared: compatibility forms, case and white space evened out."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
