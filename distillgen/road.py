@@ -50,6 +50,9 @@ class AskingStep(Protocol):
     async def ask(self, request: Request) -> Reply:
         """Return the teacher's reply. Raises RowFailed, or the error that stops the run."""
 
+    def row_of(self, row: Row, sample: int) -> Row:
+        """Return the row that a sample of another makes, before it has an answer."""
+
     def rows(self, row: Row, sample: int, request: Request, reply: Reply) -> Iterable[Outcome]:
         """Return what becomes of a row with the reply to one of its requests."""
 
@@ -186,7 +189,7 @@ class Walk:
         try:
             reply = await step.ask(request)
         except RowFailed as failed:
-            results = [_failure(row, step.name, failed)]
+            results = [_failure(step.row_of(row, sample), step.name, failed)]
         else:
             results = step.rows(row, sample, request, reply)
         further: list[_Waiting] = []

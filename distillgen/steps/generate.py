@@ -49,11 +49,14 @@ class Generate:
         """Return the teacher's reply, committed to disk. Raises RowFailed, or the error that stops the run."""
         return await self.teacher.complete(request)
 
+    def row_of(self, row: Row, sample: int) -> Row:
+        """Return the row itself, or a child for each of several samples."""
+        return row.child(str(sample)) if self.settings.samples > 1 else row
+
     def rows(self, row: Row, sample: int, request: Request, reply: Reply) -> list[Outcome]:
         """Return the row with what the teacher wrote: one row, one per element, a rejection, or a failure."""
         completion = read_reply(reply.raw)
-        if self.settings.samples > 1:
-            row = row.child(str(sample))
+        row = self.row_of(row, sample)
         try:
             written = self._written(completion)
         except RowFailed as failed:
