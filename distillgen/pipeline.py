@@ -15,7 +15,7 @@ from distillgen.dataset.manifest import Manifest
 from distillgen.dataset.splits import split_of
 from distillgen.dataset.training_rows import training_row
 from distillgen.dataset.versions import Publication, Version
-from distillgen.errors import NothingToPublish, RowFailed, Unfinished
+from distillgen.errors import NothingToPublish, RowFailed, SeedsEmpty, Unfinished
 from distillgen.files import Lock
 from distillgen.preparation import Prepared
 from distillgen.prompts import Messages
@@ -114,6 +114,8 @@ def publish(publication: Publication, prepared: Prepared, options: Options, tall
         raise Unfinished(
             f"{missing:,} answers are not stored, and this build is offline", fix="run it without --offline"
         )
+    if not tally.seeds:
+        raise SeedsEmpty("not a single seed", where=", ".join(prepared.recipe.seeds.paths))
     if not publication.splits:
         if tally.passing_failures:
             raise Unfinished(f"no row was made: {tally.why_empty()}", fix="run the same command again later")

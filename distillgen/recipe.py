@@ -290,6 +290,8 @@ def _problems(error: ValidationError, table: Mapping[str, Any], source: Source) 
 
 
 def _say(entry: Any) -> str:
+    if entry["type"] == "too_short":
+        return f"{str(entry['loc'][-1])!r} is empty"
     message = entry["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     value = entry.get("input")

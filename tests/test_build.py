@@ -137,7 +137,7 @@ def test_rows_that_failed_for_now_are_mended_by_a_rerun(demo: Project, loopback:
         error(500, retry_after="0") if "number 7?" in b["messages"][-1]["content"] else answer(b)
     )
     done = demo.run("build")
-    assert done.returncode == 3 and "1 rows failed for reasons that may pass" in done.stderr
+    assert done.returncode == 3 and "1 row failed for reasons that may pass" in done.stderr
     assert demo.manifest()["rows"] == 19
     loopback.behave = answer
     demo.build()
@@ -250,6 +250,8 @@ def test_seeds_from_a_pipe(demo: Project, loopback: Loopback) -> None:
     done = demo.run("build", stdin='{"question": "One?"}\n{"question": "Two?"}\n')
     assert done.returncode == 0, done.stderr
     assert sorted(loopback.asked) == ["One?", "Two?"] and demo.manifest()["rows"] == 2
+    empty = demo.run("build", stdin="")
+    assert empty.returncode == 2 and "DG203 not a single seed in -" in empty.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["int", "term", "hup"])

@@ -102,7 +102,7 @@ def _conclude(prepared: "Prepared", options: "Options", result: "Result") -> Non
         for line in console.conversation(row):
             out.print(line)
     splits = ", ".join(f"{count:,} {name}" for name, count in result.tally.splits.items())
-    rows = f"{result.tally.published:,} rows ({splits})"
+    rows = f"{console.number(result.tally.published, 'row')} ({splits})"
     if result.version is not None:
         label = f"{result.version.label}{' (partial: --limit)' if options.limit is not None else ''}"
         console.say(f"published {label}: {rows} in {_short(result.version.folder)}", style="bold green")
@@ -115,7 +115,7 @@ def _conclude(prepared: "Prepared", options: "Options", result: "Result") -> Non
         console.say(f"not published, as asked: {rows}; the answers are kept", style="bold")
     if result.tally.passing_failures:
         console.say(
-            f"{result.tally.passing_failures:,} rows failed for reasons that may pass; "
+            f"{console.number(result.tally.passing_failures, 'row')} failed for reasons that may pass; "
             f"last: {result.tally.last_failure}\nrun the same command again to mend them",
             style="yellow",
         )

@@ -39,6 +39,11 @@ def say(text: str, *, style: str = "") -> None:
     stderr().print(Text(safe(text), style=style))
 
 
+def number(count: int, noun: str) -> str:
+    """Return `1 row`, `2,000 rows`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def counts(numbers: Mapping[str, int], most: int = 4) -> str:
     """Return counts on one line: `length 3, exact_duplicate 1`."""
     parts = [f"{name} {number:,}" for name, number in list(numbers.items())[:most]]
