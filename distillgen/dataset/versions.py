@@ -132,9 +132,8 @@ class Publication:
             self.number = max(version_numbers(home), default=0) + 1
             self._staging = home / f".staging-v{self.number:04d}"
             (self._staging / "data").mkdir(parents=True)
-        self._data: dict[str, list[JsonlFile]] = {}
+        self._data: dict[str, list[JsonlFile]] = {split: [] for split in recipe.dataset.splits}
         self._sidecars = {name: JsonlFile(self._staging / f"{name}.jsonl.zst") for name in SIDECARS}
-        self.splits: dict[str, int] = {}
         self.sample: dict[str, Any] | None = None
         self.inherited: set[str] = set()
         if recipe.dataset.append and self.parent is not None:
@@ -176,7 +175,11 @@ class Publication:
                 files[-1].close()
             files.append(JsonlFile(self._staging / "data" / f".{split}-{len(files):05d}"))
         files[-1].write(training)
-        self.splits[split] = self.splits.get(split, 0) + 1
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """The rows of each split that has any, in the recipe's order."""
+        return {split: sum(file.rows for file in files) for split, files in self._data.items() if files}
 
     def rejected(self, rejection: Rejection) -> None:
         """Keep a rejected row with its reason."""
