@@ -40,6 +40,10 @@ class LimitSettings(Settings):
     """How hard a teacher may be asked."""
 
     max_in_flight: int | None = Field(default=None, ge=1, le=10_000, description="requests under way at once")
+    requests_per_minute: int | None = Field(default=None, ge=1, le=10_000_000, description="requests sent per minute")
+    tokens_per_minute: int | None = Field(default=None, ge=1, description="tokens per minute, input and output")
+    input_tokens_per_minute: int | None = Field(default=None, ge=1, description="where they are limited apart")
+    output_tokens_per_minute: int | None = Field(default=None, ge=1, description="where they are limited apart")
 
 
 class TeacherSettings(Settings):

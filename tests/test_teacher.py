@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from conftest import Project
+from hypothesis import given
+from hypothesis import strategies as st
 from loopback import Loopback, Say, answer, error, reply
 
 from distillgen.errors import (
@@ -22,14 +24,14 @@ from distillgen.errors import (
     RowFailed,
     TeacherUnavailable,
 )
-from distillgen.recipe import TeacherSettings
+from distillgen.recipe import LimitSettings, TeacherSettings
 from distillgen.teacher import Identity, make_request
 from distillgen.teacher.answers import AnswerStore, Committed, Stored, request_key
 from distillgen.teacher.asking import Endpoint, Fault, Reply, Request
 from distillgen.teacher.chat import Chat, open_client
-from distillgen.teacher.limits import InFlight
+from distillgen.teacher.limits import Limited, Pace, TokenEstimate
 from distillgen.teacher.providers import find_key, identity_of, presets, url_of
-from distillgen.teacher.replies import Malformed, read_reply, split_think
+from distillgen.teacher.replies import Malformed, TokenUsage, read_reply, split_think
 from distillgen.teacher.retries import Retrying, retry_after_seconds
 
 
@@ -46,7 +48,7 @@ class Clock:
 def ask(
     loopback: Loopback, work: Callable[[Retrying, Clock], Awaitable[Any]], *, key: str | None = None, timeout: float = 5
 ) -> Any:
-    """Run `work` with the layers retries -> in-flight cap -> chat, over a real connection."""
+    """Run `work` with the layers retries -> limits -> chat, over a real connection."""
 
     async def main() -> Any:
         async def endpoint() -> Endpoint:
@@ -55,7 +57,9 @@ def ask(
         async with open_client(loopback.url, 100) as client:
             clock = Clock()
             chat = Chat(client, endpoint, timeout_seconds=timeout)
-            retrying = Retrying(InFlight(chat, 8), teacher="teacher 'main'", model="m", sleep=clock.sleep)
+            retrying = Retrying(
+                Limited(chat, 8, LimitSettings()), teacher="teacher 'main'", model="m", sleep=clock.sleep
+            )
             return await work(retrying, clock)
 
     return asyncio.run(main())
@@ -202,6 +206,68 @@ def test_no_more_in_flight_than_the_cap_and_the_first_goes_alone(loopback: Loopb
 
     ask(loopback, many)
     assert order == [1] and loopback.seen == 31 and 2 <= loopback.peak <= 8
+
+
+@given(
+    st.integers(min_value=1, max_value=3000),
+    st.lists(st.floats(min_value=0, max_value=3), min_size=1, max_size=60),
+    st.floats(min_value=0, max_value=0.05),
+)
+def test_no_window_of_a_minute_holds_more_than_the_limit(limit: int, gaps: list[float], late: float) -> None:
+    """Requests come in bursts and pauses, timers are late: still at most `limit` grants in any 60 s."""
+    pace, now, sent = Pace(limit), 0.0, []
+    for gap in gaps:
+        now += gap
+        for _ in range(limit // 10 + 1):
+            now = now + pace.grant(1, now) + late
+            sent.append(now)
+    first = 0
+    for last, at in enumerate(sent):
+        while at - sent[first] >= 60:
+            first += 1
+        assert last - first + 1 <= limit
+
+
+@pytest.mark.parametrize("limit", [60, 500, 3000])
+def test_a_stated_limit_is_used_to_99_percent(limit: int) -> None:
+    pace, now, count = Pace(limit), 0.0, 0
+    while now < 600:
+        now += pace.grant(1, now)
+        count += 1
+    assert 0.99 * limit * 10 <= count <= limit * 10 + 1
+
+
+def test_tokens_are_reserved_and_settled() -> None:
+    pace = Pace(1000)
+    assert pace.grant(500, 0.0) == 0
+    assert 30 < pace.grant(100, 0.0) < 31
+    pace.settle(500, 100)  # it was far less
+    assert 11.9 < pace.grant(100, 0.0) < 12.1
+
+
+def test_estimates_learn_from_usage() -> None:
+    estimate, body = TokenEstimate(), {"messages": [{"role": "user", "content": "x" * 4000}], "max_tokens": 900}
+    assert estimate.expect(body).completion == 900
+    for _ in range(60):
+        estimate.learn(body, TokenUsage(prompt=500, completion=50))
+    expected = estimate.expect(body)
+    assert 490 <= expected.prompt <= 520 and 50 <= expected.completion <= 60
+
+
+def test_requests_are_spaced_as_the_recipe_says(loopback: Loopback) -> None:
+    async def main() -> list[float]:
+        async def endpoint() -> Endpoint:
+            return Endpoint(loopback.url)
+
+        clock = Clock()
+        async with open_client(loopback.url, 100) as client:
+            chat = Chat(client, endpoint, timeout_seconds=5)
+            limits = LimitSettings(requests_per_minute=60, tokens_per_minute=1_000_000)
+            limited = Limited(chat, 8, limits, clock=lambda: 0.0, sleep=clock.sleep)
+            await asyncio.gather(*(limited.complete(request(str(n))) for n in range(5)))
+        return clock.slept
+
+    assert asyncio.run(main()) == pytest.approx([1.005, 2.01, 3.015, 4.02], abs=0.001)
 
 
 def test_retry_after_in_all_its_forms() -> None:

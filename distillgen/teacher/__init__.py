@@ -1,4 +1,4 @@
-"""A teacher, composed: stored answers -> retries -> in-flight cap -> commit -> chat. See `_compose`."""
+"""A teacher, composed: stored answers -> retries -> limits -> commit -> chat. See `_compose`."""
 
 import contextlib
 import re
@@ -14,7 +14,7 @@ from distillgen.teacher import providers
 from distillgen.teacher.answers import AnswerStore, Committed, Stored, request_key
 from distillgen.teacher.asking import Asks, Endpoint, Reply, Request
 from distillgen.teacher.embedded import EmbeddedServer, require_runtime
-from distillgen.teacher.limits import InFlight
+from distillgen.teacher.limits import Limited
 from distillgen.teacher.models import DEFAULT, Weights, find_model, find_weights, models
 from distillgen.teacher.replies import TokenUsage
 from distillgen.teacher.retries import Retrying
@@ -38,11 +38,11 @@ class Identity:
 class Teacher:
     """What the road asks: makes requests with their keys, serves stored replies, asks for the others."""
 
-    def __init__(self, identity: Identity, settings: TeacherSettings, stored: Stored, in_flight: InFlight) -> None:
+    def __init__(self, identity: Identity, settings: TeacherSettings, stored: Stored, limited: Limited) -> None:
         self.identity = identity
         self.settings = settings
         self.max_in_flight = in_flight_cap(settings)
-        self._stored, self._in_flight = stored, in_flight
+        self._stored, self._limited = stored, limited
 
     @property
     def calls(self) -> int:
@@ -62,7 +62,7 @@ class Teacher:
     @property
     def in_flight(self) -> int:
         """How many requests are under way right now."""
-        return len(self._in_flight.sent)
+        return len(self._limited.sent)
 
     def request(
         self, messages: Sequence[Mapping[str, Any]], *, schema: Mapping[str, Any] | None, sample: int
@@ -80,8 +80,8 @@ class Teacher:
 
     async def drain(self, seconds: float) -> None:
         """Send nothing more; wait at most `seconds` until what is under way is received and stored."""
-        self._in_flight.is_closed = True
-        await self._stored.drain(self._in_flight.sent, seconds)
+        self._limited.is_closed = True
+        await self._stored.drain(self._limited.sent, seconds)
 
 
 def make_request(
@@ -282,10 +282,10 @@ def _compose(identity: Identity, settings: TeacherSettings, store: AnswerStore, 
     """Put the layers together: a stored answer costs no turn, every retry waits for a turn again, and a turn lasts
     until the reply is on disk."""
     committed = Committed(chat, store, teacher=f"{identity.endpoint} {identity.model}")
-    in_flight = InFlight(committed, in_flight_cap(settings))
-    retrying = Retrying(in_flight, teacher=f"teacher {identity.name!r}", model=identity.model)
+    limited = Limited(committed, in_flight_cap(settings), settings.limits)
+    retrying = Retrying(limited, teacher=f"teacher {identity.name!r}", model=identity.model)
     stored = Stored(retrying, store, offline=offline)
-    return Teacher(identity, settings, stored, in_flight)
+    return Teacher(identity, settings, stored, limited)
 
 
 async def _endpoint(
