@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import orjson
 import pytest
 from loopback import Loopback
 
 from distillgen.files import read_jsonl
 
+hypothesis.settings.register_profile("steady", deadline=None)  # timings belong into bench/
+hypothesis.settings.load_profile("steady")
 REPOSITORY = Path(__file__).resolve().parent.parent
 KEPT = ("PATH", "LANG", "SSL_CERT_FILE", "PIP_CERT", "DISTILLGEN_CACHE", "XDG_CACHE_HOME", "HOME", "VIRTUAL_ENV")
 

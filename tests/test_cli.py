@@ -131,7 +131,7 @@ def test_init_writes_a_project_that_can_be_planned(project: Project) -> None:
     done = project.run("init", "demo")
     assert done.returncode == 0 and "next: cd demo" in done.stderr
     plan = project.run("plan", "demo")
-    assert plan.returncode == 0 and "seeds    24" in plan.stdout
+    assert plan.returncode == 0 and "seeds    16" in plan.stdout
     again = project.run("init", "demo")
     assert again.returncode == 2 and "there is a recipe already" in again.stderr
     assert project.run("init", "other", "--model", "smollm2-135m").returncode == 0

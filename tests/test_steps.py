@@ -55,7 +55,7 @@ REFUSALS = [
     "I'm sorry, but I can't help with that.", "I am sorry, but as an AI language model I cannot do this.",
     "I can't assist with that request.", "Sorry, I cannot provide instructions for that.", "I cannot help you with this.",
     "As an AI language model, I cannot browse the internet.", "I'm unable to provide medical advice.",
-    "I must decline this request.", "Unfortunately, I can't create that content.", "I apologize, but I cannot comply.",
+    "I must decline this request.", "Oh, I'm sorry, but I can't talk about that.", "Unfortunately, I can't create that content.", "I apologize, but I cannot comply.",
     "Es tut mir leid, aber ich kann dabei nicht helfen.", "Je suis désolé, mais je ne peux pas vous aider.",
     "Lo siento, pero no puedo ayudar con eso.", "Desculpe, não posso ajudar com isso.", "抱歉，我无法提供帮助。", "申し訳ありませんが、お手伝いできません。",
 ]  # fmt: skip
@@ -63,7 +63,7 @@ HELPFUL = [
     "I can't believe how simple this is: just add salt.", "Sorry to hear that! Try restarting the router first.",
     "You cannot divide by zero because no number times zero gives one.", "I cannot overstate how much soap helps.",
     "The dog is unable to sweat, so it pants.", "As an AI pioneer, Turing asked whether machines can think.",
-    "I'm sorry for your loss. Here are three things that may help.", "I won't lie: it takes practice.",
+    "Sorry, but I can't attend tonight due to my child's fever.", "I'm sorry for your loss. Here are three things that may help.", "I won't lie: it takes practice.",
     "He said: I'm sorry, but I can't help you.", "The message 'I cannot comply' comes from a film.",
 ]  # fmt: skip
 

@@ -295,6 +295,14 @@ def test_the_key_changes_with_each_of_its_parts(change: dict[str, Any]) -> None:
     assert request_key(**KEY) != request_key(**{**KEY, **change})
 
 
+def test_the_key_changes_with_the_order_of_a_schema() -> None:
+    def key(*names: str) -> bytes:
+        schema = {"type": "object", "properties": {name: {"type": "string"} for name in names}}
+        return request_key({**KEY["body"], "response_format": {"json_schema": {"schema": schema}}}, endpoint="e")
+
+    assert key("rationale", "label") != key("label", "rationale")
+
+
 def test_the_key_changes_with_nothing_else() -> None:
     shuffled = dict(reversed(KEY["body"].items()))
     assert request_key(**KEY) == request_key(**{**KEY, "body": shuffled})

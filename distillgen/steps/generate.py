@@ -75,15 +75,15 @@ class Generate:
             values = parse_structured(completion.text, schema)
         except RowFailed:
             if completion.is_truncated:
-                raise RowFailed(
-                    "truncated", "the reply was cut off inside its JSON: raise max_tokens", lasting=True
-                ) from None
+                end = f"the reply was cut off inside its JSON, at {completion.text[-60:]!r}"
+                raise RowFailed("truncated", f"{end}; if it was not looping, raise max_tokens", lasting=True) from None
             if self.prompt.settings.output == "labels" and completion.text.strip() in labels_of(
                 self.prompt, self.settings
             ):
                 return [{self.prompt.settings.columns[0]: completion.text.strip()}]
             raise
-        return _elements(values, self.prompt) if self.settings.each else [values]
+        rows = _elements(values, self.prompt) if self.settings.each else [values]
+        return [{name: _stripped(value) for name, value in row.items()} for row in rows]
 
     def _checked(self, row: Row, written: Mapping[str, Any], request: Request, completion: Completion) -> Outcome:
         columns = {"reasoning": completion.reasoning, **written}
@@ -147,6 +147,11 @@ def written_columns(prompt: Prompt, settings: GenerateStep) -> list[str]:
         items = prompt.settings.json_schema["properties"][name].get("items", {})
         columns = [*items.get("properties", {name: {}}), *(column for column in columns if column != name)]
     return [settings.write.get(column, column) for column in dict.fromkeys([*columns, "reasoning"])]
+
+
+def _stripped(value: Any) -> Any:
+    """Constrained replies of small models end in stray white space, which free text is stripped of too."""
+    return value.strip() if isinstance(value, str) else value
 
 
 def _elements(values: dict[str, Any], prompt: Prompt) -> list[dict[str, Any]]:

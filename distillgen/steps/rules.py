@@ -23,25 +23,33 @@ PATTERN_SECONDS = 1.0
 
 # How assistants begin a refusal. Only the start of an answer is looked at, so that an answer which merely contains
 # such words survives. Collected from answers of public instruction models; issue reports welcome.
+_CANNOT = (
+    r"(?:can['’]?t|cannot|can\ not|won['’]?t|will\ not"
+    r"|am\ (?:not\ able|unable)\ to|['’]m\ (?:not\ able|unable)\ to)"
+)
+_SERVE = (
+    r"(?:be\ able\ to\ )?(?:help|assist|provide|fulfill?|comply|do\ (?:that|this)|answer|create|generate|write"
+    r"|give|support|engage|discuss|talk\ about|access|browse|see|view|open|process|complete|continue|participate"
+    r"|share|offer|perform|respond|recommend)\b"
+)
+_SORRY = r"(?:(?:i['’]?m|i\ am)\ (?:so\ |very\ |really\ )?sorry|sorry|i\ apologi[sz]e|apologies)"
 _REFUSAL = regex.compile(
-    r"""^\W*(?:(?:i['’]?m|i\ am)\ (?:so\ |very\ |really\ )?sorry\b[^.!?\n]{0,60}?\b(?:but|,|\.)\ *
-        (?:i|as\ an?\ (?:ai|language)|it['’]s\ not|that['’]s\ not)
-      |(?:i['’]?m\ sorry|sorry|i\ apologi[sz]e|apologies)\b[^.!?\n]{0,80}?
-        \b(?:can['’]?t|cannot|can\ not|unable|won['’]?t|not\ able|not\ comfortable|do\ not|don['’]t)\b
-      |(?:unfortunately,?\ |as\ an?\ (?:ai|artificial|(?:large\ )?language\ model)[^.\n]{0,60}?,?\ )?i\ (?:really\ )?
-        (?:can['’]?t|cannot|can\ not|won['’]?t|will\ not|am\ (?:not\ able|unable)\ to|['’]m\ (?:not\ able|unable)\ to)\s
-        (?:help|assist|provide|fulfil|fulfill|comply|do\ that|answer|create|generate|write|give|support|engage|discuss|
-           access|browse|see|view|open|process|complete|continue|participate|share|offer|perform|respond|recommend)
-      |i['’]m\ (?:not\ able|unable)\ to\s
+    rf"""^\W*(?:(?:oh|ah|well|hmm|hello|hi|hey)\b\W+)?
+      (?:(?:{_SORRY}|unfortunately|as\ an?\ (?:ai|artificial|(?:large\ )?language\ model))\b[^.!?\n]{{0,80}}?
+            \bi\ ?(?:really\ )?{_CANNOT}\s{_SERVE}
+      |{_SORRY}\b[^.!?\n]{{0,40}}?\b(?:as\ an?\ (?:ai|language)|(?:i['’]m|i\ am)\ not\ comfortable
+            |i\ (?:do\ not|don['’]t)\ (?:have\ access|feel\ comfortable))
+      |i\ (?:really\ )?{_CANNOT}\s{_SERVE}
+      |i['’]m\ (?:not\ able|unable)\ to\s{_SERVE}
       |i\ must\ (?:decline|refuse)|i\ (?:respectfully\ )?decline
-      |(?:es\ tut\ mir\ leid|tut\ mir\ leid|entschuldigung)\b[^.!?\n]{0,80}?\b(?:kann|darf|nicht)\b
-      |(?:je\ suis\ désolée?|désolée?)\b[^.!?\n]{0,80}?\b(?:ne\ peux|ne\ suis\ pas)
-      |(?:lo\ siento|lo\ lamento)\b[^.!?\n]{0,80}?\b(?:no\ puedo|no\ me)
-      |(?:desculpe|sinto\ muito)\b[^.!?\n]{0,80}?\bnão\ (?:posso|consigo)
-      |(?:mi\ dispiace)\b[^.!?\n]{0,80}?\bnon\ posso
-      |(?:很抱歉|对不起|抱歉)[^。！？\n]{0,30}?(?:无法|不能|不会)
-      |申し訳(?:ありません|ございません)[^。\n]{0,40}?(?:できません|致しかねます)
-      |(?:извините|к\ сожалению)[^.!?\n]{0,60}?\bне\ могу
+      |(?:es\ tut\ mir\ leid|tut\ mir\ leid|entschuldigung)\b[^.!?\n]{{0,80}}?\b(?:kann|darf|nicht)\b
+      |(?:je\ suis\ désolée?|désolée?)\b[^.!?\n]{{0,80}}?\b(?:ne\ peux|ne\ suis\ pas)
+      |(?:lo\ siento|lo\ lamento)\b[^.!?\n]{{0,80}}?\b(?:no\ puedo|no\ me)
+      |(?:desculpe|sinto\ muito)\b[^.!?\n]{{0,80}}?\bnão\ (?:posso|consigo)
+      |(?:mi\ dispiace)\b[^.!?\n]{{0,80}}?\bnon\ posso
+      |(?:很抱歉|对不起|抱歉)[^。！？\n]{{0,30}}?(?:无法|不能|不会)
+      |申し訳(?:ありません|ございません)[^。\n]{{0,40}}?(?:できません|致しかねます)
+      |(?:извините|к\ сожалению)[^.!?\n]{{0,60}}?\bне\ могу
     )""",
     regex.IGNORECASE | regex.VERBOSE,
 )

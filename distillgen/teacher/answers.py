@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from distillgen.errors import Damaged, DiskFull, DistillgenError, NewerFormat, NotWritable, RowFailed
-from distillgen.files import canonical, digest, disk_errors
+from distillgen.files import canonical, digest, disk_errors, dumps
 from distillgen.teacher.asking import Asks, Reply, Request
 from distillgen.teacher.replies import TokenUsage, read_reply
 
@@ -40,8 +40,11 @@ PRAGMA user_version = {FORMAT};
 def request_key(body: Mapping[str, Any], *, endpoint: str, sample: int = 0, ask: int = 0, epoch: int = 0) -> bytes:
     """Return the 32-byte key of one completion: what is asked, of whom, which sample, which ask, which epoch.
 
-    `n`, `stream` and every other matter of transport must not be in `body`.
+    `n`, `stream` and every other matter of transport must not be in `body`. The keys of an object are sorted, but for
+    those of a schema: the order of its properties is the order in which a constrained reply is written.
     """
+    if "response_format" in body:
+        body = {**body, "response_format": dumps(body["response_format"])}
     asked = {"body": body, "endpoint": endpoint, "sample": sample, "ask": ask, "epoch": epoch}
     return bytes.fromhex(digest(canonical(asked)))
 
