@@ -212,7 +212,7 @@ def test_each_takes_a_list_apart_and_a_second_teacher_answers(demo: Project, loo
     demo.seeds([{"document": f"Document {n} says so."} for n in range(3)])
     demo.edit(
         'use = "generate"\nprompt = "answer"',
-        'use = "generate"\nprompt = "questions_from_document"\neach = true\n\n[[steps]]\nuse = "generate"\nprompt = "answer"',
+        'use = "generate"\nprompt = "questions_from_document"\neach = true\nchecks = false\n\n[[steps]]\nuse = "generate"\nprompt = "answer"',
     )
     demo.build()
     assert loopback.seen == 3 + 9
