@@ -34,13 +34,14 @@ TOPICS = [{"topic": "a"}, {"topic": "b\u2028c"}]
     [
         ("s.jsonl", LINES, TOPICS),
         ("s.jsonl", b"\xef\xbb\xbf" + LINES, TOPICS),
-        ("s.jsonl.gz", gzip.compress(LINES), TOPICS),
+        ("s.jsonl.gz", gzip.compress(LINES, mtime=0), TOPICS),
         ("s.jsonl.zst", zstandard.compress(LINES), TOPICS),
         ("s.csv", b'topic,n\r\n"a,\n1",2\r\nb,3\r\n', [{"topic": "a,\n1", "n": "2"}, {"topic": "b", "n": "3"}]),
-        ("s.csv.gz", gzip.compress(b"topic\na\n"), [{"topic": "a"}]),
+        ("s.csv.gz", gzip.compress(b"topic\na\n", mtime=0), [{"topic": "a"}]),
         ("s.txt", b"one\n\n two \n", [{"text": "one"}, {"text": "two"}]),
         ("s.txt.zst", zstandard.compress(b"one\n"), [{"text": "one"}]),
     ],
+    ids=["plain", "bom", "gz", "zst", "csv", "csv-gz", "txt", "txt-zst"],
 )
 def test_formats(tmp_path: Path, name: str, content: bytes, expected: list[dict[str, Any]]) -> None:
     (tmp_path / name).write_bytes(content)
@@ -116,9 +117,10 @@ def test_many_bad_lines_are_counted_not_listed(tmp_path: Path) -> None:
         ("s.csv", b'a\n"open\n', "not valid CSV"),
         ("s.txt", b"ok\n\xff\n", "s.txt:2"),
         ("s.jsonl.gz", b"not gzip", "cannot decompress"),
-        ("s.jsonl.gz", gzip.compress(LINES)[:-9], "cannot decompress"),
+        ("s.jsonl.gz", gzip.compress(LINES, mtime=0)[:-9], "cannot decompress"),
         ("s.jsonl.zst", b"not zstd", "cannot decompress"),
     ],
+    ids=["csv-short-row", "csv-same-name", "csv-open-quote", "txt-not-utf8", "not-gzip", "gzip-cut-off", "not-zstd"],
 )
 def test_broken_files(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     (tmp_path / name).write_bytes(content)
