@@ -46,6 +46,24 @@ class LimitSettings(Settings):
     output_tokens_per_minute: int | None = Field(default=None, ge=1, description="where they are limited apart")
 
 
+class PriceSettings(Settings):
+    """What a teacher costs, in US dollars per million tokens, where the price list does not know it or is wrong."""
+
+    input: float | None = Field(default=None, gt=0, description="prompt tokens")
+    output: float | None = Field(default=None, gt=0, description="completion tokens, the reasoning trace among them")
+    cached_input: float | None = Field(default=None, gt=0, description="prompt tokens read from the provider's cache")
+    batch_factor: float = Field(default=1.0, gt=0, le=1, description="what batch mode costs of that: 0.5 is half")
+    free: bool = Field(default=False, description="a server of your own: its answers cost nothing")
+
+    @model_validator(mode="after")
+    def _whole(self) -> "PriceSettings":
+        if self.free and (self.input or self.output or self.cached_input):
+            raise ValueError("`free = true` and a price exclude each other")
+        if not self.free and (self.input is None or self.output is None):
+            raise ValueError("state both `input` and `output`, or `free = true`")
+        return self
+
+
 class TeacherSettings(Settings):
     """Which model answers, where it is, and how it samples."""
 
@@ -60,6 +78,8 @@ class TeacherSettings(Settings):
     epoch: int = Field(default=0, ge=0, description="raise it to ask everything anew")
     timeout_seconds: float = Field(default=600, gt=0, le=86_400, description="deadline of one request, in all")
     limits: LimitSettings = LimitSettings()
+    prices: PriceSettings | None = Field(default=None, description="instead of the price list's")
+    mode: Literal["live", "batch"] = Field(default="live", description="batch: cheaper, and answered within a day")
     sampling: dict[str, Any] = Field(default={}, description="temperature, max_tokens, ... as the endpoint names them")
 
 
@@ -135,6 +155,13 @@ class DatasetSettings(Settings):
         return splits
 
 
+class BudgetSettings(Settings):
+    """How much money may be spent. Worst cases are reserved before anything is sent."""
+
+    usd: float | None = Field(default=None, gt=0, description="US dollars per run; the next run goes on")
+    usd_total: float | None = Field(default=None, gt=0, description="US dollars over the life of the dataset")
+
+
 class Recipe(Settings):
     """A checked recipe. Paths in it are relative to `Source.folder`."""
 
@@ -145,6 +172,7 @@ class Recipe(Settings):
     steps: list[Step] = Field(min_length=1)
     student: StudentSettings = StudentSettings()
     dataset: DatasetSettings = DatasetSettings()
+    budget: BudgetSettings = BudgetSettings()
 
     @field_validator("name")
     @classmethod

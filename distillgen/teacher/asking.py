@@ -1,7 +1,7 @@
 """What the layers of a teacher pass on: a request with its key, a raw reply, a fault, an endpoint."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from distillgen import __version__
@@ -19,10 +19,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The raw body of a decided reply, and how long it took; stored ones have no latency."""
+    """The raw body of a decided reply, how long it took, and the headers that came; stored ones have only the body."""
 
     raw: bytes
     seconds: float | None = None
+    headers: Mapping[str, str] | None = field(default=None, compare=False, repr=False)
 
 
 class Asks(Protocol):
@@ -36,11 +37,29 @@ class Fault(Exception):
     """One request that brought no completion. `kind`: connect, timeout, network, status, malformed, oversize."""
 
     def __init__(
-        self, kind: str, words: str, *, status: int = 0, code: str = "", retry_after: str = "", body: bytes = b""
+        self,
+        kind: str,
+        words: str,
+        *,
+        status: int = 0,
+        code: str = "",
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
     ) -> None:
         super().__init__(f"{status} {words}" if status else words)
         self.kind, self.words, self.status, self.code = kind, words, status, code
-        self.retry_after, self.body = retry_after, body
+        self.headers: Mapping[str, str] = headers if headers is not None else {}
+        self.body = body
+
+    @property
+    def retry_after(self) -> str:
+        """What the server said of when to ask again, as it said it."""
+        return self.headers.get("retry-after", "")
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether the request may have been answered, and billed, without our having the answer."""
+        return self.kind in ("timeout", "network", "malformed", "oversize")
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,4 @@ def _status_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault
         pass
     if 300 <= status < 400:
         words = "redirects to another address, which is not followed with a key"
-    return Fault(
-        "status", words or "no words", status=status, code=code, retry_after=headers.get("retry-after", ""), body=body
-    )
+    return Fault("status", words or "no words", status=status, code=code, headers=headers, body=body)
