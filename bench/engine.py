@@ -62,7 +62,7 @@ def teacher(*arguments: str) -> Iterator[int]:
 
 def stats(port: int) -> dict[str, Any]:
     """Return what the teacher saw."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/stats") as response:  # noqa: S310  (our own server)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/stats") as response:
         told: dict[str, Any] = json.loads(response.read())
         return told
 
@@ -117,16 +117,13 @@ def bodies(folder: Path, rows: int) -> list[bytes]:
     import orjson
 
     from distillgen.preparation import prepare
-    from distillgen.teacher import identify, make_request
+    from distillgen.teacher.identity import RequestMaker, identify
 
     prepared = prepare(folder, will_ask=False)
     settings = prepared.recipe.teachers["main"]
-    identity = identify("main", settings, folder)
+    maker = RequestMaker(identify("main", settings, folder), settings)
     prompt = prepared.prompts[0]
-    asked = (
-        make_request(identity, settings, prompt.render({"question": f"Question {n}?"}), schema=None, sample=0)
-        for n in range(rows)
-    )
+    asked = (maker.make(prompt.render({"question": f"Question {n}?"}), schema=None)[0] for n in range(rows))
     return [orjson.dumps(request.body) for request in asked]
 
 
@@ -138,7 +135,7 @@ def build(folder: Path, *more: str) -> tuple[float, float, float]:
         [sys.executable, "-m", "distillgen", "build", str(folder), *more],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        preexec_fn=pin,  # noqa: PLW1509  (no thread is running here)
+        preexec_fn=pin,
     )
     assert process.stderr is not None
     said = process.stderr.read()
@@ -155,6 +152,12 @@ def project(folder: Path, port: int, rows: int, in_flight: int) -> Path:
     lines = (json.dumps({"question": f"Question {number}?"}) for number in range(rows))
     (folder / "seeds.jsonl").write_text("\n".join(lines) + "\n")
     return folder
+
+
+def machine() -> str:
+    """Return the day and the machine of a measurement."""
+    cores = f"{platform.machine()}, {os.cpu_count()} cores"
+    return f"{datetime.now(tz=UTC).date()}, {cores}, Python {platform.python_version()}"
 
 
 def best_and_median(values: list[float], digits: int = 2) -> str:
@@ -219,7 +222,7 @@ def main() -> None:
         os.sched_setaffinity(0, {0})
     files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files[1], files[1]))
-    print(f"{datetime.now(tz=UTC).date()}, {platform.machine()}, {os.cpu_count()} cores, {platform.python_version()}")
+    print(machine())
     if "asking" in options.what:
         asking(options, options.rows, options.in_flight)
     if "many" in options.what:

@@ -11,7 +11,7 @@ DistillgenError
 │   └── NewerFormat          DG603
 ├── Unfinished               3  DG409  a rerun may mend it (answers missing offline, say)
 ├── CredentialsError         4  DG401 no key, DG402 key refused
-├── QuotaSpent               5  DG403
+├── QuotaSpent               5  DG403   the provider's, ├── BudgetSpent   DG411   our own
 ├── NothingToPublish         6  DG601
 ├── TeacherUnavailable       7  DG404
 ├── Damaged                  8  DG602
@@ -184,6 +184,12 @@ class QuotaSpent(DistillgenError):
     code, exit_status = "DG403", 5
 
 
+class BudgetSpent(DistillgenError):
+    """The recipe's budget does not allow another request."""
+
+    code, exit_status = "DG411", 5
+
+
 class NothingToPublish(DistillgenError):
     """No row is left to publish."""
 
@@ -231,13 +237,15 @@ class Interrupted(DistillgenError):
 
 
 class RowFailed(Exception):
-    """One row's completion could not be had. `lasting` means that asking again would not help."""
+    """One row's completion could not be had. `lasting` means that asking again would not help.
 
-    def __init__(self, cause: str, detail: str, *, lasting: bool) -> None:
+    `attempts` counts the requests sent for it; `last_reply` is the beginning of what the server said last.
+    """
+
+    def __init__(self, cause: str, detail: str, *, lasting: bool, attempts: int = 0, last_reply: str = "") -> None:
         super().__init__(f"{cause}: {detail}")
-        self.cause = cause
-        self.detail = detail
-        self.lasting = lasting
+        self.cause, self.detail, self.lasting = cause, detail, lasting
+        self.attempts, self.last_reply = attempts, last_reply
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

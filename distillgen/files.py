@@ -21,6 +21,7 @@ from distillgen.errors import DiskFull, DistillgenError, Locked, NameInvalid, No
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+HELD_BYTES = 64 * 1024  # of a file in the making that are held back before they are written together
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 
 
@@ -36,11 +37,16 @@ def dumps(value: Any) -> str:
 
 def digest(*parts: bytes) -> str:
     """Return the sha256 of the parts, each preceded by its length so that no two lists of parts collide."""
+    return digest_bytes(*parts).hex()
+
+
+def digest_bytes(*parts: bytes) -> bytes:
+    """Return the same digest as 32 bytes."""
     sha = hashlib.sha256()
     for part in parts:
         sha.update(len(part).to_bytes(8, "big"))
         sha.update(part)
-    return sha.hexdigest()
+    return sha.digest()
 
 
 def file_sha256(path: Path) -> str:
@@ -121,12 +127,16 @@ class JsonlFile:
         self._out: IO[bytes] = self._raw
         if path.suffix == ".zst":
             self._out = zstandard.ZstdCompressor(level=3).stream_writer(self._raw, closefd=False)
-        self._lines = jsonlines.Writer(_Tee(self._out, self._content), dumps=dumps)  # type: ignore[arg-type]
+        self._tee = _Tee(self._out, self._content)
+        self._lines = jsonlines.Writer(self._tee, dumps=orjson.dumps)  # type: ignore[arg-type]
 
     def write(self, row: Any) -> None:
         """Append one row as a line."""
-        with disk_errors(self.path):
+        try:
             self._lines.write(row)
+        except OSError:
+            with disk_errors(self.path):
+                raise
         self.rows += 1
 
     def abandon(self) -> None:
@@ -140,6 +150,7 @@ class JsonlFile:
             return
         with disk_errors(self.path):
             self._lines.close()
+            self._tee.flush()
             if self._out is not self._raw:
                 self._out.close()
             self._raw.flush()
@@ -150,20 +161,26 @@ class JsonlFile:
 
 
 class _Tee(io.RawIOBase):
-    """Feeds each line, as UTF-8, to a file and to a digest."""
+    """Feeds lines to a file and to a digest, many at a time: a call of either for each line costs more than its work."""
 
     def __init__(self, out: IO[bytes], sha: Any) -> None:
-        self._targets = (out, sha)
+        self._out, self._sha = out, sha
+        self._held = bytearray()
 
     def writable(self) -> bool:
         return True
 
     def write(self, line: Any) -> int:
-        encoded = line.encode() if isinstance(line, str) else line
-        out, sha = self._targets
-        out.write(encoded)
-        sha.update(encoded)
+        self._held += line
+        if len(self._held) >= HELD_BYTES:
+            self.flush()
         return len(line)
+
+    def flush(self) -> None:
+        """Pass on what is held."""
+        held, self._held = self._held, bytearray()
+        self._out.write(held)
+        self._sha.update(held)
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

@@ -11,12 +11,14 @@ from distillgen.prompts import Prompt, Template, load_prompt, missing_columns, p
 from distillgen.recipe import DeduplicateStep, FilterStep, GenerateStep, Recipe, RuleSetting, Source, read_recipe
 from distillgen.road import Step
 from distillgen.seeds import SeedReader
+from distillgen.state import require_local, state_folder
 from distillgen.steps.deduplicate import Deduplicate
 from distillgen.steps.filter import Filter
 from distillgen.steps.generate import Generate, labels_of, list_property, reply_schema, written_columns
 from distillgen.steps.rules import Rule, RuleProblem, bind_rule
 from distillgen.steps.structured import wrong_schema
-from distillgen.teacher import Teacher, check_teachers
+from distillgen.teacher import Teacher, several
+from distillgen.teacher.checks import check_teachers
 
 
 @dataclass
@@ -25,17 +27,13 @@ class Prepared:
 
     recipe: Recipe
     source: Source
+    state: Path  # the folder of the answer store, locks and logs
     seeds: SeedReader
     seed_count: int | None
     prompts: dict[int, Prompt]
     rules: dict[int, list[Rule]]
     student: StudentTemplates
     warnings: list[Problem] = field(default_factory=list)
-
-    @property
-    def state(self) -> Path:
-        """The folder of the answer store, locks and logs."""
-        return self.source.folder / ".distillgen"
 
     @property
     def datasets(self) -> Path:
@@ -50,16 +48,22 @@ class Prepared:
     @property
     def teachers_used(self) -> set[str]:
         """The keys in [teachers] of those that a step asks."""
-        return {self.recipe.teacher_of(step) for step in self.recipe.steps if isinstance(step, GenerateStep)}
+        steps = [step for step in self.recipe.steps if isinstance(step, GenerateStep)]
+        return {name for step in steps for name in self.recipe.teachers_of(step)}
 
-    def steps(self, teachers: Mapping[str, Teacher]) -> list[Step]:
+    def steps(self, teachers: Mapping[str, Teacher], *, prefer_first: bool = False) -> list[Step]:
         """Return the steps of the road, in order, with their teachers."""
-        return [self._step(index, teachers) for index in range(len(self.recipe.steps))]
+        return [self._step(index, teachers, prefer_first) for index in range(len(self.recipe.steps))]
 
-    def _step(self, index: int, teachers: Mapping[str, Teacher]) -> Step:
+    def _step(self, index: int, teachers: Mapping[str, Teacher], prefer_first: bool) -> Step:
         step, name = self.recipe.steps[index], step_name(self.recipe, index)
         if isinstance(step, GenerateStep):
-            return Generate(name, step, self.prompts[index], self.rules[index], teachers[self.recipe.teacher_of(step)])
+            prompt = self.prompts[index]
+            asked = {key: teachers[key] for key in self.recipe.teachers_of(step)}
+            return Generate(
+                name, step, prompt, self.rules[index], several.chooser(step, asked), prefer_first=prefer_first,
+                schema=reply_schema(prompt, step),
+            )  # fmt: skip
         if isinstance(step, FilterStep):
             return Filter(name, self.rules[index])
         return Deduplicate(name, step.columns, step.near)
@@ -71,8 +75,9 @@ def step_name(recipe: Recipe, index: int) -> str:
 
 
 def prepare(
-    path: Path, *, overrides: tuple[str, ...] = (), skip_bad_seeds: bool = False, will_ask: bool = True
-) -> Prepared:
+    path: Path, *, overrides: tuple[str, ...] = (), skip_bad_seeds: bool = False, will_ask: bool = True,
+    allow_unknown_price: bool = False, state: Path | None = None,
+) -> Prepared:  # fmt: skip
     """Read a recipe and check it whole. Nothing is sent, nothing is written.
 
     Raises one error with every problem found in the recipe, else the first of another kind.
@@ -84,7 +89,9 @@ def prepare(
     columns = None if first is None and reader.is_stdin else dict.fromkeys(first or {})
     check.steps(columns)
     student = check.student()
-    wrong, warnings = check_teachers(recipe, source, check.teachers_used, will_ask=will_ask)
+    wrong, warnings = check_teachers(
+        recipe, source, check.teachers_used, will_ask=will_ask, allow_unknown_price=allow_unknown_price
+    )
     check.problems += [problem for problem in wrong if isinstance(problem, Problem)]
     if columns is not None and not columns:
         reader.check()  # raises: no seed, or none that can be read
@@ -94,7 +101,11 @@ def prepare(
         raise error
     reader.required = frozenset(check.wanted_of_seeds)
     count = None if reader.is_stdin else reader.check()
-    return Prepared(recipe, source, reader, count, check.prompts, check.rules, student, [*warnings, *check.warnings])
+    place = state_folder(source.folder, state)
+    require_local(place)
+    return Prepared(
+        recipe, source, place, reader, count, check.prompts, check.rules, student, [*warnings, *check.warnings]
+    )
 
 
 class _Check:
@@ -146,7 +157,7 @@ class _Check:
 
     def _generate(self, index: int, step: GenerateStep) -> None:
         place = ("steps", index)
-        self.teachers_used.add(self.recipe.teacher_of(step, index))
+        self.teachers_used.update(self.recipe.teachers_of(step, index))
         was_blind, self._is_blind = self._is_blind, True
         try:
             prompt = load_prompt(step.prompt, self.source.folder)
@@ -173,8 +184,10 @@ class _Check:
         for variable in step.read.keys() - prompt.needs - prompt.settings.values.keys():
             what = f"prompt {prompt.name!r} has no variable {variable!r}"
             self.problems.append(self.source.problem(what, (*place, "read", variable), nearest(variable, prompt.needs)))
-        columns = written_columns(prompt, step)
+        sampling = [self.recipe.teachers[name].sampling for name in self.recipe.teachers_of(step)]
+        columns = written_columns(prompt, step, has_logprobs=any(each.get("logprobs") for each in sampling))
         for name in step.write.keys() - {
+            "logprobs",
             *prompt.settings.columns,
             "reasoning",
             *written_columns(prompt, step.model_copy(update={"write": {}})),
@@ -188,8 +201,7 @@ class _Check:
         # The checks of a prompt that writes a list are for its elements.
         applies = step.checks and (step.each or list_property(prompt) is None)
         self.rules[index] = self._own_checks(prompt) if applies else []
-        sampling = self.recipe.teachers[self.recipe.teacher_of(step, index)].sampling
-        if step.samples > 1 and sampling.get("temperature") == 0:
+        if step.samples > 1 and any(each.get("temperature") == 0 for each in sampling):
             self.warnings.append(
                 self.source.problem("several samples at temperature 0 are all alike", (*place, "samples"))
             )

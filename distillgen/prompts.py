@@ -109,6 +109,8 @@ class Template:
     needs: frozenset[str] = frozenset()
     _lines: Mapping[str, int] = field(default_factory=dict)
     _compiled: Any = None
+    _constant: str | None = None  # what it renders to, when it holds nothing but text
+    _variable: str | None = None  # the one name that it holds, when it holds nothing else
 
     @staticmethod
     def parse(text: str) -> "Template":
@@ -117,7 +119,12 @@ class Template:
         optional = set(_optional(tree))
         undeclared = jinja2.meta.find_undeclared_variables(tree) - set(_ENVIRONMENT.globals)
         lines = {node.name: node.lineno for node in reversed(list(tree.find_all(nodes.Name)))}
-        return Template(text, frozenset(undeclared - optional), lines, _ENVIRONMENT.from_string(text))
+        compiled = _ENVIRONMENT.from_string(text)
+        compiled.globals = dict(compiled.globals)  # a chain of maps is copied three times as slowly, for every row
+        inside = [node for node in tree.find_all(nodes.Node) if not isinstance(node, nodes.Output)]
+        constant = compiled.render().strip() if all(isinstance(node, nodes.TemplateData) for node in inside) else None
+        variable = inside[0].name if len(inside) == 1 and isinstance(inside[0], nodes.Name) else None
+        return Template(text, frozenset(undeclared - optional), lines, compiled, constant, variable)
 
     def line(self, name: str) -> int:
         """Return the line inside the text, from 1, where a variable first stands."""
@@ -125,6 +132,10 @@ class Template:
 
     def render(self, columns: Mapping[str, Any]) -> str:
         """Return the text for one row. Raises RowFailed when the row does not fit the template."""
+        if self._constant is not None:
+            return self._constant
+        if self._variable is not None and isinstance(value := columns.get(self._variable), str):
+            return value.strip()  # what Jinja would do, ten times as fast: `{{ question }}` is the commonest template
         try:
             text: str = self._compiled.render(columns).strip()
         except (jinja2.TemplateError, ArithmeticError, TypeError, ValueError, AttributeError, LookupError) as error:

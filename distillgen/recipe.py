@@ -18,7 +18,7 @@ MAX_RECIPE_BYTES = 1_000_000
 class Settings(BaseModel):
     """Base of every table of a recipe: unknown keys are errors, and a checked recipe does not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class SeedSettings(Settings):
@@ -88,7 +88,12 @@ class GenerateStep(Settings):
 
     use: Literal["generate"]
     prompt: str = Field(description="a template: prompts/NAME.toml beside the recipe, else the library's")
-    teacher: str = Field(default="", description="a key of [teachers]; may be left out when there is only one")
+    teacher: str | list[str] | dict[str, float] = Field(
+        default="",
+        description="a key of [teachers] (may be left out when there is only one); a list: the first that can answer; "
+        "a table of weights: one by chance, the same in every run",
+    )
+    compare: bool = Field(default=False, description="with a list of teachers: each answers every row, a row for each")
     samples: int = Field(default=1, ge=1, le=10_000, description="completions of the same prompt, one row each")
     each: bool = Field(default=False, description="one row per element of a list answer")
     labels: list[str] = Field(default=[], description="the closed set, for prompts with output = labels")
@@ -96,6 +101,28 @@ class GenerateStep(Settings):
     read: dict[str, str] = Field(default={}, description="template variable -> column")
     write: dict[str, str] = Field(default={}, description="the template's column -> column of the row")
     checks: bool = Field(default=True, description="apply the checks that the template brings")
+
+    @field_validator("teacher")
+    @classmethod
+    def _some(cls, teacher: str | list[str] | dict[str, float]) -> str | list[str] | dict[str, float]:
+        if isinstance(teacher, list | dict) and not teacher:
+            raise ValueError("name at least one teacher")
+        if isinstance(teacher, list) and len(set(teacher)) < len(teacher):
+            raise ValueError("the same teacher twice")
+        if isinstance(teacher, dict) and (wrong := [name for name, weight in teacher.items() if weight <= 0]):
+            raise ValueError(f"the weight of {wrong[0]!r} must be above 0")
+        return teacher
+
+    @model_validator(mode="after")
+    def _comparable(self) -> "GenerateStep":
+        if self.compare and (not isinstance(self.teacher, list) or self.samples > 1):
+            raise ValueError("`compare` goes with a list of teachers and one sample of each")
+        return self
+
+    @property
+    def sample_count(self) -> int:
+        """How many rows a row becomes: its samples, or one for each teacher that is compared."""
+        return len(self.teacher) if self.compare else self.samples
 
 
 RuleSetting: TypeAlias = str | dict[str, Any]
@@ -142,6 +169,9 @@ class DatasetSettings(Settings):
     splits: dict[str, float] = Field(default={"train": 1.0}, description="name -> share; they add up to 1")
     split_by: str | None = Field(default=None, description="rows that agree in this column stay in one split")
     append: bool = Field(default=False, description="keep the parent's rows, send only new seeds down the road")
+    target_rows: int | None = Field(
+        default=None, ge=1, description="stop at the first seed that makes so many published rows; then ask nothing"
+    )
 
     @field_validator("splits")
     @classmethod
@@ -183,19 +213,22 @@ class Recipe(Settings):
     def _teachers_named(self) -> "Recipe":
         for index, step in enumerate(self.steps):
             if isinstance(step, GenerateStep):
-                self.teacher_of(step, index)
+                self.teachers_of(step, index)
         return self
 
-    def teacher_of(self, step: GenerateStep, index: int = 0) -> str:
-        """Return the key in [teachers] of the teacher that a generate step asks."""
-        if step.teacher in self.teachers:
-            return step.teacher
-        if not step.teacher and len(self.teachers) == 1:
-            return next(iter(self.teachers))
+    def teachers_of(self, step: GenerateStep, index: int = 0) -> list[str]:
+        """Return the keys in [teachers] of those that a generate step may ask, in its order."""
+        names = [step.teacher] if isinstance(step.teacher, str) else list(step.teacher)
+        if names == [""] and len(self.teachers) == 1:
+            return list(self.teachers)
         if not self.teachers:
             raise _Located(f"{step.use} needs a teacher", ("steps", index), "add a table such as [teachers.main]")
-        what = f"unknown teacher {step.teacher!r}" if step.teacher else "which teacher?"
-        raise _Located(what, ("steps", index, "teacher"), nearest(step.teacher, self.teachers))
+        if names == [""]:
+            raise _Located("which teacher?", ("steps", index, "teacher"), nearest("", self.teachers))
+        for name in names:
+            if name not in self.teachers:
+                raise _Located(f"unknown teacher {name!r}", ("steps", index, "teacher"), nearest(name, self.teachers))
+        return names
 
 
 class _Located(UsageError, ValueError):
@@ -348,12 +381,14 @@ def _known(path: Sequence[str | int], table: Any) -> list[str]:
     if len(path) >= 3 and path[0] == "steps" and isinstance(path[1], int):
         model: type[BaseModel] = STEPS[table["steps"][path[1]]["use"]]
     elif len(path) >= 3 and path[0] == "teachers":
-        model = LimitSettings if path[2] == "limits" and len(path) > 3 else TeacherSettings
+        inner: dict[str | int, type[BaseModel]] = {"limits": LimitSettings, "prices": PriceSettings}
+        model = inner.get(path[2], TeacherSettings) if len(path) > 3 else TeacherSettings
     else:
         tables: dict[str | int, type[BaseModel]] = {
             "seeds": SeedSettings,
             "student": StudentSettings,
             "dataset": DatasetSettings,
+            "budget": BudgetSettings,
         }
         model = tables.get(path[0], Recipe) if len(path) > 1 else Recipe
     return list(model.model_fields)

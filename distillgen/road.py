@@ -15,10 +15,11 @@ from typing import IO, Protocol, TypeAlias, TypeGuard, cast
 
 from distillgen.errors import RowFailed
 from distillgen.rows import Failure, Outcome, Row
-from distillgen.teacher.asking import Reply, Request
+from distillgen.teacher.several import Answer, Question
 
 LOOK_AHEAD = 100_000  # positions between the oldest unsettled one and the newest
-IN_MEMORY = 1_000  # settled positions that wait for their turn in memory; more of them wait in a file
+IN_MEMORY = 1_000  # settled positions that wait for their turn in memory (four for each row in flight, if those
+# are more, because replies of one moment come in any order); the others wait in a file
 PIPE_ROWS = 256  # rows read ahead from a pipe
 BREATH = 64  # positions after which others get a turn
 
@@ -41,20 +42,23 @@ class AskingStep(Protocol):
     def name(self) -> str:
         """How the step is called in provenance, rejections and the funnel."""
 
-    def requests(self, row: Row) -> Sequence[Request]:
-        """Return one request per sample. Raises RowFailed when the row does not fit the prompt."""
+    def questions(self, row: Row) -> Sequence[Question]:
+        """Return one question per sample. Raises RowFailed when the row does not fit the prompt."""
 
-    def stored(self, request: Request) -> Reply | None:
-        """Return the stored reply, None when the teacher must be asked."""
+    def stored(self, question: Question) -> Answer | None:
+        """Return the stored answer, None when a teacher must be asked."""
 
-    async def ask(self, request: Request) -> Reply:
-        """Return the teacher's reply. Raises RowFailed, or the error that stops the run."""
+    async def ask(self, question: Question) -> Answer:
+        """Return a teacher's answer. Raises RowFailed, or the error that stops the run."""
+
+    def ask_again(self, question: Question, answer: Answer) -> Question | None:
+        """Return what to ask after an answer that is of no use as it is, None when it will do or is the last."""
 
     def row_of(self, row: Row, sample: int) -> Row:
         """Return the row that a sample of another makes, before it has an answer."""
 
-    def rows(self, row: Row, sample: int, request: Request, reply: Reply) -> Iterable[Outcome]:
-        """Return what becomes of a row with the reply to one of its requests."""
+    def rows(self, row: Row, sample: int, answer: Answer) -> Iterable[Outcome]:
+        """Return what becomes of a row with the answer to one of its questions."""
 
 
 class StreamStep(Protocol):
@@ -75,7 +79,7 @@ Step: TypeAlias = RowStep | AskingStep | StreamStep
 
 def is_asking(step: Step) -> TypeGuard[AskingStep]:
     """Whether a step needs a teacher."""
-    return hasattr(step, "requests")
+    return hasattr(step, "questions")
 
 
 def is_stream(step: Step) -> TypeGuard[StreamStep]:
@@ -88,21 +92,37 @@ Place: TypeAlias = tuple[int, ...]
 Tally: TypeAlias = Callable[[str, Sequence[Outcome], bool], None]
 
 
-def travel(outcomes: Outcomes, steps: Sequence[Step], *, tally: Tally, spool: Path, in_flight: int) -> Outcomes:
+Drain: TypeAlias = Callable[[], Awaitable[None]]
+
+
+async def let_go() -> None:
+    """Wait for nothing: what is under way is given up."""
+
+
+def travel(
+    outcomes: Outcomes, steps: Sequence[Step], *, tally: Tally, spool: Path, in_flight: int, drain: Drain = let_go
+) -> Outcomes:
     """Return what becomes of every row, in the order in which they came; close it to stop what is under way.
 
     `tally` hears what a step made of each row, and whether that row was born there (a second sample);
     `spool` is the folder for what memory shall not hold;
-    `in_flight` is how many rows may wait for answers at once.
+    `in_flight` is how many rows may wait for answers at once;
+    `drain` is awaited when the road ends early, before rows that wait for answers are given up.
     """
+
+    def row_steps(outcomes: Outcomes, run: Sequence[Step]) -> Outcomes:
+        if not run:
+            return outcomes
+        return in_order(outcomes, Walk(tuple(run), tally).start, spool=spool, in_flight=in_flight, drain=drain)
+
     run: list[Step] = []
     for step in steps:
         if is_stream(step):
-            outcomes = _in_stream(_row_steps(outcomes, run, tally, spool, in_flight), step, tally)
+            outcomes = _in_stream(row_steps(outcomes, run), step, tally)
             run = []
         else:
             run.append(step)
-    return _row_steps(outcomes, run, tally, spool, in_flight)
+    return row_steps(outcomes, run)
 
 
 async def _in_stream(outcomes: Outcomes, step: StreamStep, tally: Tally) -> Outcomes:
@@ -114,10 +134,6 @@ async def _in_stream(outcomes: Outcomes, step: StreamStep, tally: Tally) -> Outc
                 yield result
             else:
                 yield outcome
-
-
-def _row_steps(outcomes: Outcomes, steps: Sequence[Step], tally: Tally, spool: Path, in_flight: int) -> Outcomes:
-    return in_order(outcomes, Walk(tuple(steps), tally).start, spool=spool, in_flight=in_flight) if steps else outcomes
 
 
 class Walk:
@@ -147,18 +163,18 @@ class Walk:
             self._enter(index, place, cast(RowStep, step)(row), settled, waiting)  # `travel` lets no stream in here
             return
         try:
-            requests = step.requests(row)
+            questions = step.questions(row)
         except RowFailed as failed:
             self._enter(index, place, [_failure(row, step.name, failed)], settled, waiting)
             return
-        for sample, request in enumerate(requests):
-            reply = step.stored(request)
-            if reply is None:
-                waiting.append((row, index, (*place, sample), sample, request))
+        for sample, question in enumerate(questions):
+            answer = step.stored(question)
+            while answer is not None and (further := step.ask_again(question, answer)) is not None:
+                question, answer = further, step.stored(further)
+            if answer is None:
+                waiting.append((row, index, (*place, sample), sample, question))
             else:
-                self._enter(
-                    index, (*place, sample), step.rows(row, sample, request, reply), settled, waiting, sample > 0
-                )
+                self._enter(index, (*place, sample), step.rows(row, sample, answer), settled, waiting, sample > 0)
 
     def _enter(
         self, index: int, place: Place, results: Iterable[Outcome],
@@ -183,26 +199,29 @@ class Walk:
 
     async def _follow(self, waits: "_Waiting", settled: "list[tuple[Place, Outcome]]") -> None:
         """Ask for one answer and walk on from there, as often as it takes."""
-        row, index, place, sample, request = waits
+        row, index, place, sample, question = waits
         step: AskingStep = self._steps[index]  # type: ignore[assignment]
         results: Iterable[Outcome]
         try:
-            reply = await step.ask(request)
+            answer = await step.ask(question)
+            while (further_question := step.ask_again(question, answer)) is not None:
+                question = further_question
+                answer = step.stored(question) or await step.ask(question)
         except RowFailed as failed:
             results = [_failure(step.row_of(row, sample), step.name, failed)]
         else:
-            results = step.rows(row, sample, request, reply)
+            results = step.rows(row, sample, answer)
         further: list[_Waiting] = []
         self._enter(index, place, results, settled, further, sample > 0)
         if further:
             await asyncio.gather(*(self._follow(each, settled) for each in further))
 
 
-_Waiting: TypeAlias = tuple[Row, int, Place, int, Request]
+_Waiting: TypeAlias = tuple[Row, int, Place, int, Question]
 
 
 def _failure(row: Row, step: str, failed: RowFailed) -> Failure:
-    return Failure(row, step, failed.cause, failed.detail, failed.lasting)
+    return Failure(row, step, failed.cause, failed.detail, failed.lasting, failed.attempts, failed.last_reply)
 
 
 def _ordered(settled: list[tuple[Place, Outcome]]) -> list[Outcome]:
@@ -271,9 +290,11 @@ async def in_order(
     spool: Path,
     in_flight: int,
     look_ahead: int = LOOK_AHEAD,
+    drain: Drain = let_go,
 ) -> Outcomes:
     """Yield what `start` makes of every outcome, in the order of the source, with many of them under way."""
-    turnstile = Turnstile(spool)
+    in_memory = max(IN_MEMORY, 4 * in_flight)
+    turnstile = Turnstile(spool, in_memory)
     wake, room = asyncio.Event(), asyncio.Event()
     alive: set[asyncio.Task[list[Outcome]]] = set()
     errors: list[BaseException] = []
@@ -294,7 +315,7 @@ async def in_order(
         return (
             len(alive) >= in_flight
             or position - turnstile.next >= look_ahead
-            or (turnstile.is_ready and len(turnstile) >= IN_MEMORY)
+            or (turnstile.is_ready and len(turnstile) >= in_memory)
         )
 
     async def feed() -> None:
@@ -334,6 +355,8 @@ async def in_order(
             await wake.wait()
     finally:
         feeder.cancel()
+        if alive:
+            await drain()
         for task in alive:
             task.cancel()
         await asyncio.gather(feeder, *alive, return_exceptions=True)

@@ -40,13 +40,25 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A row whose completion could not be had. `lasting`: a rerun would not mend it."""
+    """A row whose completion could not be had. `lasting`: a rerun would not mend it.
+
+    `attempts` counts the requests sent for it in this run; `last_reply` is the beginning of what the server said last.
+    """
 
     row: Row
     step: str
     cause: str
     detail: str
     lasting: bool
+    attempts: int = 0
+    last_reply: str = ""
 
 
-Outcome: TypeAlias = Row | Rejection | Failure
+@dataclass(frozen=True, slots=True)
+class SeedEnd:
+    """Everything that came of a seed has passed: it travels behind the seed's rows where somebody must know."""
+
+    origin: str
+
+
+Outcome: TypeAlias = Row | Rejection | Failure | SeedEnd

@@ -132,9 +132,10 @@ class SeedReader:
                 yield from _read_file(str(file), stream, self.settings.format or _format(file))
 
     def _lacking(self, place: Place, columns: dict[str, Any]) -> Problem | None:
-        missing = sorted((self.required | set(self.settings.id)) - columns.keys())
-        if not missing:
+        wanted = self.required.union(self.settings.id)
+        if wanted <= columns.keys():
             return None
+        missing = sorted(wanted - columns.keys())
         return Problem(f"seed without column {missing[0]!r}", place, nearest(missing[0], columns))
 
     def _identified(self, place: Place, columns: dict[str, Any], seen: dict[bytes, tuple[bytes, int]]) -> Row | Problem:

@@ -30,6 +30,7 @@ class Tally:
     """The figures of one run."""
 
     seeds: int = 0
+    settled: int = 0  # seeds of which everything has passed, where that is marked
     skipped_seeds: int = 0
     published: int = 0
     splits: Counter[str] = field(default_factory=Counter)
@@ -43,7 +44,9 @@ class Tally:
 
     def step(self, name: str, results: Sequence[Outcome], is_born: bool = False) -> None:
         """Count what a step made of one row, or of a further sample of it, which was born there."""
-        count = self.steps.setdefault(name, StepCount())
+        count = self.steps.get(name)
+        if count is None:
+            count = self.steps[name] = StepCount()
         count.rows_in += not is_born
         count.born += len(results) - (not is_born)
         for result in results:
@@ -56,6 +59,11 @@ class Tally:
                 self.last_failure = f"{result.cause}: {result.detail}"
             else:
                 count.out += 1
+
+    def begin_again(self) -> None:
+        """Forget what was counted of rows, not of calls: they take the road once more, without a call."""
+        fresh = Tally(teachers=self.teachers, started=self.started)
+        vars(self).update(vars(fresh))
 
     def row_published(self, split: str, training: dict[str, Any]) -> None:
         """Count a row that the student will see, and keep the first few to show."""
@@ -86,9 +94,19 @@ class Tally:
         return prompt, sum(teacher.usage.completion for teacher in self.teachers.values())
 
     @property
+    def usd(self) -> float:
+        """What this run's calls cost, in dollars, as far as their prices are known."""
+        return sum(teacher.nanousd for teacher in self.teachers.values()) / 1e9
+
+    @property
+    def unpriced(self) -> int:
+        """How many of this run's calls have a cost that is not known."""
+        return sum(teacher.unpriced for teacher in self.teachers.values())
+
+    @property
     def in_flight(self) -> int:
         """How many requests are under way right now."""
-        return sum(teacher.in_flight for teacher in self.teachers.values())
+        return sum(pool.in_flight for pool in {teacher.pool for teacher in self.teachers.values()})
 
     def reasons(self) -> Mapping[str, int]:
         """Return why rows were left out, the commonest first."""
@@ -127,5 +145,7 @@ class Tally:
             "seconds": round(seconds, 3),
             "calls": self.calls,
             "tokens": {"prompt": prompt, "completion": completion},
+            "usd": round(self.usd, 9),
+            "unpriced_calls": self.unpriced,
             "failed": dict(self.causes),
         }

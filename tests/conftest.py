@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,8 @@ class Project:
 
 def clean_environment(**more: str) -> dict[str, str]:
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-    return {**kept, "PYTHONWARNINGS": "error", "NO_COLOR": "1", "COLUMNS": "120", **more}
+    state = tempfile.gettempdir() + f"/distillgen-tests-{os.getpid()}"  # never the limits of the person who runs the tests
+    return {**kept, "PYTHONWARNINGS": "error", "NO_COLOR": "1", "COLUMNS": "120", "XDG_STATE_HOME": state, **more}
 
 
 @pytest.fixture

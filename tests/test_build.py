@@ -196,16 +196,32 @@ def test_labels_are_in_the_closed_set_whatever_the_server_does(demo: Project, lo
     )
     demo.edit('[[steps]]\nuse = "deduplicate"\non = "answer"\nnear = 0.8\n', "")
     demo.edit("{{ answer }}", "{{ label }}")
-    loopback.script([reply('{"label": "neither"}'), reply("even"), reply("I think it is odd")])
+    def behave(body: dict) -> Say:
+        first = body["messages"][-1 if len(body["messages"]) == 2 else -3]["content"]
+        is_again = body["messages"][-1]["content"].startswith("Thank you, but")
+        if "number 3?" in first:
+            return reply('{"label": "neither"}')
+        if "number 4?" in first:
+            return reply('{"label": "odd"}' if is_again else "I think it is odd")
+        return reply("even") if "number 5?" in first else answer(body)
+
+    loopback.behave = behave
     done = demo.build()
     assert loopback.bodies[0]["response_format"]["json_schema"]["schema"]["properties"]["label"]["enum"] == [
         "odd",
         "even",
     ]
     assert {row["messages"][-1]["content"] for row in demo.rows()} == {"odd", "even"}
-    assert demo.manifest()["rows"] == 18 and "schema 2" in done.stderr
-    causes = [row["cause"] for row in demo.sidecar("failed")]
-    assert causes == ["schema", "schema"]
+    assert demo.manifest()["rows"] == 19 and "schema 1" in done.stderr
+    [failed] = demo.sidecar("failed")
+    assert failed["cause"] == "schema" and failed["attempts"] == 2 and "(asked 2 times)" in failed["detail"]
+    mended = next(row for row in demo.sidecar("provenance") if "number 4?" in row["columns"]["question"])
+    assert mended["steps"][0]["asked"] == 2 and mended["columns"]["label"] == "odd"
+    again = next(body for body in loopback.bodies if len(body["messages"]) == 4)
+    assert again["messages"][2]["role"] == "assistant" and "not" in again["messages"][3]["content"]
+    assert loopback.seen == 22
+    demo.build()
+    assert loopback.seen == 22, "a stored re-ask is served like any other answer"
 
 
 def test_each_takes_a_list_apart_and_a_second_teacher_answers(demo: Project, loopback: Loopback) -> None:

@@ -13,7 +13,6 @@ from distillgen.errors import RowFailed
 from distillgen.road import Turnstile, in_order, in_thread, travel
 from distillgen.rows import Failure, Outcome, Rejection, Row
 from distillgen.tally import Tally
-from distillgen.teacher.asking import Reply, Request
 
 
 def row(number: int) -> Row:
@@ -34,25 +33,27 @@ class Asker:
         self.delays, self.samples, self.known = delays, samples, stored
         self.now = self.peak = 0
 
-    def requests(self, row: Row) -> list[Request]:
+    def questions(self, row: Row) -> list[tuple[int, int]]:
         if row.columns["n"] == 13:
             raise RowFailed("template", "unlucky", lasting=True)
-        return [Request(b"%d.%d" % (row.columns["n"], sample), {}) for sample in range(self.samples)]
+        return [(row.columns["n"], sample) for sample in range(self.samples)]
 
-    def stored(self, request: Request) -> Reply | None:
-        return Reply(b"stored") if int(request.key.split(b".")[0]) in self.known else None
+    def stored(self, question: tuple[int, int]) -> str | None:
+        return "stored" if question[0] in self.known else None
 
-    async def ask(self, request: Request) -> Reply:
+    async def ask(self, question: tuple[int, int]) -> str:
         self.now += 1
         self.peak = max(self.peak, self.now)
-        number = int(request.key.split(b".")[0])
-        await asyncio.sleep(self.delays[number % len(self.delays)])
+        await asyncio.sleep(self.delays[question[0] % len(self.delays)])
         self.now -= 1
-        if number == 7:
+        if question[0] == 7:
             raise RowFailed("http_500", "down", lasting=False)
-        return Reply(b"new")
+        return "new"
 
-    def rows(self, row: Row, sample: int, request: Request, reply: Reply) -> list[Outcome]:
+    def ask_again(self, question: tuple[int, int], answer: str) -> None:
+        return None
+
+    def rows(self, row: Row, sample: int, answer: str) -> list[Outcome]:
         return [self.row_of(row, sample)]
 
     def row_of(self, row: Row, sample: int) -> Row:
@@ -160,11 +161,11 @@ def test_the_look_ahead_is_bounded(tmp_path: Path) -> None:
 
 def test_an_error_stops_everything_and_leaves_no_task(tmp_path: Path) -> None:
     class Broken(Asker):
-        async def ask(self, request: Request) -> Reply:
-            await super().ask(request)
-            if request.key == b"5.0":
+        async def ask(self, question: tuple[int, int]) -> str:
+            await super().ask(question)
+            if question == (5, 0):
                 raise OSError("disk")
-            return Reply(b"")
+            return ""
 
     async def main() -> None:
         with pytest.raises(OSError, match="disk"):
@@ -204,3 +205,42 @@ def test_splits_have_their_shares() -> None:
     names = [split_of(str(n), {"train": 0.9, "validation": 0.1}) for n in range(10_000)]
     assert 0.88 < names.count("train") / 10_000 < 0.92
     assert {split_of(str(n), {"only": 1.0}) for n in range(100)} == {"only"}
+
+
+def test_a_road_that_ends_early_drains_before_it_gives_rows_up(tmp_path: Path) -> None:
+    asker = Asker([0.0, 0.1])
+    received: list[int] = []
+
+    async def drain() -> None:
+        received.append(asker.now)
+        while asker.now:
+            await asyncio.sleep(0.01)
+
+    async def main() -> None:
+        outcomes = travel(source(50), [asker], tally=Tally().step, spool=tmp_path, in_flight=8, drain=drain)
+        async for _ in outcomes:
+            break
+        await outcomes.aclose()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+    assert len(received) == 1 and received[0] > 0 and asker.now == 0
+
+
+def test_an_answer_of_no_use_is_asked_for_again(tmp_path: Path) -> None:
+    class Picky(Asker):
+        def ask_again(self, question: tuple[int, int], answer: str) -> tuple[int, int] | None:
+            return (question[0], question[1] + 1) if question[1] < 2 else None
+
+    asker = Picky([0.0], stored=frozenset({1}))
+    asked: list[tuple[int, int]] = []
+    ask = asker.ask
+
+    async def noted(question: tuple[int, int]) -> str:
+        asked.append(question)
+        return await ask(question)
+
+    asker.ask = noted  # type: ignore[method-assign]
+    out = run([asker], 3, tmp_path)
+    assert [name_of(o) for o in out] == ["0", "1", "2"]
+    assert sorted(asked) == [(0, 0), (0, 1), (0, 2), (2, 0), (2, 1), (2, 2)]

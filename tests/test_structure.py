@@ -15,13 +15,13 @@ PACKAGE = REPOSITORY / "distillgen"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom of the road to its top; a module may import what stands before it, and its own folder.
 ROAD = [
-    "__init__", "errors", "files", "rows", "toml_lines", "recipe", "prompts", "seeds", "teacher", "road", "steps", "dataset",
+    "__init__", "errors", "files", "state", "rows", "toml_lines", "recipe", "prompts", "seeds", "teacher", "road", "steps", "dataset",
     "preparation", "tally", "pipeline", "project", "doctor", "report", "cli", "__main__",
 ]  # fmt: skip
 # Typer itself loads pydantic to read options.
 HEAVY = {
     "httpx", "aiohttp", "openai", "numpy", "scipy", "datasketch", "jinja2", "orjson", "zstandard",
-    "jsonschema_rs", "regex", "tenacity", "pyarrow", "xllamacpp", "datasets",
+    "jsonschema_rs", "regex", "genai_prices", "httpx2", "tenacity", "pyarrow", "xllamacpp", "datasets",
 }  # fmt: skip
 
 

@@ -1,12 +1,15 @@
 """Commands `plan`, `build` and `status`."""
 
+import gc
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from distillgen.cli.guard import guarded, project_recipe, run_until_stopped
+from distillgen.errors import UsageError
 
 if TYPE_CHECKING:
     from distillgen.pipeline import Options, Result
@@ -29,6 +32,22 @@ Limit = Annotated[
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad-seeds", help="Go over seed lines that cannot be read; they are counted.")
 ]
+State = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        metavar="DIR",
+        help="Keep answers and locks there, on a local disk. Default: DISTILLGEN_STATE, else .distillgen beside the recipe.",
+        show_default=False,
+    ),
+]
+Budget = Annotated[
+    float | None,
+    typer.Option("--budget", metavar="USD", help="Spend at most so many dollars in this run.", show_default=False),
+]
+UnknownPrice = Annotated[
+    bool, typer.Option("--allow-unknown-price", help="On a budget, ask teachers too whose price is not known.")
+]
 
 
 @guarded
@@ -39,7 +58,21 @@ def build(
         bool, typer.Option("--publish/--no-publish", help="Without publishing: show rows, keep the answers.")
     ] = True,
     offline: Annotated[bool, typer.Option("--offline", help="Make no call: stored answers only.")] = False,
+    budget: Budget = None,
+    publish_partial: Annotated[
+        bool,
+        typer.Option(
+            "--publish-partial", help="When budget, quota or teacher end the run: publish the seeds decided so far."
+        ),
+    ] = False,
+    allow_unknown_price: UnknownPrice = False,
+    prefer_first: Annotated[
+        bool,
+        typer.Option("--prefer-first", help="Of several teachers ask the first, even where another has answered."),
+    ] = False,
     skip_bad_seeds: SkipBad = False,
+    state: State = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what came of it for programs.")] = False,
     set_: Set = None,
 ) -> None:
     """Run a recipe and publish a dataset version; the same command goes on after any stop.
@@ -50,14 +83,15 @@ def build(
     Examples:
       distillgen build
       distillgen build --limit 5 --no-publish
+      distillgen build --budget 2.50 --publish-partial
       distillgen build my/recipe.toml --set teachers.main.epoch=1
 
     \b
     Exit status:
       0 done, also when nothing changed
       2 recipe, seeds or files are wrong; nothing was sent
-      3 unfinished: run it again
-      4 key absent or refused   5 quota used up
+      3 unfinished: run it again, or a batch is under way
+      4 key absent or refused   5 budget or quota used up
       6 no row to publish   7 teacher unavailable
       8 a file is damaged   11 another build is running
       12 disk full   129, 130, 143 stopped by a signal
@@ -67,16 +101,49 @@ def build(
     from distillgen.report import console
 
     prepared = prepare(
-        project_recipe(recipe), overrides=tuple(set_ or ()), skip_bad_seeds=skip_bad_seeds, will_ask=not offline
-    )
+        project_recipe(recipe), overrides=(*(set_ or ()), *on_budget(budget)), skip_bad_seeds=skip_bad_seeds,
+        will_ask=not offline, allow_unknown_price=allow_unknown_price, state=state,
+    )  # fmt: skip
+    if publish_partial and prepared.seeds.is_stdin:
+        raise UsageError(
+            "--publish-partial goes over the seeds a second time, and a pipe comes once",
+            fix="put the seeds into a file",
+        )
     for warning in prepared.warnings:
         console.say(f"warning: {warning}", style="yellow")
-    options = Options(limit=limit, publish=publish, offline=offline)
+    options = Options(
+        limit=limit, publish=publish, offline=offline, publish_partial=publish_partial, prefer_first=prefer_first
+    )
     result = run_until_stopped(
         _build(prepared, options),
         lambda: console.say("stopping: what is under way is received and stored; once more to leave at once"),
     )
+    if as_json:
+        print(json.dumps(outcome(result), ensure_ascii=False, indent=2))
     _conclude(prepared, options, result)
+
+
+def on_budget(usd: float | None) -> tuple[str, ...]:
+    """Return the override that --budget stands for."""
+    return () if usd is None else (f"budget.usd={float(usd)}",)
+
+
+def outcome(result: "Result") -> dict[str, Any]:
+    """Return what came of a build, for programs."""
+    tally = result.tally
+    return {
+        "version": result.version.label if result.version else None,
+        "unchanged": result.unchanged.label if result.unchanged else None,
+        "ends": result.ends or None,
+        "stopped_by": result.stop.code if result.stop else None,
+        "rows": tally.published,
+        "rejected": tally.rejected,
+        "failed": tally.failed,
+        "calls": tally.calls,
+        "usd": tally.usd,
+        "unpriced_calls": tally.unpriced,
+        "pending": [],
+    }
 
 
 async def _build(prepared: "Prepared", options: "Options") -> "Result":
@@ -84,12 +151,19 @@ async def _build(prepared: "Prepared", options: "Options") -> "Result":
     from distillgen.report.console import Progress
     from distillgen.tally import Tally
 
+    _collect_less()
     tally = Tally()
     total = prepared.seed_count
     if total is not None and options.limit is not None:
         total = min(total, options.limit)
     async with Progress(tally, total).shown():
         return await pipeline.build(prepared, options, tally)
+
+
+def _collect_less() -> None:
+    """Thousands of rows are under way at once: looking through them for cycles again and again cost a third of a run."""
+    gc.freeze()
+    gc.set_threshold(10_000, 50, 100)
 
 
 def _conclude(prepared: "Prepared", options: "Options", result: "Result") -> None:
@@ -104,7 +178,7 @@ def _conclude(prepared: "Prepared", options: "Options", result: "Result") -> Non
     splits = ", ".join(f"{count:,} {name}" for name, count in result.tally.splits.items())
     rows = f"{console.number(result.tally.published, 'row')} ({splits})"
     if result.version is not None:
-        label = f"{result.version.label}{' (partial: --limit)' if options.limit is not None else ''}"
+        label = f"{result.version.label}{ENDS[result.ends]}"
         console.say(f"published {label}: {rows} in {_short(result.version.folder)}", style="bold green")
         console.say(_next(prepared))
     elif result.unchanged is not None:
@@ -113,6 +187,8 @@ def _conclude(prepared: "Prepared", options: "Options", result: "Result") -> Non
         )
     else:
         console.say(f"not published, as asked: {rows}; the answers are kept", style="bold")
+    if result.stop is not None:
+        raise result.stop
     if result.tally.passing_failures:
         console.say(
             f"{console.number(result.tally.passing_failures, 'row')} failed for reasons that may pass; "
@@ -120,6 +196,14 @@ def _conclude(prepared: "Prepared", options: "Options", result: "Result") -> Non
             style="yellow",
         )
         raise typer.Exit(3)
+
+
+ENDS = {
+    "": "",
+    "limit": " (partial: --limit)",
+    "target_rows": " (as many seeds as target_rows needs)",
+    "stopped": " (partial: the seeds decided so far)",
+}
 
 
 def _next(prepared: "Prepared") -> str:
@@ -143,30 +227,49 @@ def _short(path: Path) -> str:
 def plan(
     recipe: Recipe = None,
     limit: Limit = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            "--sample", min=1, metavar="N", show_default=False,
+            help="Ask for the first N seeds, keep the answers, and plan from what they used. This costs money.",
+        ),
+    ] = None,
+    budget: Budget = None,
+    allow_unknown_price: UnknownPrice = False,
     skip_bad_seeds: SkipBad = False,
+    state: State = None,
     set_: Set = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
-) -> None:
-    """Show what a build would do before anything is sent: rows, stored answers, calls, a rendered prompt.
+) -> None:  # fmt: skip
+    """Show what a build would do before anything is sent: calls, tokens, a price range, a rendered prompt.
 
     \b
     Examples:
       distillgen plan
+      distillgen plan --sample 20
       distillgen plan recipe.toml --json
 
     \b
     Exit status:
       0 the recipe can run   2 it cannot
+      with --sample also those of build
     """
     import asyncio
 
-    from distillgen.pipeline import Options, foresee
+    from distillgen.pipeline import Options
+    from distillgen.plan import foresee
     from distillgen.preparation import prepare
     from distillgen.report import console
 
     prepared = prepare(
-        project_recipe(recipe), overrides=tuple(set_ or ()), skip_bad_seeds=skip_bad_seeds, will_ask=False
-    )
+        project_recipe(recipe), overrides=(*(set_ or ()), *on_budget(budget)), skip_bad_seeds=skip_bad_seeds,
+        will_ask=sample is not None, allow_unknown_price=allow_unknown_price, state=state,
+    )  # fmt: skip
+    if sample is not None:
+        run_until_stopped(
+            _build(prepared, Options(limit=sample, publish=False)),
+            lambda: console.say("stopping: what is under way is received and stored; once more to leave at once"),
+        )
     outlook = asyncio.run(foresee(prepared, Options(limit=limit, offline=True)))
     if as_json:
         print(json.dumps(outlook, ensure_ascii=False, indent=2))
@@ -174,27 +277,60 @@ def plan(
     for warning in prepared.warnings:
         console.say(f"warning: {warning}", style="yellow")
     print(console.safe(f"recipe   {prepared.recipe.name} ({prepared.source.path})"))
-    print(
-        f"seeds    {outlook['seeds']:,}"
-        + (f" ({outlook['skipped_seeds']:,} bad ones skipped)" if outlook["skipped_seeds"] else "")
-    )
+    for line in _outlook(outlook):
+        print(console.safe(line))
+
+
+def _outlook(outlook: dict[str, Any]) -> Iterator[str]:
+    """Yield a plan as lines for people."""
+    skipped = f" ({outlook['skipped_seeds']:,} bad ones skipped)" if outlook["skipped_seeds"] else ""
+    yield f"seeds    {outlook['seeds']:,}{skipped}"
     for step in outlook["steps"]:
         words = f"{step['stored']:,} answers stored, {step['calls']:,} calls" if "calls" in step else ""
         more = f", and up to {step['more']:,} more for rows that have no answer yet" if step.get("more") else ""
-        print(console.safe(f"{step['step']:<8} {words}{more}".rstrip()))
+        yield f"{step['step']:<8} {words}{more}".rstrip()
+    for teacher in outlook["teachers"]:
+        yield f"teacher  {teacher['teacher']} ({teacher['model']}): {_asked_of(teacher)}"
+    if any(step.get("calls") for step in outlook["steps"]):
+        yield f"cost     {_price(outlook['usd'])}"
+    for name, usd in outlook["budget"].items():
+        yield f"budget   {name} = {usd:g}"
     for prompt in outlook["prompts"]:
-        who = f"{prompt['step']} asks {prompt['teacher']} ({prompt['model']})"
-        print(console.safe(f"\n── {who}, prompt {prompt['prompt']}; the first:"))
+        yield f"\n── {prompt['step']}, prompt {prompt['prompt']}; the first:"
         for turn in prompt["messages"]:
-            print(console.safe(f"{turn['role']}: {turn['content']}"))
+            yield f"{turn['role']}: {turn['content']}"
+
+
+def _asked_of(teacher: dict[str, Any]) -> str:
+    if not teacher["calls"]:
+        return "no calls"
+    (prompt, most_prompt), (reply, most_reply) = teacher["prompt_tokens"], teacher["completion_tokens"]
+    replies = f"{reply:,} to {most_reply:,}" if most_reply is not None else f"{reply:,} or more (no max_tokens)"
+    words = f"{teacher['calls']:,} different calls, tokens {prompt:,} to {most_prompt:,} in, {replies} out"
+    words += f"\n         tokens from {teacher['tokens_from']}; prices from {teacher['prices'] or 'nowhere: unknown'}"
+    words += f"\n         cost {_price(teacher['usd'])}"
+    if at_once := teacher.get("in_flight_on_budget"):
+        words += f"\n         the budget's reservations allow {at_once:,} in flight at the worst case of each"
+    return words
+
+
+def _price(usd: list[float | None] | None) -> str:
+    """Return a price range in words."""
+    if usd is None:
+        return "unknown: a price is not known"
+    low, high = usd
+    if low == high == 0:
+        return "nothing"
+    return f"${low:,.4f} to ${high:,.4f}" if high is not None else f"${low:,.4f} or more (no max_tokens)"
 
 
 @guarded
 def status(
     project: Annotated[Path, typer.Option("--project", help="The project's folder.")] = Path(),
+    state: State = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
 ) -> None:
-    """Show who is at work in a project, how many answers are stored, and its newest versions.
+    """Show who is at work in a project, what is stored, what it cost, and its newest versions.
 
     \b
     Examples:
@@ -205,31 +341,25 @@ def status(
     Exit status:
       0 always, unless the store cannot be read (8)
     """
-    from distillgen.dataset.versions import latest
-    from distillgen.files import holder
-    from distillgen.report import console
-    from distillgen.teacher.answers import AnswerStore
+    from distillgen.report.console import safe
+    from distillgen.status import examine
 
-    state = project / ".distillgen"
-    answers = 0
-    if (state / "answers.sqlite").is_file():
-        store = AnswerStore(state / "answers.sqlite")
-        answers = store.count()
-        store.close()
-    at_work = holder(state / "lock")
-    homes = sorted(entry for entry in (project / "datasets").glob("*") if entry.is_dir())
-    found = {home.name: version for home in homes if (version := latest(home)) is not None}
+    found = examine(project, state)
     if as_json:
-        versions = {
-            name: {"version": v.manifest.version, "rows": v.manifest.rows, "run": v.manifest.run}
-            for name, v in found.items()
-        }
-        print(json.dumps({"at_work": at_work, "stored_answers": answers, "datasets": versions}, indent=2))
+        print(json.dumps(found, ensure_ascii=False, indent=2))
         return
-    print(console.safe(f"at work   {at_work or 'nobody'}"))
-    print(f"answers   {answers:,} stored")
-    for version in found.values():
-        when = version.manifest.run.get("finished", "at an unknown time")
-        print(console.safe(f"dataset   {version.label}: {version.manifest.rows:,} rows, published {when}"))
-    if not found:
+    spent = found["spent"]
+    print(safe(f"at work   {found['at_work'] or 'nobody'}"))
+    print(f"answers   {found['stored_answers']:,} stored")
+    unpriced = f", and {spent['unpriced_calls']:,} calls whose price is unknown" if spent["unpriced_calls"] else ""
+    print(f"spent     ${spent['usd']:,.4f} for {spent['calls']:,} calls{unpriced}")
+    if spent["unknown_calls"]:
+        worst = f", at most ${spent['unknown_usd']:,.4f}" if spent["unknown_usd"] else ""
+        print(f"unknown   {spent['unknown_calls']:,} calls were sent without an answer and may have been billed{worst}")
+    if found["in_flight"]:
+        print(f"in flight {found['in_flight']:,} calls")
+    for name, version in found["datasets"].items():
+        when = version["run"].get("finished", "at an unknown time")
+        print(safe(f"dataset   {name}@{version['version']}: {version['rows']:,} rows, published {when}"))
+    if not found["datasets"]:
         print("dataset   none published yet")

@@ -31,6 +31,7 @@ class Manifest(BaseModel):
     parent: int | None
     digest: str
     is_partial: bool = False
+    ends: str = ""  # why it is a prefix of the seeds: limit, target_rows, stopped
     rows: int
     splits: dict[str, int]
     recipe: dict[str, Any]

@@ -121,7 +121,7 @@ class Publication:
     """A version in the making, in a hidden folder beside the others; published by one rename, or thrown away."""
 
     def __init__(self, home: Path, recipe: Recipe) -> None:
-        self._home = home
+        self._home, self._recipe = home, recipe
         with disk_errors(home):
             home.mkdir(parents=True, exist_ok=True)
             sweep(home)
@@ -131,13 +131,22 @@ class Publication:
         with disk_errors(home):
             self.number = max(version_numbers(home), default=0) + 1
             self._staging = home / f".staging-v{self.number:04d}"
+        self._begin()
+
+    def _begin(self) -> None:
+        with disk_errors(self._staging):
             (self._staging / "data").mkdir(parents=True)
-        self._data: dict[str, list[JsonlFile]] = {split: [] for split in recipe.dataset.splits}
+        self._data: dict[str, list[JsonlFile]] = {split: [] for split in self._recipe.dataset.splits}
         self._sidecars = {name: JsonlFile(self._staging / f"{name}.jsonl.zst") for name in SIDECARS}
         self.sample: dict[str, Any] | None = None
         self.inherited: set[str] = set()
-        if recipe.dataset.append and self.parent is not None:
+        if self._recipe.dataset.append and self.parent is not None:
             self._inherit(self.parent)
+
+    def begin_again(self) -> None:
+        """Throw away what came so far, and start anew."""
+        self.close()
+        self._begin()
 
     def _inherit(self, parent: Version) -> None:
         """Take the parent's rows over unchanged, and note the seeds that need not take the road again.
@@ -202,6 +211,8 @@ class Publication:
                 "cause": failure.cause,
                 "detail": failure.detail,
                 "lasting": failure.lasting,
+                "attempts": failure.attempts,
+                "last_reply": failure.last_reply,
                 **_whole(failure.row),
             }
         )

@@ -1,7 +1,7 @@
 """The step `generate`: renders a prompt for each row, and turns the teacher's replies into new columns."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from distillgen.errors import RowFailed
@@ -11,102 +11,138 @@ from distillgen.recipe import GenerateStep
 from distillgen.rows import Failure, Outcome, Rejection, Row
 from distillgen.steps.rules import Rule, first_refusal
 from distillgen.steps.structured import labels_schema, parse_structured
-from distillgen.teacher import Teacher
-from distillgen.teacher.asking import Reply, Request
-from distillgen.teacher.replies import Completion, read_reply
+from distillgen.teacher import several
+from distillgen.teacher.asking import Request
+from distillgen.teacher.replies import Completion, TokenUsage
+from distillgen.teacher.several import Answer, Chosen, Question
+
+ASK_AGAIN = 1  # how often a reply that does not follow its schema is asked for once more
 
 
 @dataclass(frozen=True)
 class Generate:
-    """A row step that asks. `checks` are the prompt's own rules for what came back."""
+    """A row step that asks. `checks` are the prompt's own rules for what came back; `chosen` says whom to ask."""
 
     name: str
     settings: GenerateStep
     prompt: Prompt
     checks: Sequence[Rule]
-    teacher: Teacher
-
-    @property
-    def schema(self) -> dict[str, Any] | None:
-        """The JSON schema that replies must follow, None for free text."""
-        return reply_schema(self.prompt, self.settings)
+    chosen: Chosen
+    prefer_first: bool = False
+    schema: dict[str, Any] | None = None  # that replies must follow, None for free text
 
     def render(self, row: Row) -> Messages:
         """Return the messages for a row. Raises RowFailed when it does not fit the prompt."""
         return self.prompt.render(seen_by_template(row.columns, self.settings))
 
-    def requests(self, row: Row) -> list[Request]:
-        """Return one request per sample. Raises RowFailed when the row does not fit the prompt."""
-        messages = self.render(row)
-        schema = self.schema
-        return [self.teacher.request(messages, schema=schema, sample=n) for n in range(self.settings.samples)]
+    def questions(self, row: Row) -> list[Question]:
+        """Return one question per sample. Raises RowFailed when the row does not fit the prompt."""
+        return self.chosen(row.id, self.render(row), self.schema)
 
-    def stored(self, request: Request) -> Reply | None:
-        """Return the stored reply, None when the teacher must be asked."""
-        return self.teacher.stored(request)
+    def stored(self, question: Question) -> Answer | None:
+        """Return the stored answer, None when a teacher must be asked."""
+        return several.stored(question, prefer_first=self.prefer_first)
 
-    async def ask(self, request: Request) -> Reply:
-        """Return the teacher's reply, committed to disk. Raises RowFailed, or the error that stops the run."""
-        return await self.teacher.complete(request)
+    async def ask(self, question: Question) -> Answer:
+        """Return a teacher's answer, committed to disk. Raises RowFailed, or the error that stops the run."""
+        return await several.ask(question)
+
+    def ask_again(self, question: Question, answer: Answer) -> Question | None:
+        """Return the same question with the reply and what is wrong with it, once, when it does not follow its schema."""
+        if self.schema is None or answer.ask >= ASK_AGAIN or answer.reply.completion.is_truncated:
+            return None
+        try:
+            self._read(answer.reply.completion)
+        except RowFailed as failed:
+            return Question(((answer.teacher, self._corrected(answer, failed.detail)),), answer.ask + 1)
+        return None
+
+    def _corrected(self, answer: Answer, wrong: str) -> Request:
+        said = answer.reply.completion.text or "(nothing)"
+        plea = f"Thank you, but {wrong}. Please reply once more, with nothing but JSON that follows the schema."
+        messages = [
+            *answer.request.body["messages"],
+            {"role": "assistant", "content": said},
+            {"role": "user", "content": plea},
+        ]
+        return answer.teacher.request_again(answer.request, messages, ask=answer.ask + 1)
 
     def row_of(self, row: Row, sample: int) -> Row:
         """Return the row itself, or a child for each of several samples."""
-        return row.child(str(sample)) if self.settings.samples > 1 else row
+        return row.child(str(sample)) if self.settings.sample_count > 1 else row
 
-    def rows(self, row: Row, sample: int, request: Request, reply: Reply) -> list[Outcome]:
+    def rows(self, row: Row, sample: int, answer: Answer) -> list[Outcome]:
         """Return the row with what the teacher wrote: one row, one per element, a rejection, or a failure."""
-        completion = read_reply(reply.raw)
         row = self.row_of(row, sample)
         try:
-            written = self._written(completion)
+            written = self._written(answer.reply.completion)
         except RowFailed as failed:
-            return [Failure(row, self.name, failed.cause, failed.detail, failed.lasting)]
+            after = f" (asked {answer.ask + 1} times)" if answer.ask else ""
+            return [Failure(row, self.name, failed.cause, f"{failed.detail}{after}", failed.lasting, answer.ask + 1)]
         if not written:
             return [Rejection(row, self.name, "empty_list", "the teacher's list has no element")]
         rows = [row.child(str(number)) for number in range(len(written))] if self.settings.each else [row]
-        return [self._checked(*pair, request, completion) for pair in zip(rows, written, strict=True)]
+        return [self._checked(*pair, answer) for pair in zip(rows, written, strict=True)]
 
     def _written(self, completion: Completion) -> list[dict[str, Any]]:
         """Return the columns that a reply writes, one dictionary per row. Raises RowFailed on a schema miss."""
-        schema = self.schema
-        if schema is None:
+        if self.schema is None:
             return [{self.prompt.settings.columns[0]: completion.text.strip()}]
+        values = self._read(completion)
+        rows = _elements(values, self.prompt) if self.settings.each else [values]
+        return [{name: _stripped(value) for name, value in row.items()} for row in rows]
+
+    def _read(self, completion: Completion) -> dict[str, Any]:
+        """Return the object in a structured reply; a bare label stands for one. Raises RowFailed."""
         try:
-            values = parse_structured(completion.text, schema)
+            return parse_structured(completion.text, self.schema or {})
         except RowFailed:
             if completion.is_truncated:
                 end = f"the reply was cut off inside its JSON, at {completion.text[-60:]!r}"
                 raise RowFailed("truncated", f"{end}; if it was not looping, raise max_tokens", lasting=True) from None
-            if self.prompt.settings.output == "labels" and completion.text.strip() in labels_of(
-                self.prompt, self.settings
-            ):
-                return [{self.prompt.settings.columns[0]: completion.text.strip()}]
+            label = completion.text.strip()
+            if self.prompt.settings.output == "labels" and label in labels_of(self.prompt, self.settings):
+                return {self.prompt.settings.columns[0]: label}
             raise
-        rows = _elements(values, self.prompt) if self.settings.each else [values]
-        return [{name: _stripped(value) for name, value in row.items()} for row in rows]
 
-    def _checked(self, row: Row, written: Mapping[str, Any], request: Request, completion: Completion) -> Outcome:
+    def _checked(self, row: Row, written: Mapping[str, Any], answer: Answer) -> Outcome:
+        completion = answer.reply.completion
         columns = {"reasoning": completion.reasoning, **written}
+        if completion.logprobs is not None:
+            columns["logprobs"] = completion.logprobs
         columns = {self.settings.write.get(name, name): value for name, value in columns.items()}
-        row = row.passed(self._record(request, completion, columns), **columns)
+        row = row.passed(self._record(answer, completion, columns), **columns)
         if refused := first_refusal(row, self.checks):
             return Rejection(row, self.name, *refused)
         return row
 
-    def _record(self, request: Request, completion: Completion, columns: Mapping[str, Any]) -> dict[str, Any]:
-        return {
+    def _record(self, answer: Answer, completion: Completion, columns: Mapping[str, Any]) -> dict[str, Any]:
+        record: dict[str, Any] = {
             "step": self.name,
             "prompt": self.prompt.name,
-            "prompt_sha256": digest(canonical(request.body["messages"])),
-            "teacher": self.teacher.identity.name,
+            "prompt_sha256": digest(canonical(answer.request.body["messages"])),
+            "teacher": answer.teacher.identity.name,
             "model": completion.model or None,
-            "key": request.key.hex(),
+            "key": answer.request.key.hex(),
             "finish_reason": completion.finish_reason,
-            "refused": bool(completion.refusal) or completion.finish_reason == "content_filter",
+            "refused": bool(completion.refusal) or completion.is_filtered,
             "reasoning_source": completion.reasoning_source or None,
-            "tokens": asdict(completion.usage) if completion.usage else None,
+            "tokens": _tokens(completion.usage) if completion.usage else None,
             "wrote": sorted(columns),
         }
+        if answer.ask:
+            record["asked"] = answer.ask + 1
+        for name in ("fingerprint", "service_tier"):
+            if value := getattr(completion, name):
+                record[name] = value
+        return record
+
+
+def _tokens(usage: TokenUsage) -> dict[str, int]:
+    tokens = {
+        "prompt": usage.prompt, "completion": usage.completion, "reasoning": usage.reasoning, "cached": usage.cached,
+    }  # fmt: skip
+    return tokens | ({"cache_write": usage.cache_write} if usage.cache_write else {})
 
 
 def seen_by_template(columns: Mapping[str, Any], settings: GenerateStep) -> dict[str, Any]:
@@ -139,14 +175,15 @@ def list_property(prompt: Prompt) -> str | None:
     return next((name for name, schema in properties.items() if schema.get("type") == "array"), None)
 
 
-def written_columns(prompt: Prompt, settings: GenerateStep) -> list[str]:
+def written_columns(prompt: Prompt, settings: GenerateStep, *, has_logprobs: bool = False) -> list[str]:
     """Return the columns that a generate step adds to a row, the main one first."""
     columns = list(prompt.settings.columns)
     name = list_property(prompt) if settings.each else None
     if name is not None:
         items = prompt.settings.json_schema["properties"][name].get("items", {})
         columns = [*items.get("properties", {name: {}}), *(column for column in columns if column != name)]
-    return [settings.write.get(column, column) for column in dict.fromkeys([*columns, "reasoning"])]
+    extra = ["logprobs"] if has_logprobs else []
+    return [settings.write.get(column, column) for column in dict.fromkeys([*columns, "reasoning", *extra])]
 
 
 def _stripped(value: Any) -> Any:

@@ -1,28 +1,30 @@
-"""The answer store: every reply ever received, raw, keyed by what was asked, and on disk before anything reads it."""
+"""The answer store: every reply ever received, raw, keyed by what was asked, and what all of them cost."""
 
 import asyncio
 import contextlib
-import functools
-import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from distillgen.errors import Damaged, DiskFull, DistillgenError, NewerFormat, NotWritable, RowFailed
-from distillgen.files import canonical, digest, disk_errors, dumps
-from distillgen.teacher.asking import Asks, Reply, Request
-from distillgen.teacher.replies import TokenUsage, read_reply
+from distillgen.errors import Damaged, DiskFull, DistillgenError, NewerFormat, NotWritable
+from distillgen.files import canonical, digest_bytes, disk_errors, dumps
+from distillgen.teacher.asking import Reply
+from distillgen.teacher.replies import TokenUsage
+from distillgen.teacher.sent import logs, read_notes
 
-FORMAT = 1
+FORMAT = 2
 APPLICATION_ID = 0x44474131  # "DGA1"
 GROUP_SECONDS = 0.005  # how long a commit waits for company; far below the 100 ms that the design allows
 GROUP_ROWS = 1000
+CACHE_KIB = 65_536  # of pages: the index of a million keys fits
 
-_SCHEMA = f"""
+_TABLES = {
+    1: """
 CREATE TABLE answers (
     key BLOB PRIMARY KEY NOT NULL,   -- see request_key
     reply BLOB NOT NULL,             -- the body of the HTTP reply as it arrived
@@ -32,9 +34,24 @@ CREATE TABLE answers (
     teacher TEXT NOT NULL            -- endpoint identity and model, for people
 );
 CREATE TABLE damaged (key BLOB NOT NULL, reply BLOB, digest BLOB, found REAL NOT NULL);
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {FORMAT};
-"""
+""",
+    2: """
+CREATE TABLE spending (              -- one row for each run, dataset and teacher
+    run TEXT NOT NULL, dataset TEXT NOT NULL, teacher TEXT NOT NULL,
+    started REAL NOT NULL,           -- Unix time of its first reply
+    calls INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
+    nanousd INTEGER NOT NULL,        -- what the replies cost, in billionths of a dollar
+    unpriced INTEGER NOT NULL,       -- replies whose cost is not known
+    PRIMARY KEY (run, dataset, teacher)
+);
+CREATE TABLE unknown (               -- requests that were sent and whose outcome nobody knows
+    run TEXT NOT NULL, dataset TEXT NOT NULL, key BLOB NOT NULL,
+    nanousd INTEGER                  -- the most that it may have cost; null when no price is known
+);
+CREATE TABLE taken_in (run TEXT PRIMARY KEY NOT NULL);   -- runs whose notes are in `unknown`
+""",
+}
 
 
 def request_key(body: Mapping[str, Any], *, endpoint: str, sample: int = 0, ask: int = 0, epoch: int = 0) -> bytes:
@@ -45,15 +62,45 @@ def request_key(body: Mapping[str, Any], *, endpoint: str, sample: int = 0, ask:
     """
     if "response_format" in body:
         body = {**body, "response_format": dumps(body["response_format"])}
-    asked = {"body": body, "endpoint": endpoint, "sample": sample, "ask": ask, "epoch": epoch}
-    return bytes.fromhex(digest(canonical(asked)))
+    return digest_bytes(canonical({"body": body, "endpoint": endpoint, "sample": sample, "ask": ask, "epoch": epoch}))
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Where a reply is charged: run, dataset, and teacher (endpoint identity and model, for people)."""
+
+    run: str = ""
+    dataset: str = ""
+    teacher: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a reply cost: tokens as the server counted them, and billionths of a dollar (None: unknown)."""
+
+    usage: TokenUsage = TokenUsage()
+    nanousd: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a dataset, or all of them, cost so far. `nanousd` and `unknown_nanousd` are billionths of a dollar."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    nanousd: int = 0
+    unpriced: int = 0
+    unknown: int = 0
+    unknown_nanousd: int = 0
 
 
 @dataclass(slots=True)
 class _Entry:
     key: bytes
     reply: Reply
-    teacher: str
+    account: Account
+    charge: Charge
     committed: asyncio.Future[None]
 
 
@@ -68,7 +115,9 @@ class AnswerStore:
         self.path = path
         self.damaged = 0
         self.failure: DistillgenError | None = None
-        self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._waiting: deque[_Entry] = deque()
+        self._wake = threading.Event()
+        self._is_open = True
         self._writer: threading.Thread | None = None
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,28 +129,41 @@ class AnswerStore:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=60)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        connection.execute("BEGIN IMMEDIATE")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0 and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-            for statement in _SCHEMA.split(";\n"):
-                connection.execute(statement)
-        elif version > FORMAT:
+        is_new = version == 0 and not connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+        if version > FORMAT:
             raise NewerFormat(
                 f"the answer store has format {version}, this distillgen knows {FORMAT}",
                 where=str(self.path),
                 fix="pip install --upgrade distillgen",
             )
-        elif connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        if not is_new and connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             raise Damaged(
                 "not an answer store of distillgen", where=str(self.path), fix="move it away; a new one is made"
             )
-        connection.execute("COMMIT")
+        if version < FORMAT:
+            with _transaction(connection):
+                version = connection.execute("PRAGMA user_version").fetchone()[0]  # another process may have been here
+                for number in range(version + 1, FORMAT + 1):
+                    for statement in _TABLES[number].split(";\n"):
+                        connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {FORMAT}")
 
     @contextlib.contextmanager
-    def _store_errors(self) -> Any:
+    def _now(self) -> Iterator[sqlite3.Connection]:
+        """Look at, or change, what is stored by now and not what `get` saw last."""
+        with self._store_errors():
+            if self._reader.in_transaction:
+                self._reader.execute("COMMIT")
+            yield self._reader
+
+    @contextlib.contextmanager
+    def _store_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
@@ -129,93 +191,154 @@ class AnswerStore:
 
     def get(self, key: bytes) -> bytes | None:
         """Return the reply to a request, None when there is none; a damaged one is set aside and counts as none."""
-        with self._store_errors():
-            found = self._reader.execute("SELECT reply, digest FROM answers WHERE key = ?", (key,)).fetchone()
+        try:
+            found = self._find(key)
+        except sqlite3.Error as error:
+            raise self._as_ours(error) from error
         if found is None:
             return None
         reply, checksum = found
-        if bytes.fromhex(digest(key, reply)) == checksum:
-            return bytes(reply)
-        self._set_aside(key)
+        if digest_bytes(key, reply) == checksum:
+            return reply
+        self.set_aside(key)
         return None
 
-    def _set_aside(self, key: bytes) -> None:
+    def _find(self, key: bytes) -> tuple[bytes, bytes] | None:
+        """Look a key up. While every key is found, all of them are read from one snapshot, which spares a lock each;
+        a key that is not there is looked for in what is stored by now."""
+        select = "SELECT reply, digest FROM answers WHERE key = ?"
+        found: tuple[bytes, bytes] | None = self._reader.execute(select, (key,)).fetchone()
+        if found is None and self._reader.in_transaction:
+            self._reader.execute("COMMIT")
+            found = self._reader.execute(select, (key,)).fetchone()
+        elif found is not None and not self._reader.in_transaction:
+            self._reader.execute("BEGIN")
+        return found
+
+    def set_aside(self, key: bytes) -> None:
+        """Serve a reply no more: its bytes are not those that were stored, or they are not a completion after all."""
         self.damaged += 1
-        with self._store_errors():
-            self._reader.execute("BEGIN IMMEDIATE")
-            self._reader.execute(
+        with self._now() as connection, _transaction(connection):
+            connection.execute(
                 "INSERT INTO damaged SELECT key, reply, digest, ? FROM answers WHERE key = ?", (time.time(), key)
             )
-            self._reader.execute("DELETE FROM answers WHERE key = ?", (key,))
-            self._reader.execute("COMMIT")
+            connection.execute("DELETE FROM answers WHERE key = ?", (key,))
 
     def count(self) -> int:
         """Return how many answers are stored."""
-        with self._store_errors():
-            return int(self._reader.execute("SELECT count(*) FROM answers").fetchone()[0])
+        with self._now() as connection:
+            return int(connection.execute("SELECT count(*) FROM answers").fetchone()[0])
 
-    async def put(self, key: bytes, reply: Reply, teacher: str) -> None:
-        """Store one reply; returns when it is committed to disk."""
+    def spent(self, dataset: str | None = None) -> Spent:
+        """Return what the runs so far cost: of one dataset, or of all."""
+        where, which = ("", ()) if dataset is None else (" WHERE dataset = ?", (dataset,))
+        with self._now() as connection:
+            sums = "sum(calls), sum(prompt_tokens), sum(completion_tokens), sum(nanousd), sum(unpriced)"
+            paid = connection.execute(f"SELECT {sums} FROM spending{where}", which).fetchone()  # noqa: S608
+            lost = connection.execute(f"SELECT count(*), sum(nanousd) FROM unknown{where}", which).fetchone()  # noqa: S608
+        return Spent(*(number or 0 for number in (*paid, *lost)))
+
+    def take_in_notes(self) -> None:
+        """Keep what earlier runs sent without learning its outcome, and let their files of notes go.
+
+        To be called by whoever holds the project's lock. A crash in the middle of it is made good by the next call.
+        """
+        for path in logs(self.path.parent):
+            dataset, unknown = read_notes(path)
+            with self._now() as connection, _transaction(connection):
+                is_new = connection.execute("INSERT OR IGNORE INTO taken_in VALUES (?)", (path.name,)).rowcount
+                if is_new:
+                    stored = "SELECT 1 FROM answers WHERE key = ?"
+                    lost = [u for u in unknown if not (u.is_last and connection.execute(stored, (u.key,)).fetchone())]
+                    connection.executemany(
+                        "INSERT INTO unknown VALUES (?, ?, ?, ?)",
+                        [(path.name, dataset, each.key, each.nanousd) for each in lost],
+                    )
+            with disk_errors(path):
+                path.unlink(missing_ok=True)
+
+    async def put(self, key: bytes, reply: Reply, account: Account, charge: Charge) -> None:
+        """Store one reply and what it cost, in one transaction; returns when it is committed to disk."""
         if self._writer is None:
             self._writer = threading.Thread(target=self._write, name="answer-store", daemon=True)
             self._writer.start()
-        entry = _Entry(key, reply, teacher, asyncio.get_running_loop().create_future())
-        self._queue.put(entry)
+        entry = _Entry(key, reply, account, charge, asyncio.get_running_loop().create_future())
+        self._waiting.append(entry)
+        self._wake.set()
         await entry.committed
 
     def _write(self) -> None:
         connection: sqlite3.Connection | None = None
-        is_open = True
-        while is_open:
-            entries = [self._queue.get()]
-            time.sleep(GROUP_SECONDS)
-            while len(entries) < GROUP_ROWS and not self._queue.empty():
-                entries.append(self._queue.get())
-            is_open = None not in entries
-            group = [entry for entry in entries if entry is not None]
-            if not group:
-                continue
-            try:
-                connection = connection or self._connect()
-                _insert(connection, group)
-            except sqlite3.Error as error:
-                self.failure = self._as_ours(error)
-                _tell(group, self.failure)
-            else:
-                _tell(group, None)
+        while self._is_open or self._waiting:
+            self._wake.wait()
+            time.sleep(GROUP_SECONDS if self._is_open else 0)
+            self._wake.clear()
+            while group := [self._waiting.popleft() for _ in range(min(len(self._waiting), GROUP_ROWS))]:
+                try:
+                    connection = connection or self._connect()
+                    with _transaction(connection):
+                        _insert(connection, group)
+                        _charge(connection, group)
+                except sqlite3.Error as error:
+                    self.failure = self._as_ours(error)
+                    _tell(group, self.failure)
+                else:
+                    _tell(group, None)
         if connection is not None:
             connection.close()
 
     def close(self) -> None:
         """Commit what is queued and close. Safe to call twice."""
+        self._is_open = False
         if self._writer is not None:
-            self._queue.put(None)
+            self._wake.set()
             self._writer.join()
             self._writer = None
         self._reader.close()
 
 
-def _insert(connection: sqlite3.Connection, group: Iterable[_Entry]) -> None:
-    now = time.time()
-    rows = [
-        (
-            entry.key,
-            entry.reply.raw,
-            bytes.fromhex(digest(entry.key, entry.reply.raw)),
-            now,
-            entry.reply.seconds,
-            entry.teacher,
-        )
-        for entry in group
-    ]
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All of it or nothing."""
     connection.execute("BEGIN IMMEDIATE")
     try:
-        connection.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)", rows)
+        yield
         connection.execute("COMMIT")
-    except sqlite3.Error:
+    except BaseException:
         with contextlib.suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
         raise
+
+
+def _insert(connection: sqlite3.Connection, group: Iterable[_Entry]) -> None:
+    now = time.time()
+    connection.executemany(
+        "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)",
+        [
+            (e.key, e.reply.raw, digest_bytes(e.key, e.reply.raw), now, e.reply.seconds, e.account.teacher)
+            for e in group
+        ],
+    )
+
+
+def _charge(connection: sqlite3.Connection, group: Collection[_Entry]) -> None:
+    """Add a group's calls, tokens and cost to its accounts."""
+    for account in {entry.account for entry in group}:
+        charges = [entry.charge for entry in group if entry.account == account]
+        figures = (
+            len(charges),
+            sum(charge.usage.prompt for charge in charges),
+            sum(charge.usage.completion for charge in charges),
+            sum(charge.nanousd or 0 for charge in charges),
+            sum(charge.nanousd is None for charge in charges),
+        )
+        connection.execute(
+            "INSERT INTO spending VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET calls = calls"
+            " + excluded.calls, prompt_tokens = prompt_tokens + excluded.prompt_tokens, completion_tokens ="
+            " completion_tokens + excluded.completion_tokens, nanousd = nanousd + excluded.nanousd,"
+            " unpriced = unpriced + excluded.unpriced",
+            (account.run, account.dataset, account.teacher, time.time(), *figures),
+        )
 
 
 def _tell(group: list[_Entry], error: DistillgenError | None) -> None:
@@ -228,88 +351,3 @@ def _tell(group: list[_Entry], error: DistillgenError | None) -> None:
 
     with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits
         group[0].committed.get_loop().call_soon_threadsafe(wake)
-
-
-class KeepsAnswers(Protocol):
-    """What a layer needs of a store."""
-
-    @property
-    def failure(self) -> DistillgenError | None:
-        """Why replies can no longer be stored, None when they can."""
-
-    def get(self, key: bytes) -> bytes | None:
-        """Return the stored reply or None."""
-
-    async def put(self, key: bytes, reply: Reply, teacher: str) -> None:
-        """Store a reply; returns when it is safe."""
-
-
-class Committed:
-    """Commits every decided reply before it passes it on: what a caller sees is on disk."""
-
-    def __init__(self, inner: Asks, store: KeepsAnswers, *, teacher: str) -> None:
-        self._inner, self._store, self._teacher = inner, store, teacher
-
-    async def complete(self, request: Request) -> Reply:
-        """Return the reply once it is on disk. Sends nothing more once a reply could not be stored."""
-        if self._store.failure is not None:
-            raise self._store.failure
-        reply = await self._inner.complete(request)
-        await self._store.put(request.key, reply, self._teacher)
-        return reply
-
-
-class Stored:
-    """Serves stored answers, and asks for the others once, however many rows want them.
-
-    `calls` and `usage` count what this run asked for; offline, `missing` holds the keys that it would have asked for.
-    """
-
-    def __init__(self, inner: Asks, store: KeepsAnswers, *, offline: bool = False) -> None:
-        self._inner, self._store, self._offline = inner, store, offline
-        self._asking: dict[bytes, asyncio.Task[Reply]] = {}
-        self.calls = 0
-        self.usage = TokenUsage()
-        self.missing: set[bytes] = set()
-
-    def stored(self, request: Request) -> Reply | None:
-        """Return the stored reply, None when the teacher must be asked."""
-        raw = self._store.get(request.key)
-        return None if raw is None else Reply(raw)
-
-    async def complete(self, request: Request) -> Reply:
-        """Return the stored reply or a new one."""
-        if found := self.stored(request):
-            return found
-        if self._offline:
-            self.missing.add(request.key)
-            raise RowFailed("not_stored", "no stored answer, and the build is offline", lasting=False)
-        task = self._asking.get(request.key)
-        if task is None:
-            task = self._asking[request.key] = asyncio.create_task(self._ask(request))
-            task.add_done_callback(functools.partial(self._done, request.key))
-        # Shielded: what was sent is paid for, so it is received and stored even if this row is given up.
-        return await asyncio.shield(task)
-
-    def _done(self, key: bytes, task: asyncio.Task[Reply]) -> None:
-        self._asking.pop(key, None)
-        if not task.cancelled():
-            task.exception()  # those who wait for it have it; nobody else needs to hear of it
-
-    async def _ask(self, request: Request) -> Reply:
-        reply = await self._inner.complete(request)
-        self.calls += 1
-        self.usage += read_reply(reply.raw).usage or TokenUsage()
-        return reply
-
-    async def drain(self, sent: Collection[asyncio.Task[Any]], seconds: float) -> None:
-        """Give up at once what is not `sent`, and wait at most `seconds` until what was is received and stored."""
-        tasks = list(self._asking.values())
-        for task in tasks:
-            if task not in sent:
-                task.cancel()
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=seconds)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)

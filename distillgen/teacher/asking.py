@@ -1,29 +1,72 @@
 """What the layers of a teacher pass on: a request with its key, a raw reply, a fault, an endpoint."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import orjson
+
 from distillgen import __version__
+from distillgen.teacher.replies import Completion, read_reply
 
 SHORTEST_SECRET = 12  # a shorter key is no secret but a placeholder (`none`, `EMPTY`)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One completion to ask for: the body for one sample, and the key under which its reply is stored."""
+    """One completion to ask for: the body for one sample, and the key under which its reply is stored.
+
+    `attempt` counts from 1; it is no part of the key. `siblings` are the requests for other samples of the same prompt
+    that may be asked together with it; `parts` the keys of all samples that this very call asks for, if there are more.
+    """
 
     key: bytes
     body: Mapping[str, Any]
+    sample: int = 0
+    attempt: int = 1
+    siblings: "Siblings | None" = field(default=None, compare=False, repr=False)
+    parts: tuple[bytes, ...] = ()
+
+    @property
+    def prompt_bytes(self) -> int:
+        """The size of the messages (and of a schema) as they are sent: a prompt has no more tokens than that."""
+        return len(orjson.dumps([self.body["messages"], self.body.get("response_format")]))
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The most tokens that the completions may have, None when the request sets no limit."""
+        most = self.body.get("max_completion_tokens", self.body.get("max_tokens"))
+        return most * max(1, len(self.parts)) if isinstance(most, int) else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class Siblings:
+    """The requests for several samples of one prompt; `asked` has the replies of those that are asked together."""
+
+    requests: "Sequence[Request]" = ()
+    asked: "asyncio.Future[Mapping[bytes, Reply]] | None" = None
+
+
+@dataclass(slots=True)
 class Reply:
-    """The raw body of a decided reply, how long it took, and the headers that came; stored ones have only the body."""
+    """The raw body of a decided reply, how long it took, and the headers that came; stored ones have only the body.
+
+    `parts` are the replies for each sample, where one call asked for several.
+    """
 
     raw: bytes
     seconds: float | None = None
     headers: Mapping[str, str] | None = field(default=None, compare=False, repr=False)
+    parts: "tuple[Reply, ...]" = ()
+    _completion: Completion | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def completion(self) -> Completion:
+        """What the body says, read once. Raises Malformed."""
+        if self._completion is None:
+            self._completion = read_reply(self.raw)
+        return self._completion
 
 
 class Asks(Protocol):
@@ -57,9 +100,19 @@ class Fault(Exception):
         return self.headers.get("retry-after", "")
 
     @property
+    def is_limit(self) -> bool:
+        """Whether the server was merely asked too fast."""
+        return self.status == 429
+
+    @property
     def is_unknown(self) -> bool:
         """Whether the request may have been answered, and billed, without our having the answer."""
         return self.kind in ("timeout", "network", "malformed", "oversize")
+
+    @property
+    def is_trouble(self) -> bool:
+        """Whether the server, or the way to it, is in trouble: what a circuit breaker counts."""
+        return self.kind in ("connect", "timeout", "network", "malformed") or self.status >= 500
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,84 +1,173 @@
-"""The transport: one chat completion asked over one shared HTTP client, faults told apart, nothing retried."""
+"""The transport: one chat completion asked over one shared connection pool, faults told apart, nothing retried."""
 
 import asyncio
 import gzip
+import os
+import ssl
+import urllib.request
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
 import httpx
 import orjson
-from httpx_aiohttp import HttpxAiohttpClient
+from httpx_aiohttp import AiohttpTransport
 
+from distillgen.errors import UsageError
 from distillgen.teacher.asking import Endpoint, Fault, Reply, Request
 from distillgen.teacher.providers import is_loopback
-from distillgen.teacher.replies import Malformed, read_reply
+from distillgen.teacher.replies import Malformed, split_samples
 
 MAX_REPLY_BYTES = 64 * 1024 * 1024
 CONNECT_SECONDS = 30.0
+KEEP_ALIVE_SECONDS = 60.0
+_EXTENSIONS = {"timeout": {"connect": CONNECT_SECONDS}}
+
+
+def open_transport(url: str, max_connections: int) -> AiohttpTransport:
+    """Return the connection pool of a run, flat at thousands in flight; close it with `aclose`.
+
+    Proxies are those of the environment, but for loopback addresses; CA bundles are certifi's, or what SSL_CERT_FILE,
+    SSL_CERT_DIR, REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE name. No netrc file and no cookie is read.
+    """
+    context = certificates()
+
+    def session() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=max_connections, keepalive_timeout=KEEP_ALIVE_SECONDS, ssl=context),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
+        )
+
+    return AiohttpTransport(verify=context, client=session, proxy=proxy_of(url))
 
 
 def open_client(url: str, max_connections: int) -> httpx.AsyncClient:
-    """Return the HTTP client of a run: flat at thousands in flight, proxies of the environment but for loopback."""
-    return HttpxAiohttpClient(
-        limits=httpx.Limits(max_connections=max_connections, keepalive_expiry=60),
+    """Return an HTTP client over that pool: for the `openai` package, which lists models and handles files."""
+    return httpx.AsyncClient(
+        transport=open_transport(url, max_connections),
         timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
-        trust_env=not is_loopback(urlsplit(url).hostname or ""),
         follow_redirects=False,
     )
 
 
+def proxy_of(url: str) -> httpx.Proxy | None:
+    """Return the proxy that the environment wants for an address. Raises UsageError for kinds that cannot be used."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    proxies = urllib.request.getproxies()
+    found = proxies.get(parts.scheme) or proxies.get("all")
+    if not found or is_loopback(host) or urllib.request.proxy_bypass(host):
+        return None
+    found = found if "://" in found else f"http://{found}"
+    if urlsplit(found).scheme not in ("http", "https"):
+        raise UsageError(
+            f"the environment names a {urlsplit(found).scheme} proxy for {host}, and only http and https ones can be used",
+            fix=f"unset it, or add {host} to NO_PROXY",
+        )
+    return httpx.Proxy(found)
+
+
+def certificates() -> ssl.SSLContext:
+    """Return what servers are checked against. Raises UsageError when a bundle that the environment names is absent."""
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        bundle = os.environ.get(name)
+        if bundle and not os.environ.get("SSL_CERT_FILE") and not os.environ.get("SSL_CERT_DIR"):
+            try:
+                is_folder = Path(bundle).is_dir()
+                return ssl.create_default_context(
+                    cafile=None if is_folder else bundle, capath=bundle if is_folder else None
+                )
+            except OSError as error:
+                raise UsageError(f"{name}={bundle}: {error.strerror or error}", fix="correct or unset it") from None
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        raise UsageError(f"cannot read the CA certificates: {error}", fix="check SSL_CERT_FILE, SSL_CERT_DIR") from None
+
+
 class Chat:
-    """Asks an OpenAI-compatible endpoint; `endpoint` is awaited for each request, so a server may start on demand."""
+    """Asks an OpenAI-compatible endpoint; `endpoint` is awaited for each request, so a server may start on demand.
+
+    Requests go to the transport directly: cookies, redirects and authentication of the client above it cost as much
+    as the sending, and a completion wants none of them.
+    """
 
     def __init__(
-        self, client: httpx.AsyncClient, endpoint: Callable[[], Awaitable[Endpoint]], *, timeout_seconds: float
+        self,
+        transport: httpx.AsyncBaseTransport,
+        endpoint: Callable[[], Awaitable[Endpoint]],
+        *,
+        timeout_seconds: float,
     ) -> None:
-        self._client = client
-        self._endpoint = endpoint
-        self._timeout_seconds = timeout_seconds
+        self._transport, self._locate, self._timeout_seconds = transport, endpoint, timeout_seconds
+        self._endpoint = Endpoint("")
+        self._url, self._headers = httpx.URL(), httpx.Headers()
 
     async def complete(self, request: Request) -> Reply:
         """Send one request and return its reply, whole and a completion. Raises Fault otherwise."""
-        endpoint = await self._endpoint()
-        started = asyncio.get_running_loop().time()
+        endpoint = await self._locate()
+        if endpoint is not self._endpoint:
+            self._aim(endpoint)
+        clock = asyncio.get_running_loop().time
+        started = clock()
         try:
             async with asyncio.timeout(self._timeout_seconds):  # a read timeout alone, keep-alive bytes can stretch
-                status, headers, body = await self._post(endpoint, orjson.dumps(request.body))
+                status, headers, body = await self._post(orjson.dumps(request.body))
         except TimeoutError:
             raise Fault("timeout", f"no reply within {self._timeout_seconds:g} s") from None
-        except (httpx.TransportError, OSError, zlib.error, gzip.BadGzipFile) as error:
+        except (httpx.TransportError, aiohttp.ClientError, OSError, zlib.error, gzip.BadGzipFile) as error:
             raise _transport_fault(error, endpoint.url) from None
+        body = endpoint.without_key(body)
         if status != 200:
             raise _status_fault(status, headers, body)
+        reply = Reply(body, clock() - started, headers)
         try:
-            read_reply(body)
+            if request.parts:
+                parts = split_samples(body, len(request.parts))
+                return replace(reply, parts=tuple(Reply(part, reply.seconds) for part in parts))
+            reply.completion  # noqa: B018  (read, to see whether it can be)
         except Malformed as error:
-            raise Fault("malformed", str(error), status=200, body=body) from None
-        return Reply(body, asyncio.get_running_loop().time() - started)
+            raise Fault("malformed", str(error), status=200, body=body, headers=headers) from None
+        return reply
 
-    async def _post(self, endpoint: Endpoint, content: bytes) -> tuple[int, httpx.Headers, bytes]:
-        url = f"{endpoint.url}/chat/completions"
-        async with self._client.stream("POST", url, content=content, headers=endpoint.headers) as response:
-            chunks: list[bytes] = []
-            size = 0
-            try:
-                async for chunk in response.aiter_bytes():
-                    chunks.append(chunk)
-                    size += len(chunk)
-                    if size > MAX_REPLY_BYTES:
-                        raise Fault("oversize", f"a reply of more than {MAX_REPLY_BYTES:,} bytes")
-            except httpx.DecodingError as error:
-                raise Fault("network", f"the body does not decompress: {error}") from None
-            return response.status_code, response.headers, endpoint.without_key(b"".join(chunks))
+    def _aim(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._url = httpx.URL(f"{endpoint.url}/chat/completions")
+        host = self._url.netloc.decode("ascii")
+        self._headers = httpx.Headers({"Host": host, "Accept-Encoding": "gzip, deflate", **endpoint.headers})
+
+    async def _post(self, content: bytes) -> tuple[int, httpx.Headers, bytes]:
+        request = httpx.Request("POST", self._url, headers=self._headers, content=content, extensions=_EXTENSIONS)
+        response = await self._transport.handle_async_request(request)
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            async for chunk in response.aiter_bytes():
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > MAX_REPLY_BYTES:
+                    raise Fault("oversize", f"a reply of more than {MAX_REPLY_BYTES:,} bytes", headers=response.headers)
+        except httpx.DecodingError as error:
+            raise Fault("network", f"the body does not decompress: {error}") from None
+        finally:
+            await response.aclose()
+        return response.status_code, response.headers, b"".join(chunks)
 
 
 def _transport_fault(error: Exception, url: str) -> Fault:
-    """Tell what never left from what did: the transport below maps several of its errors to one of httpx's."""
-    if isinstance(error.__cause__, aiohttp.ClientConnectorError) or isinstance(error, httpx.ConnectError):
+    """Tell what never left from what did: the transport maps several of aiohttp's errors to one of httpx's."""
+    cause = error.__cause__ or error
+    if isinstance(cause, aiohttp.ClientConnectorError) or isinstance(error, httpx.ConnectError):
         return Fault("connect", f"cannot connect to {url}: {error}")
-    if isinstance(error.__cause__, aiohttp.ServerTimeoutError | TimeoutError):
+    if isinstance(cause, aiohttp.ConnectionTimeoutError):
+        return Fault("connect", f"cannot connect to {url} within {CONNECT_SECONDS:g} s")
+    if isinstance(error, httpx.ProxyError):
+        return Fault("connect", f"the proxy refuses to connect to {url}: {error}")
+    if isinstance(cause, aiohttp.ServerTimeoutError | TimeoutError):
         return Fault("timeout", str(error) or "timed out")
     return Fault("network", str(error) or type(error).__name__)
 

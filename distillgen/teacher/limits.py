@@ -1,42 +1,49 @@
-"""How hard a teacher may be asked: how many requests may be under way at once, and how many may be sent per minute."""
+"""How hard a teacher may be asked: one pool per endpoint and model, which lets requests through one by one, in order."""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from distillgen.errors import RowFailed
-from distillgen.files import canonical
 from distillgen.recipe import LimitSettings
-from distillgen.teacher.asking import Asks, Reply, Request
-from distillgen.teacher.replies import TokenUsage, read_reply
+from distillgen.teacher.asking import Asks, Fault, Reply, Request
+from distillgen.teacher.breaker import Breaker
+from distillgen.teacher.learning import Learned
+from distillgen.teacher.pace import Pace
+from distillgen.teacher.rate_headers import read_limits
+from distillgen.teacher.replies import TokenUsage
 
-MARGIN = 0.995  # of a stated limit is used: what the network bunches up must still fit the server's window
-WINDOW_SECONDS = 60.0
-CATCH_UP_SECONDS = 0.1  # a late timer may be made up for, where the margin leaves room for it
-CATCH_UP_LIMIT = 400  # per minute; below that, 0.1 s would be more than the margin
+NEVER = float("inf")
+AMOUNTS: Mapping[str, Callable[[TokenUsage], int]] = {
+    "requests": lambda usage: 1,
+    "tokens": lambda usage: usage.prompt + usage.completion,
+    "input_tokens": lambda usage: usage.prompt,
+    "output_tokens": lambda usage: usage.completion,
+}
+NOTHING = TokenUsage()
 
 
-class Pace:
-    """Spaces grants so that no window of 60 s holds more than a limit: amounts per minute, of requests or of tokens.
+class Parts(Protocol):
+    """Among how many processes a limit is divided: see sharing.Share."""
 
-    Holds no clock: it is told the time, in seconds of any steady clock.
-    """
+    @property
+    def silent_until(self) -> float:
+        """Before this time nothing is sent: a newcomer lets the others make room."""
 
-    def __init__(self, per_minute: int) -> None:
-        self._seconds_each = WINDOW_SECONDS / (per_minute * MARGIN)
-        self._slack = CATCH_UP_SECONDS if per_minute >= CATCH_UP_LIMIT else 0.0
-        self._free_at = float("-inf")
+    def parts(self, now: float) -> int:
+        """Return how many share the limit, this process included."""
 
-    def grant(self, amount: float, now: float) -> float:
-        """Reserve an amount; return how many seconds to wait before it may be used."""
-        start = max(self._free_at, now - self._slack)
-        self._free_at = start + amount * self._seconds_each
-        return max(0.0, start - now)
 
-    def settle(self, reserved: float, used: float) -> None:
-        """Correct a reservation once it is known what was really used."""
-        self._free_at += (used - reserved) * self._seconds_each
+class Alone:
+    """Nobody else uses the limit."""
+
+    silent_until = 0.0
+
+    def parts(self, now: float) -> int:
+        """Return 1."""
+        return 1
 
 
 class TokenEstimate:
@@ -48,84 +55,224 @@ class TokenEstimate:
         self._per_byte = 0.25
         self._completion: float | None = None
 
-    def expect(self, body: Mapping[str, Any]) -> TokenUsage:
+    def expect(self, request: Request) -> TokenUsage:
         """Return the tokens that a request is likely to use; until a reply is seen, all that it may use."""
-        most = body.get("max_completion_tokens") or body.get("max_tokens") or 1024
+        most = request.max_tokens or 1024
         completion = most if self._completion is None else min(most, self._completion * 1.1)
-        return TokenUsage(prompt=round(_size(body) * self._per_byte) + 1, completion=round(completion))
+        return TokenUsage(prompt=round(request.prompt_bytes * self._per_byte) + 1, completion=round(completion))
 
-    def learn(self, body: Mapping[str, Any], usage: TokenUsage) -> None:
+    def learn(self, request: Request, usage: TokenUsage) -> None:
         """Move towards what a reply really used."""
-        self._per_byte += self.WEIGHT * (usage.prompt / _size(body) - self._per_byte)
+        self._per_byte += self.WEIGHT * (usage.prompt / max(request.prompt_bytes, 1) - self._per_byte)
         before = usage.completion if self._completion is None else self._completion
         self._completion = before + self.WEIGHT * (usage.completion - before)
 
 
-def _size(body: Mapping[str, Any]) -> int:
-    return len(canonical(body["messages"]))
+class Pool:
+    """The limits of one endpoint, model and key, however many steps and teachers of a recipe share them.
 
-
-class Limited:
-    """Lets at most `cap` requests be under way, and sends them at the stated rates, in the order in which they came.
-
-    A request is under way until its reply is on disk, so that a crash loses at most `cap` of them. The rate is asked
-    last, right before sending, so that what waited for a turn cannot be sent in a bunch.
-    `sent` holds the tasks under way: what a stop must wait for.
+    Send rate and number in flight are separate controls. Requests wait in one queue; whatever changes (a reply, a
+    timer, a header) looks at its head only, so that a new limit holds for those that wait already.
     """
 
     def __init__(
-        self,
-        inner: Asks,
-        cap: int,
-        limits: LimitSettings,
-        *,
+        self, cap: int, limits: LimitSettings, *, share: Parts | None = None, learns: bool = True,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
-        self._inner, self._clock, self._sleep = inner, clock, sleep
-        self._room = asyncio.Semaphore(cap)
+    ) -> None:  # fmt: skip
+        self.cap, self.in_flight = cap, 0
+        self.breaker = Breaker()
+        self._share, self._clock = share or Alone(), clock
+        self._recipe = {kind: value for kind in AMOUNTS if (value := getattr(limits, f"{kind}_per_minute"))}
+        self._header: dict[str, float] = {}
+        self._paces = {kind: Pace(per_minute) for kind, per_minute in self._recipe.items()}
+        self._learned = Learned(ramps="requests" not in self._recipe) if learns else None
         self._estimate = TokenEstimate()
-        self._paces = [
-            (Pace(per_minute), amount)
-            for per_minute, amount in (
-                (limits.requests_per_minute, lambda _: 1),
-                (limits.tokens_per_minute, lambda usage: usage.prompt + usage.completion),
-                (limits.input_tokens_per_minute, lambda usage: usage.prompt),
-                (limits.output_tokens_per_minute, lambda usage: usage.completion),
-            )
-            if per_minute is not None
-        ]
-        self.is_closed = False
-        self.sent: set[asyncio.Task[Any]] = set()
+        self._parts = 1
+        self._queue: deque[tuple[asyncio.Future[None], TokenUsage]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._closed: Exception | None = None
+
+    @property
+    def per_minute(self) -> float | None:
+        """The rate of requests that this process keeps to right now, None when no limit is in sight."""
+        learned = self._learned.per_second if self._learned else None
+        rates = [pace.per_minute for kind, pace in self._paces.items() if kind == "requests"]
+        return min([*rates, *([learned * 60] if learned is not None else [])], default=None)
+
+    def tighten(self, cap: int, limits: LimitSettings) -> None:
+        """Take in what another teacher of the same endpoint and model states: the lower limit counts."""
+        self.cap = min(self.cap, cap)
+        for kind in AMOUNTS:
+            if value := getattr(limits, f"{kind}_per_minute"):
+                self._recipe[kind] = min(value, self._recipe.get(kind, value))
+        self._adjust(self._clock())
+
+    def expect(self, request: Request) -> TokenUsage:
+        """Return the tokens to reserve for a request; nothing when no limit counts tokens."""
+        return self._estimate.expect(request) if self._paces.keys() - {"requests"} else NOTHING
+
+    async def enter(self, expected: TokenUsage, *, first: bool = False) -> float:
+        """Wait for a turn (at the head of the queue when `first`); return the time at which it was given.
+
+        Every turn ends with `leave`. Raises why the pool is closed, once it is.
+        """
+        if self._closed is not None:
+            raise self._closed
+        now = self._clock()
+        if not self._queue and self._wait(expected, now) <= 0:
+            self._grant(expected, now)
+            return now
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        (self._queue.appendleft if first else self._queue.append)((turn, expected))
+        self._let_through()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self.leave()  # the turn had been given
+            raise
+        return self._clock()
+
+    def leave(self) -> None:
+        """End a turn."""
+        self.in_flight -= 1
+        if not self.in_flight:
+            self._empty.set()
+        if self._queue:
+            self._let_through()
+
+    async def emptied(self) -> None:
+        """Wait until nothing is under way."""
+        await self._empty.wait()
+
+    def close(self, why: Exception | None = None) -> None:
+        """Give no more turns: those who wait for one, and all who come later, are told why."""
+        self._closed = why or RowFailed("not_sent", "the run is ending", lasting=False)
+        if self._timer is not None:
+            self._timer.cancel()
+        while self._queue:
+            turn, _ = self._queue.popleft()
+            if not turn.done():
+                turn.set_exception(self._closed)
+
+    def _wait(self, expected: TokenUsage, now: float) -> float:
+        """Return how many seconds the head of the queue has to wait; NEVER when only a reply can make room."""
+        parts = self._share.parts(now)
+        if parts != self._parts:
+            self._parts = parts
+            self._adjust(now)
+        if self.in_flight >= max(1, self.cap // parts):
+            return NEVER
+        wait = self.breaker.wait(now)
+        if self._paces:  # without a stated limit there is none that earlier comers may have used up
+            wait = max(wait, self._share.silent_until - now)
+        if self._learned is not None:
+            wait = max(wait, self._learned.wait(now))
+        for kind, pace in self._paces.items():
+            wait = max(wait, pace.wait(AMOUNTS[kind](expected), now))
+        return wait
+
+    def _grant(self, expected: TokenUsage, now: float) -> None:
+        self.in_flight += 1
+        self._empty.clear()
+        self.breaker.grant()
+        if self._learned is not None:
+            self._learned.grant(now)
+        for kind, pace in self._paces.items():
+            pace.grant(AMOUNTS[kind](expected), now)
+
+    def _let_through(self) -> None:
+        """Give turns to those at the head of the queue, and set a timer for the next one that must wait."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._queue:
+            turn, expected = self._queue[0]
+            if turn.done():  # its row was given up
+                self._queue.popleft()
+                continue
+            now = self._clock()
+            wait = self._wait(expected, now)
+            if wait > 0:
+                if wait != NEVER:
+                    self._timer = asyncio.get_running_loop().call_later(wait, self._let_through)
+                return
+            self._queue.popleft()
+            self._grant(expected, now)
+            turn.set_result(None)
+
+    def replied(self, request: Request, expected: TokenUsage, reply: Reply, sent_at: float) -> None:
+        """Learn from a reply that was accepted."""
+        now = self._clock()
+        self.breaker.succeeded()
+        if self._learned is not None:
+            self._learned.accepted(sent_at, now)
+        if reply.headers is not None:
+            self._obey(reply.headers, now)
+        if expected is not NOTHING and (usage := reply.completion.usage):
+            self._estimate.learn(request, usage)
+            self._settle(expected, usage, now)
+
+    def refused(self, expected: TokenUsage, fault: Fault, sent_at: float) -> None:
+        """Learn from a fault: it was sent too fast, or the server is in trouble. Raises TeacherUnavailable at last."""
+        now = self._clock()
+        if fault.is_limit and self._learned is not None:
+            self._learned.refused(sent_at, now)
+        self._obey(fault.headers, now)
+        if expected is not NOTHING and not fault.is_unknown:
+            self._settle(expected, NOTHING, now)
+        if fault.is_trouble:
+            self.breaker.failed(now)
+        else:
+            self.breaker.succeeded()
+
+    def _settle(self, expected: TokenUsage, usage: TokenUsage, now: float) -> None:
+        for kind, pace in self._paces.items():
+            if kind != "requests":
+                pace.settle(AMOUNTS[kind](expected), AMOUNTS[kind](usage), now)
+
+    def _obey(self, headers: Mapping[str, str], now: float) -> None:
+        """Keep to what the server's headers state; the lower of its limit and the recipe's counts."""
+        for kind, stated in read_limits(headers, time.time()).items():
+            if stated.per_minute is not None and stated.per_minute != self._header.get(kind):
+                self._header[kind] = stated.per_minute
+                self._adjust(now)
+            if stated.remaining is not None and stated.remaining <= 0 and stated.reset_seconds and kind in self._paces:
+                self._paces[kind].hold(now + stated.reset_seconds)
+
+    def _adjust(self, now: float) -> None:
+        """Bring the paces into line with what is stated, divided among the processes that share it."""
+        for kind in self._recipe.keys() | self._header.keys():
+            stated = min(self._recipe.get(kind, NEVER), self._header.get(kind, NEVER)) / self._parts
+            if kind in self._paces:
+                self._paces[kind].change(stated, now)
+            else:
+                self._paces[kind] = Pace(stated)
+
+
+class Limited:
+    """Asks when the pool gives a turn; the turn lasts until the inner layers are done, the commit to disk included."""
+
+    def __init__(self, inner: Asks, pool: Pool) -> None:
+        self._inner, self._pool = inner, pool
 
     async def complete(self, request: Request) -> Reply:
-        """Ask when there is room and the rate allows it. Once `is_closed` is set, nothing more is sent."""
-        async with self._room:
-            expected = await self._wait_for_rate(request)
-            if self.is_closed:
-                raise RowFailed("not_sent", "the run is ending", lasting=False)
-            task = asyncio.current_task()
-            assert task is not None
-            self.sent.add(task)
-            try:
-                reply = await self._inner.complete(request)
-            finally:
-                self.sent.discard(task)
-        if expected is not None and (usage := read_reply(reply.raw).usage):
-            self._settle(request, expected, usage)
-        return reply
-
-    async def _wait_for_rate(self, request: Request) -> TokenUsage | None:
-        if not self._paces:
-            return None
-        expected = self._estimate.expect(request.body)
-        now = self._clock()
-        wait = max(pace.grant(amount(expected), now) for pace, amount in self._paces)
-        if wait > 0:
-            await self._sleep(wait)
-        return expected
-
-    def _settle(self, request: Request, expected: TokenUsage, usage: TokenUsage) -> None:
-        self._estimate.learn(request.body, usage)
-        for pace, amount in self._paces:
-            pace.settle(amount(expected), amount(usage))
+        """Ask when it is this request's turn; a retry goes to the head of the queue, not behind fresh requests."""
+        pool = self._pool
+        expected = pool.expect(request)
+        sent_at = await pool.enter(expected, first=request.attempt > 1)
+        try:
+            reply = await self._inner.complete(request)
+        except Fault as fault:
+            pool.refused(expected, fault, sent_at)
+            raise
+        except BaseException:
+            pool.breaker.abandoned()
+            raise
+        else:
+            pool.replied(request, expected, reply, sent_at)
+            return reply
+        finally:
+            pool.leave()

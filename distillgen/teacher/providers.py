@@ -1,12 +1,13 @@
 """Presets of endpoints and their dialects, kept as data in providers.toml; finds keys and never shows them."""
 
+import dataclasses
 import functools
 import ipaddress
 import os
 import re
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,22 @@ SAMPLING = frozenset({
     "service_tier", "user", "provider", "verbosity", "ignore_eos", "cache_prompt", "typical_p", "safe_prompt",
 })  # fmt: skip
 OURS = frozenset({"model", "messages", "n", "stream", "response_format", "tools"})
+_BY_MODEL = frozenset({"structured", "strict", "logprobs", "samples", "rename"})  # fields that may differ by model
+# What OpenAI's strict mode takes of JSON schema: https://developers.openai.com/api/docs/guides/structured-outputs
+_STRICT_KEYWORDS = frozenset({
+    "type", "properties", "required", "additionalProperties", "items", "anyOf", "enum", "const", "$ref", "$defs",
+    "definitions", "title", "description", "$schema", "pattern", "format", "minimum", "maximum", "exclusiveMinimum",
+    "exclusiveMaximum", "multipleOf", "minItems", "maxItems",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """One provider: where it is, where its key is, how it takes a schema, and what its models refuse."""
+    """One provider: where it is, where its key is, and how it wants to be asked. Words are explained in providers.toml.
+
+    `models` are rules for models whose name matches `pattern`: what they refuse or ignore, and fields of the preset
+    that are different for them (see `for_model`).
+    """
 
     name: str
     title: str
@@ -37,8 +49,15 @@ class Preset:
     key_env: str = ""
     key_optional: bool = False
     structured: str = "json_schema"
+    strict: str = "always"
+    logprobs: str = "flag"
+    samples: bool = False
+    batch: bool = False
     rename: Mapping[str, str] = field(default_factory=dict)
+    limits: tuple[Mapping[str, Any], ...] = ()
     models: tuple[Mapping[str, Any], ...] = ()
+    prices: str = ""
+    terms: str = ""
     source: str = ""
     checked: Any = None
 
@@ -48,7 +67,11 @@ def presets() -> dict[str, Preset]:
     """Return every preset by name."""
     table = tomllib.loads((Path(__file__).parent / "providers.toml").read_text(encoding="utf-8"))
     return {
-        name: Preset(name=name, **{**entry, "models": tuple(entry.get("models", ()))}) for name, entry in table.items()
+        name: Preset(
+            name=name,
+            **{**entry, "limits": tuple(entry.get("limits", ())), "models": tuple(entry.get("models", ()))},
+        )
+        for name, entry in table.items()
     }
 
 
@@ -138,30 +161,83 @@ def _sane(key: str, place: str) -> str:
     return key
 
 
-def translate(preset: Preset, sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the sampling keys as this endpoint names them."""
-    return {preset.rename.get(name, name): value for name, value in sampling.items()}
+def _rules(preset: Preset, model: str) -> Iterator[Mapping[str, Any]]:
+    return (rule for rule in preset.models if re.search(rule["pattern"], model))
+
+
+def for_model(preset: Preset, model: str) -> Preset:
+    """Return the preset as it is for one model: the rules that match it override the preset's fields."""
+    fields = {name: value for rule in _rules(preset, model) for name, value in rule.items() if name in _BY_MODEL}
+    return dataclasses.replace(preset, **fields) if fields else preset
+
+
+def known_limits(preset: Preset, model: str) -> dict[str, int]:
+    """Return the documented limits of an account for a model, such as {"max_in_flight": 500}; often none are."""
+    matching = (limit for limit in preset.limits if re.search(limit["pattern"], model))
+    return {name: value for limit in matching for name, value in limit.items() if name != "pattern"}
+
+
+def translate(preset: Preset, sampling: Mapping[str, Any], model: str = "") -> dict[str, Any]:
+    """Return the sampling keys as this endpoint names them for a model. A key in its own word goes before ours."""
+    preset = for_model(preset, model)
+    renamed = {name: preset.rename.get(name, name) for name in sampling}
+    said = {
+        renamed[name]: value
+        for name, value in sampling.items()
+        if renamed[name] == name or renamed[name] not in sampling
+    }
+    if preset.logprobs == "count" and said.get("logprobs") is True:
+        said["logprobs"] = said.pop("top_logprobs", 1)
+    return said
 
 
 def refused_sampling(preset: Preset, model: str, sampling: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Return the sampling keys that the model is known to refuse, and those that it silently ignores."""
     refused: list[str] = []
     ignored: list[str] = []
-    for rule in preset.models:
+    for rule in _rules(preset, model):
+        stated = {**rule.get("assumes", {}), **sampling}
         unless = rule.get("unless", {})
-        if not re.search(rule["pattern"], model) or (unless and all(sampling.get(k) == v for k, v in unless.items())):
+        if unless and all(stated.get(name) == value for name, value in unless.items()):
             continue
-        refused += [name for name in rule.get("refuses", ()) if name in sampling]
+        takes = rule.get("takes", {})
+        refused += [name for name in rule.get("refuses", ()) if name in sampling and sampling[name] != takes.get(name)]
         ignored += [name for name in rule.get("ignores", ()) if name in sampling]
     return refused, ignored
 
 
-def structured_fields(preset: Preset, schema: Mapping[str, Any] | None) -> tuple[dict[str, Any], str]:
+def structured_fields(preset: Preset, schema: Mapping[str, Any] | None, model: str = "") -> tuple[dict[str, Any], str]:
     """Return what a request carries so that the reply follows a JSON schema: body fields, and words for the prompt."""
     if schema is None:
         return {}, ""
+    preset = for_model(preset, model)
     if preset.structured == "json_schema":
-        wrapped = {"name": "reply", "strict": True, "schema": schema}
+        strict = preset.strict == "always" or is_strict(schema)
+        wrapped = {"name": "reply", "strict": strict, "schema": schema}
         return {"response_format": {"type": "json_schema", "json_schema": wrapped}}, ""
     words = f"\n\nReply with one JSON object that follows this JSON schema, and nothing else:\n{dumps(schema)}"
     return ({"response_format": {"type": "json_object"}} if preset.structured == "json_object" else {}), words
+
+
+def is_strict(schema: Mapping[str, Any]) -> bool:
+    """Whether OpenAI's strict mode takes a schema: an object; all objects in it closed, with all properties required.
+
+    A schema with a keyword that the mode is not documented to take is not strict.
+    """
+    return schema.get("type") == "object" and _is_strict(schema)
+
+
+def _is_strict(schema: Any) -> bool:
+    if not isinstance(schema, Mapping) or not schema.keys() <= _STRICT_KEYWORDS:
+        return False
+    if not schema.keys() & {"type", "anyOf", "$ref"}:
+        return False
+    properties = schema.get("properties", {})
+    if "object" in schema.get("type", "") or properties:
+        is_closed = schema.get("additionalProperties") is False
+        if not is_closed or set(schema.get("required", ())) != set(properties):
+            return False
+    groups = (properties, schema.get("$defs", {}), schema.get("definitions", {}))
+    inner = [part for group in groups for part in group.values()]
+    inner += [*schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else ())]
+    return all(map(_is_strict, inner))

@@ -1,68 +1,29 @@
-"""Which faults are asked again, which fail the row, which stop the run; and how long to wait before the next try."""
+"""Asks again: how often, after which wait, within which budget; a teacher that answers nothing stops the run."""
 
 import asyncio
 import email.utils
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import tenacity
 
-from distillgen.errors import (
-    CredentialsRefused,
-    DistillgenError,
-    ModelMissing,
-    QuotaSpent,
-    RequestsRefused,
-    RowFailed,
-    TeacherUnavailable,
-)
+from distillgen.errors import DistillgenError, RequestsRefused, RowFailed, TeacherUnavailable
 from distillgen.teacher.asking import Asks, Fault, Reply, Request
+from distillgen.teacher.breaker import Breaker
+from distillgen.teacher.verdicts import row_failed, verdict
 
 MAX_ATTEMPTS = 6
 MAX_ATTEMPTS_UNPROVEN = 3  # nobody wants to wait half a minute to learn of a wrong port
 MAX_WAIT_SECONDS = 120.0
 MAX_LIMITED_SECONDS = 900.0
 REFUSED_AT_FIRST = 20
-FAILED_IN_A_ROW = 20
-TRANSIENT = {408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
-QUOTA_CODES = {"insufficient_quota", "insufficient_balance", "billing_hard_limit_reached"}
-MODERATION_CODES = {"content_policy_violation", "content_filter", "moderation", "moderation_blocked"}
-
-
-def judge(fault: Fault, teacher: str, model: str) -> DistillgenError | RowFailed | None:
-    """Return what a fault means: an error that stops the run, a failed row, or None to ask again."""
-    if fault.kind == "oversize":
-        return RowFailed("oversize", fault.words, lasting=True)
-    if fault.kind != "status":
-        return None
-    if fault.status == 401:
-        return CredentialsRefused(
-            f"{teacher} refused the key: {fault.words}",
-            fix="check the key; `distillgen doctor` shows where it is read from",
-        )
-    if fault.status == 402 or fault.code in QUOTA_CODES:
-        return QuotaSpent(
-            f"{teacher} says that credit or quota is used up: {fault.words}",
-            fix="top up and run the same command again; every answer so far is kept",
-        )
-    if fault.status == 403:
-        if fault.code in MODERATION_CODES or "moderation" in fault.words.lower():
-            return RowFailed("moderation", fault.words, lasting=True)
-        return CredentialsRefused(f"{teacher} forbids this: {fault.words}", fix="check what the key may do")
-    if fault.status == 404:
-        return ModelMissing(
-            f"{teacher} does not have {model!r} at this address: {fault.words}",
-            fix="check `model` and `base_url`; `distillgen doctor` lists what the endpoint has",
-        )
-    if fault.status in TRANSIENT or fault.status >= 500:
-        return None
-    if 300 <= fault.status < 400:
-        return TeacherUnavailable(f"{teacher}: {fault.words}", fix="put the final address into `base_url`")
-    return RowFailed(f"refused_{fault.status}", fault.words, lasting=True)
+RETRIES_AT_LEAST = 100  # in a run; beyond them one retry for every five requests
+RETRIES_A_REQUEST = 0.2
 
 
 def retry_after_seconds(value: str, *, now: float) -> float | None:
-    """Read a Retry-After header: seconds or an HTTP date; capped; None when it says nothing usable."""
+    """Read a Retry-After header: seconds or an HTTP date; None when it says nothing usable. `now` is wall time."""
     value = value.strip()
     try:
         seconds = float(value)
@@ -71,32 +32,59 @@ def retry_after_seconds(value: str, *, now: float) -> float | None:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - now
         except ValueError:
             return None
-    return min(max(seconds, 0.0), MAX_WAIT_SECONDS) if seconds == seconds else None
+    return max(seconds, 0.0) if seconds == seconds else None
+
+
+def asked_wait(fault: BaseException | None) -> float | None:
+    """Return how many seconds a server asks to wait, None when it does not say."""
+    if not isinstance(fault, Fault) or not fault.retry_after:
+        return None
+    return retry_after_seconds(fault.retry_after, now=time.time())
 
 
 _jitter = tenacity.wait_random_exponential(multiplier=1, max=60)
 
 
 def wait_seconds(state: tenacity.RetryCallState) -> float:
-    """Wait as long as the server asks, else with full jitter: up to 1 s, 2 s, 4 s ... 60 s."""
-    fault = state.outcome.exception() if state.outcome else None
-    asked = retry_after_seconds(fault.retry_after, now=time.time()) if isinstance(fault, Fault) else None
-    return _jitter(state) if asked is None else asked
+    """Wait as long as the server asks, two minutes at most; else with full jitter: up to 1 s, 2 s, 4 s ... 60 s."""
+    asked = asked_wait(state.outcome.exception() if state.outcome else None)
+    return _jitter(state) if asked is None else min(asked, MAX_WAIT_SECONDS)
+
+
+class RetryBudget:
+    """How many retries a run may still make, so that a server in trouble is not asked six times as much."""
+
+    def __init__(self) -> None:
+        self._left = float(RETRIES_AT_LEAST)
+
+    def earn(self) -> None:
+        """Count a fresh request."""
+        self._left += RETRIES_A_REQUEST
+
+    def spend(self) -> bool:
+        """Take one retry; False when none is left."""
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 class Retrying:
-    """Asks again where that may help. The first request of a teacher goes alone, so a wrong key costs one call."""
+    """Asks again where that may help. The first request of a teacher goes alone, so a wrong key costs one call.
+
+    Neither a 429 nor a fault while the breaker is open uses up an attempt.
+    """
 
     def __init__(
-        self, inner: Asks, *, teacher: str, model: str, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    ) -> None:
-        self._inner = inner
-        self._teacher, self._model, self._sleep = teacher, model, sleep
+        self, inner: Asks, *, teacher: str, model: str, breaker: Breaker | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:  # fmt: skip
+        self._inner, self._teacher, self._model = inner, teacher, model
+        self._breaker, self._sleep = breaker or Breaker(), sleep
+        self._budget = RetryBudget()
         self._first = asyncio.Lock()
         self._is_proven = False
-        self._decided = 0
-        self._refused = 0
-        self._failed_in_a_row = 0
+        self._decided = self._refused = 0
 
     async def complete(self, request: Request) -> Reply:
         """Return the reply of the attempt that brought one. Raises RowFailed, or the error that stops the run."""
@@ -110,39 +98,19 @@ class Retrying:
         return await self._attempts(request)
 
     async def _attempts(self, request: Request) -> Reply:
-        counted = 0
-
-        def is_over(state: tenacity.RetryCallState) -> bool:
-            """A 429 uses up no attempt, only time."""
-            nonlocal counted
-            fault = state.outcome.exception() if state.outcome else None
-            if isinstance(fault, Fault) and fault.status == 429:
-                return (state.seconds_since_start or 0) > MAX_LIMITED_SECONDS
-            counted += 1
-            return counted >= (MAX_ATTEMPTS if self._is_proven else MAX_ATTEMPTS_UNPROVEN)
-
-        attempts = tenacity.AsyncRetrying(
-            stop=is_over,
-            wait=wait_seconds,
-            sleep=self._sleep,
-            reraise=True,
-            retry=tenacity.retry_if_exception(lambda e: isinstance(e, Fault) and self._judge(e) is None),
-        )
+        self._budget.earn()
         try:
-            reply: Reply = await attempts(self._inner.complete, request)
+            reply = await self._inner.complete(request)
         except Fault as fault:
-            raise self._conclude(fault, counted) from None
+            reply = await _Attempts(self, request, fault).complete()
         self._decided += 1
-        self._failed_in_a_row = 0
         return reply
 
-    def _judge(self, fault: Fault) -> DistillgenError | RowFailed | None:
-        return judge(fault, self._teacher, self._model)
-
-    def _conclude(self, fault: Fault, attempts: int) -> DistillgenError | RowFailed:
+    def conclude(self, fault: Fault, attempts: int, why: str) -> DistillgenError | RowFailed:
         """Decide what the last fault of a row means for the row and for the run."""
-        verdict = self._judge(fault)
-        if isinstance(verdict, RowFailed):
+        meant = verdict(fault, self._teacher, self._model)
+        if isinstance(meant, RowFailed):
+            meant.attempts = attempts
             self._decided += 1
             self._refused += 1
             self._is_proven = True  # it answers: the row may be at fault
@@ -151,14 +119,72 @@ class Retrying:
                     f"{self._teacher} refused the first {self._refused} requests: {fault.words}",
                     fix="check `model`, `sampling` and the prompt of this recipe",
                 )
-            return verdict
-        if verdict is not None:
-            return verdict
-        self._failed_in_a_row += 1
-        if not self._is_proven or self._failed_in_a_row >= FAILED_IN_A_ROW:
-            return TeacherUnavailable(
-                f"{self._teacher} does not answer: {fault}",
-                fix="check the address, or run the same command again later; every answer so far is kept",
-            )
+            return meant
+        if meant is not None:
+            return meant
+        if not self._is_proven or fault.is_limit:
+            return self._unavailable(fault)
         cause = f"http_{fault.status}" if fault.kind == "status" else fault.kind
-        return RowFailed(cause, f"{fault} (after {attempts} attempts)", lasting=False)
+        return row_failed(cause, fault, lasting=False, attempts=attempts, why=why)
+
+    def _unavailable(self, fault: Fault) -> DistillgenError:
+        is_page = fault.kind == "malformed" and fault.body.lstrip()[:1] == b"<"
+        if is_page:
+            return RequestsRefused(
+                f"{self._teacher} answers with a web page, not with completions: {fault.words}",
+                fix="check `base_url`: it is the address of the API, up to and with /v1",
+            )
+        wait = asked_wait(fault)
+        again = f"in {wait / 60:,.0f} minutes" if wait and wait > MAX_WAIT_SECONDS else "again later"
+        return TeacherUnavailable(
+            f"{self._teacher} does not answer: {fault}",
+            fix=f"check the address, or run the same command {again}; every answer so far is kept",
+        )
+
+
+class _Attempts:
+    """The further attempts of one request, after the first brought a fault: tenacity's loop with our policies."""
+
+    def __init__(self, owner: Retrying, request: Request, fault: Fault) -> None:
+        self._owner, self._request, self._first = owner, request, fault
+        self._number = 0
+        self._counted = 0  # attempts used up
+        self._why = ""
+
+    async def complete(self) -> Reply:
+        """Return the reply. Raises what the last fault means."""
+        loop = tenacity.AsyncRetrying(
+            stop=self._is_over,
+            wait=wait_seconds,
+            sleep=self._owner._sleep,
+            reraise=True,
+            retry=tenacity.retry_if_exception(self._may_help),
+        )
+        try:
+            reply: Reply = await loop(self._attempt)
+        except Fault as fault:
+            raise self._owner.conclude(fault, self._number, self._why) from None
+        return reply
+
+    async def _attempt(self) -> Reply:
+        self._number += 1
+        if self._number == 1:
+            raise self._first
+        return await self._owner._inner.complete(replace(self._request, attempt=self._number))
+
+    def _may_help(self, error: BaseException) -> bool:
+        return isinstance(error, Fault) and verdict(error, "", "") is None
+
+    def _is_over(self, state: tenacity.RetryCallState) -> bool:
+        fault = state.outcome.exception() if state.outcome else None
+        if isinstance(fault, Fault) and fault.is_limit:  # costs time, no attempt
+            return (state.seconds_since_start or 0) > MAX_LIMITED_SECONDS or (
+                asked_wait(fault) or 0
+            ) > MAX_LIMITED_SECONDS
+        self._counted += not self._owner._breaker.is_open
+        if self._counted >= (MAX_ATTEMPTS if self._owner._is_proven else MAX_ATTEMPTS_UNPROVEN):
+            return True
+        if not self._owner._budget.spend():
+            self._why = "; the retries of this run are used up"
+            return True
+        return False

@@ -1,0 +1,107 @@
+"""Notes of what was sent: one before each request, one when its outcome is known. What is left may have been billed.
+
+A note is written, not synced: it survives `kill -9`, not a power cut.
+"""
+
+import errno
+import os
+import secrets
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from distillgen.files import disk_errors
+
+_RECORD = struct.Struct("<cq32s")  # what, worst cost in nano-dollars (-1: unknown), key
+SENT, DECIDED = b"+", b"-"
+PREFIX, SUFFIX = "sent-", ".log"
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A request that was sent and whose outcome nobody knows; `nanousd` is its worst cost, None when unknown too."""
+
+    key: bytes
+    nanousd: int | None
+    is_last: bool  # nothing was noted of this key later: its answer may be stored after all
+
+
+class SentNotes:
+    """The notes of one run, in a file of its own: a line of JSON that names run and dataset, then fixed records."""
+
+    def __init__(self, folder: Path, dataset: str) -> None:
+        self.run = secrets.token_hex(8)
+        self.path = folder / f"{PREFIX}{self.run}{SUFFIX}"
+        self._dataset = dataset
+        self._file = -1
+
+    def _open(self) -> None:
+        """Make the file with the first note: a run that sends nothing leaves none."""
+        head = orjson.dumps({"run": self.run, "dataset": self._dataset, "at": time.time()}) + b"\n"
+        with disk_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            os.write(self._file, head)
+
+    def sent(self, key: bytes, nanousd: int | None) -> None:
+        """Note that a request is about to be sent."""
+        self._note(SENT, key, nanousd)
+
+    def decided(self, key: bytes) -> None:
+        """Note that its outcome is known: the reply is stored, or the server refused it."""
+        self._note(DECIDED, key, None)
+
+    def _note(self, what: bytes, key: bytes, nanousd: int | None) -> None:
+        if self._file < 0:
+            self._open()
+        record = _RECORD.pack(what, -1 if nanousd is None else nanousd, key)
+        try:
+            if os.write(self._file, record) == len(record):
+                return
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            with disk_errors(self.path):
+                raise
+
+    def close(self) -> None:
+        """Let the file go; what it says is taken into the answer store by the next run."""
+        if self._file >= 0:
+            os.close(self._file)
+
+
+def logs(folder: Path) -> list[Path]:
+    """Return the files of notes in a state folder: those of a run at work, or of runs that ended."""
+    return sorted(folder.glob(f"{PREFIX}*{SUFFIX}"))
+
+
+def read_notes(path: Path) -> tuple[str, list[Unknown]]:
+    """Return the dataset and the requests of unknown outcome in one file; a torn last record does not count."""
+    head, _, records = path.read_bytes().partition(b"\n")
+    open_notes: dict[bytes, list[int | None]] = {}
+    last: dict[bytes, bytes] = {}
+    for what, nanousd, key in _records(records):
+        last[key] = what
+        if what == SENT:
+            open_notes.setdefault(key, []).append(None if nanousd < 0 else nanousd)
+        elif open_notes.get(key):
+            open_notes[key].pop()
+            if not open_notes[key]:
+                del open_notes[key]
+    unknown = [
+        Unknown(key, worst, number == len(costs) and last[key] == SENT)
+        for key, costs in open_notes.items()
+        for number, worst in enumerate(costs, 1)
+    ]
+    try:
+        dataset = str(orjson.loads(head)["dataset"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        dataset = ""
+    return dataset, unknown
+
+
+def _records(content: bytes) -> Iterator[tuple[bytes, int, bytes]]:
+    yield from _RECORD.iter_unpack(content[: len(content) // _RECORD.size * _RECORD.size])
