@@ -1,4 +1,4 @@
-"""A fast scripted teacher for measurements: one process on loopback, bare asyncio, latency, faults and limits on request.
+"""A fast scripted teacher for measurements: bare asyncio on loopback, with latency, faults and limits on request.
 
 It costs about 40 us a request, so that the client is what is measured. GET /stats tells what it saw.
 """

@@ -161,7 +161,7 @@ class JsonlFile:
 
 
 class _Tee(io.RawIOBase):
-    """Feeds lines to a file and to a digest, many at a time: a call of either for each line costs more than its work."""
+    """Feeds lines to a file and to a digest, many at a time: a call of each for every line costs more than the work."""
 
     def __init__(self, out: IO[bytes], sha: Any) -> None:
         self._out, self._sha = out, sha

@@ -82,13 +82,23 @@ def prepare(
 
     Raises one error with every problem found in the recipe, else the first of another kind.
     """
-    recipe, source = read_recipe(path, overrides)
+    return prepare_recipe(
+        *read_recipe(path, overrides), skip_bad_seeds=skip_bad_seeds, will_ask=will_ask,
+        allow_unknown_price=allow_unknown_price, state=state,
+    )  # fmt: skip
+
+
+def prepare_recipe(
+    recipe: Recipe, source: Source, *, skip_bad_seeds: bool = False, will_ask: bool = True,
+    allow_unknown_price: bool = False, state: Path | None = None, has_student: bool = True,
+) -> Prepared:  # fmt: skip
+    """Check a recipe whole, but for its student where none will see the rows. Raises as `prepare` does."""
     check = _Check(recipe, source)
     reader = SeedReader(recipe.seeds, source.folder, skip_bad=skip_bad_seeds)
     first = reader.peek()
     columns = None if first is None and reader.is_stdin else dict.fromkeys(first or {})
     check.steps(columns)
-    student = check.student()
+    student = check.student() if has_student else StudentTemplates(None, None, Template.parse(""), None)
     wrong, warnings = check_teachers(
         recipe, source, check.teachers_used, will_ask=will_ask, allow_unknown_price=allow_unknown_price
     )

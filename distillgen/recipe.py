@@ -279,7 +279,18 @@ def read_recipe(path: Path, overrides: Iterable[str] = ()) -> tuple[Recipe, Sour
         raise RecipeSyntax(
             f"not valid TOML: {error}", where=str(path), fix="see https://toml.io for the format"
         ) from None
-    applied = dict(_override(table, text_override) for text_override in overrides)
+    return check_recipe(table, path, text, overrides)
+
+
+def check_recipe(
+    table: dict[str, Any], path: Path, text: str = "", overrides: Iterable[str] = ()
+) -> tuple[Recipe, Source]:
+    """Check a recipe as a table; without its `text` every problem is named as an option of the command.
+
+    Raises UsageError for a wrong override, RecipeInvalid with every problem found.
+    """
+    applied = {} if text else dict(table)
+    applied |= dict(_override(table, text_override) for text_override in overrides)
     source = Source(path, text, applied)
     try:
         return Recipe.model_validate(table), source

@@ -7,7 +7,7 @@ from distillgen.dataset.versions import latest
 from distillgen.files import holder
 from distillgen.state import state_folder
 from distillgen.teacher.answers import AnswerStore, Spent
-from distillgen.teacher.sent import Unknown, logs, read_notes
+from distillgen.teacher.sent import logs, read_notes
 
 
 def examine(project: Path, state: Path | None = None) -> dict[str, Any]:
@@ -18,14 +18,14 @@ def examine(project: Path, state: Path | None = None) -> dict[str, Any]:
         store = AnswerStore(folder / "answers.sqlite")
         answers, spent = store.count(), store.spent()
         store.close()
-    at_work = holder(folder / "lock")
-    noted = [unknown for path in logs(folder) for unknown in read_notes(path)[1]]
-    # While somebody is at work, what is noted without an outcome is under way; afterwards nobody knows.
-    left: list[Unknown] = [] if at_work else noted
+    # What a run at work has noted without an outcome is under way; of a run that ended, nobody knows.
+    left, under_way = (
+        [unknown for path in logs(folder, live=live) for unknown in read_notes(path)[1]] for live in (False, True)
+    )
     homes = sorted(entry for entry in (project / "datasets").glob("*") if entry.is_dir())
     found = {home.name: version.manifest for home in homes if (version := latest(home)) is not None}
     return {
-        "at_work": at_work,
+        "at_work": holder(folder / "lock"),
         "stored_answers": answers,
         "spent": {
             "calls": spent.calls,
@@ -36,6 +36,6 @@ def examine(project: Path, state: Path | None = None) -> dict[str, Any]:
             "unknown_calls": spent.unknown + len(left),
             "unknown_usd": (spent.unknown_nanousd + sum(each.nanousd or 0 for each in left)) / 1e9,
         },
-        "in_flight": len(noted) if at_work else 0,
+        "in_flight": len(under_way),
         "datasets": {name: {"version": m.version, "rows": m.rows, "run": m.run} for name, m in found.items()},
     }

@@ -127,7 +127,9 @@ class Project:
 
 def clean_environment(**more: str) -> dict[str, str]:
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-    state = tempfile.gettempdir() + f"/distillgen-tests-{os.getpid()}"  # never the limits of the person who runs the tests
+    state = (
+        tempfile.gettempdir() + f"/distillgen-tests-{os.getpid()}"
+    )  # never the limits of the person who runs the tests
     return {**kept, "PYTHONWARNINGS": "error", "NO_COLOR": "1", "COLUMNS": "120", "XDG_STATE_HOME": state, **more}
 
 

@@ -196,6 +196,7 @@ def test_labels_are_in_the_closed_set_whatever_the_server_does(demo: Project, lo
     )
     demo.edit('[[steps]]\nuse = "deduplicate"\non = "answer"\nnear = 0.8\n', "")
     demo.edit("{{ answer }}", "{{ label }}")
+
     def behave(body: dict) -> Say:
         first = body["messages"][-1 if len(body["messages"]) == 2 else -3]["content"]
         is_again = body["messages"][-1]["content"].startswith("Thank you, but")

@@ -337,7 +337,13 @@ def test_the_same_question_is_asked_once_however_many_want_it(loopback: Loopback
 
     async def work(retrying: Retrying, clock: Clock) -> Committed:
         store = AnswerStore(tmp_path / "answers.sqlite")
-        committed = Committed(retrying, store, SentNotes(tmp_path, "d"), Meter(TeacherSettings(base_url="http://127.0.0.1", model="m")), Account("r", "d", "t"))
+        committed = Committed(
+            retrying,
+            store,
+            SentNotes(tmp_path, "d"),
+            Meter(TeacherSettings(base_url="http://127.0.0.1", model="m")),
+            Account("r", "d", "t"),
+        )
         outer = Stored(committed, store)
         replies = await asyncio.gather(*(outer.complete(request()) for _ in range(9)))
         assert len({each.raw for each in replies}) == 1

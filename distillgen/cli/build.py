@@ -3,6 +3,7 @@
 import gc
 import json
 from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from distillgen.errors import UsageError
 if TYPE_CHECKING:
     from distillgen.pipeline import Options, Result
     from distillgen.preparation import Prepared
+    from distillgen.tally import Tally
 
 Recipe = Annotated[
     Path | None,
@@ -37,7 +39,7 @@ State = Annotated[
     typer.Option(
         "--state",
         metavar="DIR",
-        help="Keep answers and locks there, on a local disk. Default: DISTILLGEN_STATE, else .distillgen beside the recipe.",
+        help="Keep answers and locks there. Default: DISTILLGEN_STATE, else .distillgen beside the recipe.",
         show_default=False,
     ),
 ]
@@ -148,20 +150,26 @@ def outcome(result: "Result") -> dict[str, Any]:
 
 async def _build(prepared: "Prepared", options: "Options") -> "Result":
     from distillgen import pipeline
-    from distillgen.report.console import Progress
     from distillgen.tally import Tally
 
-    _collect_less()
     tally = Tally()
     total = prepared.seed_count
     if total is not None and options.limit is not None:
         total = min(total, options.limit)
-    async with Progress(tally, total).shown():
+    async with progress(tally, total):
         return await pipeline.build(prepared, options, tally)
 
 
+def progress(tally: "Tally", total: int | None) -> AbstractAsyncContextManager[None]:
+    """Return what shows a run's progress while it goes on, and make room for the run."""
+    from distillgen.report.console import Progress
+
+    _collect_less()
+    return Progress(tally, total).shown()
+
+
 def _collect_less() -> None:
-    """Thousands of rows are under way at once: looking through them for cycles again and again cost a third of a run."""
+    """Thousands of rows are under way at once; to look through them for cycles all the time cost a third of a run."""
     gc.freeze()
     gc.set_threshold(10_000, 50, 100)
 

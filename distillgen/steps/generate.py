@@ -48,7 +48,7 @@ class Generate:
         return await several.ask(question)
 
     def ask_again(self, question: Question, answer: Answer) -> Question | None:
-        """Return the same question with the reply and what is wrong with it, once, when it does not follow its schema."""
+        """Return the question with the reply and what is wrong with it, once, when it does not follow its schema."""
         if self.schema is None or answer.ask >= ASK_AGAIN or answer.reply.completion.is_truncated:
             return None
         try:

@@ -14,7 +14,7 @@ from typing import Any
 from distillgen.errors import Damaged, DiskFull, DistillgenError, NewerFormat, NotWritable
 from distillgen.files import canonical, digest_bytes, disk_errors, dumps
 from distillgen.teacher.asking import Reply
-from distillgen.teacher.replies import TokenUsage
+from distillgen.teacher.replies import NOTHING, TokenUsage
 from distillgen.teacher.sent import logs, read_notes
 
 FORMAT = 2
@@ -78,7 +78,7 @@ class Account:
 class Charge:
     """What a reply cost: tokens as the server counted them, and billionths of a dollar (None: unknown)."""
 
-    usage: TokenUsage = TokenUsage()
+    usage: TokenUsage = NOTHING
     nanousd: int | None = None
 
 
@@ -239,9 +239,9 @@ class AnswerStore:
         return Spent(*(number or 0 for number in (*paid, *lost)))
 
     def take_in_notes(self) -> None:
-        """Keep what earlier runs sent without learning its outcome, and let their files of notes go.
+        """Keep what runs that ended sent without learning its outcome, and let their files of notes go.
 
-        To be called by whoever holds the project's lock. A crash in the middle of it is made good by the next call.
+        A crash in the middle of it is made good by the next call.
         """
         for path in logs(self.path.parent):
             dataset, unknown = read_notes(path)
@@ -264,7 +264,8 @@ class AnswerStore:
             self._writer.start()
         entry = _Entry(key, reply, account, charge, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
-        self._wake.set()
+        if not self._wake.is_set():  # costs a lock, and most find it set
+            self._wake.set()
         await entry.committed
 
     def _write(self) -> None:

@@ -39,7 +39,6 @@ def open_transport(url: str, max_connections: int) -> AiohttpTransport:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=max_connections, keepalive_timeout=KEEP_ALIVE_SECONDS, ssl=context),
             cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
         )
 
     return AiohttpTransport(verify=context, client=session, proxy=proxy_of(url))
@@ -65,7 +64,7 @@ def proxy_of(url: str) -> httpx.Proxy | None:
     found = found if "://" in found else f"http://{found}"
     if urlsplit(found).scheme not in ("http", "https"):
         raise UsageError(
-            f"the environment names a {urlsplit(found).scheme} proxy for {host}, and only http and https ones can be used",
+            f"the environment names a {urlsplit(found).scheme} proxy for {host}; only http and https can be used",
             fix=f"unset it, or add {host} to NO_PROXY",
         )
     return httpx.Proxy(found)
@@ -138,7 +137,9 @@ class Chat:
         self._endpoint = endpoint
         self._url = httpx.URL(f"{endpoint.url}/chat/completions")
         host = self._url.netloc.decode("ascii")
-        self._headers = httpx.Headers({"Host": host, "Accept-Encoding": "gzip, deflate", **endpoint.headers})
+        self._headers = httpx.Headers(
+            {"Host": host, "Accept": "application/json", "Accept-Encoding": "gzip, deflate", **endpoint.headers}
+        )
 
     async def _post(self, content: bytes) -> tuple[int, httpx.Headers, bytes]:
         request = httpx.Request("POST", self._url, headers=self._headers, content=content, extensions=_EXTENSIONS)

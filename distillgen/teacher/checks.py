@@ -8,7 +8,7 @@ from distillgen.recipe import Recipe, Source, TeacherSettings
 from distillgen.teacher import providers
 from distillgen.teacher.cost import FREE, find_prices
 from distillgen.teacher.embedded import require_runtime
-from distillgen.teacher.identity import identify, weights_of
+from distillgen.teacher.identity import identify, preset_of, weights_of
 from distillgen.teacher.models import models
 
 
@@ -84,16 +84,10 @@ def _wrong_settings(settings: TeacherSettings, source: Source, key: tuple[str, .
             ]
     elif not settings.model:
         return [source.problem("a teacher without `model`", key, "name the model as the endpoint does")]
-    if settings.mode == "batch":
-        if settings.provider == providers.EMBEDDED or (settings.provider and not providers.preset_of(settings).batch):
-            can = ", ".join(preset.name for preset in providers.presets().values() if preset.batch)
-            return [
-                source.problem(
-                    f"{settings.provider} has no batch mode that distillgen speaks",
-                    (*key, "mode"),
-                    f"these have: {can}",
-                )
-            ]
+    if settings.mode == "batch" and settings.provider and not preset_of(settings).batch:
+        can = ", ".join(preset.name for preset in providers.presets().values() if preset.batch)
+        what = f"no batch mode is known of {settings.provider}"
+        return [source.problem(what, (*key, "mode"), f"these have one: {can}")]
     if settings.answers_as:
         safe_name(settings.answers_as, "answers_as")
     return []

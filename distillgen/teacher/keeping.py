@@ -1,4 +1,4 @@
-"""The two layers around the answer store: `Committed` keeps every reply before it is used, `Stored` serves what is kept."""
+"""The two layers around the answer store: `Committed` keeps a reply before it is used, `Stored` serves what is kept."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Protocol
 from distillgen.errors import DistillgenError, RowFailed
 from distillgen.teacher.answers import Account, Charge
 from distillgen.teacher.asking import Asks, Fault, Reply, Request
-from distillgen.teacher.replies import Malformed, TokenUsage
+from distillgen.teacher.replies import NOTHING, Malformed
 
 
 class KeepsAnswers(Protocol):
@@ -54,7 +54,7 @@ class Committed:
         self._inner, self._store, self._notes = inner, store, notes
         self._prices, self._account = prices, account
         self.calls = 0
-        self.usage = TokenUsage()
+        self.usage = NOTHING
         self.nanousd = 0
         self.unpriced = 0
 
@@ -78,7 +78,7 @@ class Committed:
         return reply
 
     async def _keep(self, key: bytes, request: Request, reply: Reply) -> None:
-        charge = Charge(reply.completion.usage or TokenUsage(), self._prices.real(request, reply))
+        charge = Charge(reply.completion.usage or NOTHING, self._prices.real(request, reply))
         await self._store.put(key, reply, self._account, charge)
         self.calls += 1
         self.usage += charge.usage

@@ -3,14 +3,12 @@
 from collections import deque
 from math import sqrt
 
-# Start-up: double until something is refused, or until so fast that the rate no longer matters. What is refused then is
-# the rate times the delay of a refusal, and a generous first burst is no limit: so no more than 800 a second until 620
-# are sent, which is past a burst of 10 s at 50 a second. This costs a fast server 0.3 s once.
-START_PER_SECOND = 100.0
-DOUBLE_SECONDS = 0.05
-CAREFUL_PER_SECOND = 800.0
-CAREFUL_REQUESTS = 620
-OPEN_PER_SECOND = 10_000.0
+# Start-up: double until something is refused, or until so fast that the rate no longer matters. What is refused by then
+# is what was sent in the time that a refusal takes: faster doubling would make it more than a hundred where a limit of
+# 50 a second refuses after 0.1 s. A server that has no limit is so delayed a quarter of a second, once.
+START_PER_SECOND = 200.0
+DOUBLE_SECONDS = 0.1
+OPEN_PER_SECOND = 5_000.0
 
 # Afterwards: small cuts, slow climbs. Mean use is about 1 - CUT / 2, refusals about one or two in CYCLE requests.
 CUT = 0.015
@@ -96,8 +94,7 @@ class Learned:
     def _ramp(self, rate: float) -> float | None:
         """Return the rate of start-up after one more request that had to wait."""
         self._sent_at_rate += 1
-        is_careful = rate >= CAREFUL_PER_SECOND and self._sent < CAREFUL_REQUESTS
-        if is_careful or self._sent_at_rate < rate * DOUBLE_SECONDS:
+        if self._sent_at_rate < rate * DOUBLE_SECONDS:
             return rate
         self._sent_at_rate = 0
         if 2 * rate < OPEN_PER_SECOND:

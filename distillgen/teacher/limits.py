@@ -1,4 +1,4 @@
-"""How hard a teacher may be asked: one pool per endpoint and model, which lets requests through one by one, in order."""
+"""How hard a teacher may be asked: a pool for each endpoint and model lets requests through one by one, in order."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from distillgen.teacher.breaker import Breaker
 from distillgen.teacher.learning import Learned
 from distillgen.teacher.pace import Pace
 from distillgen.teacher.rate_headers import read_limits
-from distillgen.teacher.replies import TokenUsage
+from distillgen.teacher.replies import NOTHING, TokenUsage
 
 NEVER = float("inf")
 AMOUNTS: Mapping[str, Callable[[TokenUsage], int]] = {
@@ -22,7 +22,6 @@ AMOUNTS: Mapping[str, Callable[[TokenUsage], int]] = {
     "input_tokens": lambda usage: usage.prompt,
     "output_tokens": lambda usage: usage.completion,
 }
-NOTHING = TokenUsage()
 
 
 class Parts(Protocol):

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import isfinite
 
-import httpx
-
 LONGEST_RESET_SECONDS = 120.0  # a limit whose quota takes longer to come back is no limit per minute
 WINDOW_SECONDS = (30.0, 120.0)  # what a bucket's refill time may come out as, and still be a minute
 MONTH_SECONDS = 32 * 86400.0
@@ -71,7 +69,8 @@ def read_limits(headers: Mapping[str, str], now_wall: float) -> dict[str, Stated
 
     None therefore means that this reply does not tell, not that there is no limit: what earlier replies told holds.
     """
-    if isinstance(headers, httpx.Headers) and not _may_state(headers):
+    raw = getattr(headers, "raw", None)  # httpx's: to decode the names one by one costs four times as much
+    if raw is not None and b"ratelimit" not in b" ".join([name for name, _ in raw]).lower():
         return {}
     found: dict[tuple[str, str, str], dict[str, str]] = {}
     for name in headers:
@@ -82,11 +81,6 @@ def read_limits(headers: Mapping[str, str], now_wall: float) -> dict[str, Stated
         if stated := _read(kind, way, texts, now_wall):
             limits[kind] = _tighter(limits[kind], stated) if kind in limits else stated
     return limits
-
-
-def _may_state(headers: httpx.Headers) -> bool:
-    """Look at the raw names at once: decoding them one by one, as going through them does, costs four times as much."""
-    return b"ratelimit" in b" ".join([name for name, _ in headers.raw]).lower()
 
 
 @functools.lru_cache(256)

@@ -51,6 +51,9 @@ class TokenUsage:
         )
 
 
+NOTHING = TokenUsage()
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """What a teacher said. `usage` is None when the server sent none that makes sense.

@@ -3,7 +3,9 @@
 A note is written, not synced: it survives `kill -9`, not a power cut.
 """
 
+import contextlib
 import errno
+import fcntl
 import os
 import secrets
 import struct
@@ -46,6 +48,8 @@ class SentNotes:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
             os.write(self._file, head)
+        with contextlib.suppress(OSError):  # where nothing can be locked, the project's lock has to do
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def sent(self, key: bytes, nanousd: int | None) -> None:
         """Note that a request is about to be sent."""
@@ -73,9 +77,21 @@ class SentNotes:
             os.close(self._file)
 
 
-def logs(folder: Path) -> list[Path]:
-    """Return the files of notes in a state folder: those of a run at work, or of runs that ended."""
-    return sorted(folder.glob(f"{PREFIX}*{SUFFIX}"))
+def logs(folder: Path, *, live: bool = False) -> list[Path]:
+    """Return the files of notes in a state folder: of runs that ended, or (`live`) of those that are at work."""
+    return [path for path in sorted(folder.glob(f"{PREFIX}*{SUFFIX}")) if _is_live(path) == live]
+
+
+def _is_live(path: Path) -> bool:
+    """Whether the run that writes a file is at work: it holds a kernel lock on it, however it may end."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return False
 
 
 def read_notes(path: Path) -> tuple[str, list[Unknown]]:

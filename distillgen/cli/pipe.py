@@ -1,0 +1,148 @@
+"""Command `generate`."""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from distillgen.cli.build import Budget, Set, SkipBad, State, UnknownPrice, on_budget, progress
+from distillgen.cli.guard import guarded, run_until_stopped
+
+if TYPE_CHECKING:
+    from distillgen.rows import Outcome
+
+
+@guarded
+def generate(
+    prompt: Annotated[
+        str, typer.Option("--prompt", "-p", metavar="NAME", help="A template: see `distillgen prompts`.")
+    ],
+    model: Annotated[str, typer.Option("--model", "-m", help="PROVIDER/MODEL, or a model of --base-url.")],
+    provider: Annotated[
+        str | None, typer.Option("--provider", help="A preset: see `distillgen teachers`.", show_default=False)
+    ] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option("--base-url", metavar="URL", help="Any OpenAI-compatible endpoint.", show_default=False),
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", metavar="N", min=1, help="Completions of each prompt.")] = 1,
+    each: Annotated[bool, typer.Option("--each", help="One row per element of a list answer.")] = False,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="LABEL", help="One of the closed set, for prompts that label. Repeat it."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", min=1, metavar="N", help="Of a reply.", show_default=False)
+    ] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", min=0, show_default=False)] = None,
+    rejected: Annotated[
+        Path | None,
+        typer.Option("--rejected", metavar="FILE", help="Write rows that were left out there.", show_default=False),
+    ] = None,
+    failed: Annotated[
+        Path | None,
+        typer.Option("--failed", metavar="FILE", help="Write rows without an answer there.", show_default=False),
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Make no call: stored answers only.")] = False,
+    budget: Budget = None,
+    allow_unknown_price: UnknownPrice = False,
+    skip_bad_seeds: SkipBad = False,
+    state: State = None,
+    set_: Set = None,
+) -> None:
+    """Ask a teacher about each row of standard input, and write the rows with its answers to standard output.
+
+    Rows are JSON lines; they leave in the order in which they came, as soon as they may.
+    Answers are kept in .distillgen, as those of a build: the same command asks nothing twice.
+
+    \b
+    Examples:
+      distillgen generate --prompt explain --model deepseek/deepseek-flash < topics.jsonl > rows.jsonl
+      cat topics.jsonl | distillgen generate -p explain -m embedded/smollm2-135m | head -3
+      distillgen generate -p answer -m my-model --base-url http://127.0.0.1:8000/v1 < q.jsonl
+
+    \b
+    Exit status:
+      0 done   2 options or rows are wrong   3 some rows failed for now
+      4 key absent or refused   5 budget or quota used up   7 teacher unavailable
+      12 disk full   129, 130, 143 stopped by a signal   141 the reader went away
+    """
+    from distillgen.pipe import recipe_of, run
+    from distillgen.preparation import prepare_recipe
+    from distillgen.report import console
+    from distillgen.tally import Tally
+
+    sampling = {"max_tokens": max_tokens, "temperature": temperature}
+    recipe, source = recipe_of(
+        Path.cwd(),
+        model=model,
+        teacher={
+            "provider": provider,
+            "base_url": base_url,
+            "sampling": {key: value for key, value in sampling.items() if value is not None},
+        },
+        step={"prompt": prompt, "samples": samples, "each": each, "labels": labels or []},
+        overrides=(*(set_ or ()), *on_budget(budget)),
+    )
+    prepared = prepare_recipe(
+        recipe, source, skip_bad_seeds=skip_bad_seeds, will_ask=not offline, has_student=False,
+        allow_unknown_price=allow_unknown_price, state=state,
+    )  # fmt: skip
+    for warning in prepared.warnings:
+        console.say(f"warning: {warning}", style="yellow")
+    tally = Tally()
+    with contextlib.ExitStack() as files:
+        writer = _Writer(*(_opened(path, files) for path in (rejected, failed)))
+
+        async def work() -> None:
+            async with progress(tally, None):
+                await run(prepared, tally, writer.write, offline=offline)
+
+        run_until_stopped(
+            work(),
+            lambda: console.say("stopping: what is under way is received and stored; once more to leave at once"),
+        )
+    if tally.rejected or tally.failed:
+        reasons = console.counts(dict(tally.reasons()))
+        console.say(f"left out {tally.rejected:,} rows, {tally.failed:,} failed: {reasons}", style="yellow")
+    if tally.passing_failures:
+        console.say(f"last failure: {tally.last_failure}\nrun the same command again to mend them", style="yellow")
+        raise typer.Exit(3)
+
+
+def _opened(path: Path | None, files: contextlib.ExitStack) -> IO[str] | None:
+    from distillgen.files import disk_errors
+
+    if path is None:
+        return None
+    with disk_errors(path):
+        return files.enter_context(path.open("w", encoding="utf-8"))
+
+
+class _Writer:
+    """Writes rows to standard output, each line at once, and what was left out where it was asked for."""
+
+    def __init__(self, rejected: IO[str] | None, failed: IO[str] | None) -> None:
+        self._rejected, self._failed = rejected, failed
+
+    def write(self, outcome: "Outcome") -> None:
+        """Write one outcome."""
+        from distillgen.rows import Failure, Rejection, Row
+
+        if isinstance(outcome, Row):
+            self._line(sys.stdout, dict(outcome.columns))
+        elif isinstance(outcome, Rejection):
+            said = {"rule": outcome.rule, "detail": outcome.detail}
+            self._line(self._rejected, {**outcome.row.columns, "rejected": said})
+        elif isinstance(outcome, Failure):
+            said = {"cause": outcome.cause, "detail": outcome.detail, "attempts": str(outcome.attempts)}
+            self._line(self._failed, {**outcome.row.columns, "failed": said})
+
+    @staticmethod
+    def _line(file: IO[str] | None, row: dict[str, Any]) -> None:
+        if file is not None:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()

@@ -1,0 +1,62 @@
+"""The command `generate`: seeds from a pipe through one teacher to a pipe, streamed, in order, with the same store."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from distillgen.errors import UsageError, nearest
+from distillgen.pipeline import Options, read_seeds, rows_at_once
+from distillgen.preparation import Prepared
+from distillgen.recipe import Recipe, Source, check_recipe
+from distillgen.road import travel
+from distillgen.rows import Outcome
+from distillgen.tally import Tally
+from distillgen.teacher import drain, open_teachers, providers
+from distillgen.teacher.answers import AnswerStore
+
+NAME = "generate"
+
+
+def recipe_of(
+    folder: Path, *, model: str, teacher: Mapping[str, Any], step: Mapping[str, Any], overrides: tuple[str, ...]
+) -> tuple[Recipe, Source]:
+    """Return the recipe that the options stand for: one step, seeds from standard input.
+
+    `model` may be PROVIDER/MODEL. Raises UsageError or RecipeInvalid.
+    """
+    provider, slash, name = model.partition("/")
+    known = [*providers.presets(), providers.EMBEDDED]
+    whom = {key: value for key, value in teacher.items() if value not in (None, {})}
+    if "provider" not in whom and "base_url" not in whom:
+        if not slash or provider not in known:
+            raise UsageError(
+                f"whom to ask? --model {model!r} names no provider",
+                fix=f"--model PROVIDER/MODEL, or --provider, or --base-url ({nearest(provider, known)})",
+            )
+        whom["provider"], model = provider, name
+    table = {
+        "name": NAME,
+        "seeds": {"path": "-"},
+        "teachers": {"main": {**whom, "model": model}},
+        "steps": [{"use": "generate", **{key: value for key, value in step.items() if value not in (None, [])}}],
+    }
+    return check_recipe(table, folder / "options", overrides=overrides)
+
+
+async def run(prepared: Prepared, tally: Tally, write: Callable[[Outcome], None], *, offline: bool = False) -> None:
+    """Hand every outcome to `write`, in the order of the seeds. Raises DistillgenError."""
+    with contextlib.closing(AnswerStore(prepared.state / "answers.sqlite")) as store:
+        store.take_in_notes()
+        async with open_teachers(
+            prepared.recipe, prepared.source, prepared.teachers_used, store, state=prepared.state, offline=offline
+        ) as teachers:
+            tally.teachers = teachers
+            outcomes = travel(
+                read_seeds(prepared, Options(), tally), prepared.steps(teachers), tally=tally.step,
+                spool=prepared.state / "spool", in_flight=rows_at_once(teachers),
+                drain=lambda: drain(teachers.values()),
+            )  # fmt: skip
+            async with contextlib.aclosing(outcomes):
+                async for outcome in outcomes:
+                    write(outcome)
