@@ -61,8 +61,9 @@ async def foresee(prepared: Prepared, options: Options) -> dict[str, Any]:
     """Return what a build would do, by going down the road with stored answers only."""
     tally, seen, first = Tally(), dict[str, Seen](), dict[str, Messages]()
     path = prepared.state / "answers.sqlite"
-    with tempfile.TemporaryDirectory() as spare:  # a plan leaves no trace in a project without a store
-        with contextlib.closing(AnswerStore(path if path.exists() else Path(spare) / "answers.sqlite")) as store:
+    with tempfile.TemporaryDirectory() as spare:  # a plan leaves no trace where there is no store
+        store = AnswerStore(path if path.exists() else Path(spare) / "answers.sqlite")
+        with contextlib.closing(store):
             async with open_teachers(
                 prepared.recipe, prepared.source, prepared.teachers_used, store, state=prepared.state, offline=True
             ) as teachers:

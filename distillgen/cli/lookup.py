@@ -1,18 +1,23 @@
 """Commands `prompts`, `teachers` and `doctor`."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from distillgen.cli.guard import guarded, project_recipe
 
+if TYPE_CHECKING:
+    from distillgen.recipe import TeacherSettings
+    from distillgen.teacher.providers import Preset
+
 prompts = typer.Typer(
     invoke_without_command=True, help="List the prompt templates, show one, or render it with a sample seed."
 )
 teachers = typer.Typer(
-    invoke_without_command=True, help="List providers and embedded models, or install an embedded one."
+    invoke_without_command=True, help="List providers and embedded models, check a teacher, install an embedded one."
 )
 Project = Annotated[Path, typer.Option("--project", help="The project's folder, for prompts of its own.")]
 PromptName = Annotated[str, typer.Argument(metavar="NAME", help="A prompt: see `distillgen prompts`.")]
@@ -117,11 +122,12 @@ def render_prompt(
 @teachers.callback()
 @guarded
 def list_teachers(context: typer.Context) -> None:
-    """List providers and embedded models, or install an embedded one.
+    """List providers and embedded models, check a teacher, install an embedded one.
 
     \b
     Examples:
       distillgen teachers
+      distillgen teachers check deepseek/deepseek-flash
       distillgen teachers install smollm2-135m
     """
     if context.invoked_subcommand:
@@ -134,9 +140,22 @@ def list_teachers(context: typer.Context) -> None:
 
     out = Console(markup=False, highlight=False)
     rows = [
-        [p.name, p.title, p.base_url, p.key_env + (" (optional)" if p.key_optional else "")] for p in presets().values()
+        [
+            preset.name,
+            preset.base_url,
+            preset.key_env + (" (optional)" if preset.key_optional else ""),
+            _limits(preset) or "-",
+            preset.prices or "-",
+            preset.terms or "-",
+            ", ".join(word for word, has in (("batch", preset.batch), ("n", preset.samples)) if has) or "-",
+        ]
+        for preset in presets().values()
     ]
-    out.print(table("", ["provider", "what", "address", "key variable"], rows))
+    columns = ["provider", "address", "key variable", "known limits", "prices", "terms", "takes"]
+    out.print(table("", columns, rows))
+    out.print(
+        "known limits: beside those that its headers state. prices: whose list. takes: batch mode, n samples at once"
+    )
     out.print()
     own = [
         [m.name, f"{m.bytes / 1e6:,.0f} MB", "installed" if is_installed(m) else "-", m.licence, m.note]
@@ -144,6 +163,89 @@ def list_teachers(context: typer.Context) -> None:
     ]
     out.print(table("", ["embedded model", "size#", "here", "licence", "good for"], own))
     out.print('\nAny other OpenAI-compatible endpoint: base_url = "https://.../v1" in the recipe.')
+
+
+def _limits(preset: "Preset") -> str:
+    """Return the documented limits in words: `500 in flight (v4-pro)`."""
+    words = {"max_in_flight": "in flight"}
+    return "; ".join(
+        f"{value:,} {words.get(name, name)} ({limit['pattern']})"
+        for limit in preset.limits
+        for name, value in limit.items()
+        if isinstance(value, int)
+    )
+
+
+@teachers.command("check")
+@guarded
+def check_teacher(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A teacher of the recipe, or PROVIDER/MODEL.")],
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="The recipe. Default: ./recipe.toml", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+) -> None:
+    """Send a teacher one small request and say what came back: latency, model, tokens, cost, limits it states.
+
+    \b
+    Examples:
+      distillgen teachers check main
+      distillgen teachers check deepseek/deepseek-flash --json
+
+    \b
+    Exit status:
+      0 it answers   2 no such teacher or model   4 key absent or refused
+      5 quota used up   7 it does not answer
+    """
+    import asyncio
+
+    from distillgen.report.console import safe
+    from distillgen.teacher.probe import probe
+
+    teacher, settings, folder, state = _named_teacher(name, recipe)
+    found = asyncio.run(probe(teacher, settings, folder, state))
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+        return
+    for line in _answers(found):
+        print(safe(line))
+
+
+def _named_teacher(name: str, recipe: Path | None) -> "tuple[str, TeacherSettings, Path, Path]":
+    """Return a teacher's name and settings, the folder of its recipe, and where state is kept. Raises UsageError."""
+    from distillgen.errors import UsageError, nearest
+    from distillgen.recipe import TeacherSettings, read_recipe
+    from distillgen.state import state_folder
+    from distillgen.teacher import providers
+
+    provider, slash, model = name.partition("/")
+    if slash and provider in {*providers.presets(), providers.EMBEDDED}:
+        return provider, TeacherSettings(provider=provider, model=model), Path.cwd(), state_folder(Path.cwd())
+    checked, source = read_recipe(project_recipe(recipe))
+    if name not in checked.teachers:
+        raise UsageError(
+            f"no teacher {name!r} in {source.path}", fix=f"{nearest(name, checked.teachers)}, or PROVIDER/MODEL"
+        )
+    return name, checked.teachers[name], source.folder, state_folder(source.folder)
+
+
+def _answers(found: dict[str, Any]) -> Iterator[str]:
+    """Yield what a teacher answered as lines for people."""
+    yield f"answers   in {found['seconds']:.2f} s: {found['text']!r} ({found['finish_reason']})"
+    other = "" if found["model"] in ("", found["asked_model"]) else f" (asked for {found['asked_model']})"
+    yield f"model     {found['model'] or 'not said'}{other} at {found['address']}"
+    if found["reasoning_source"]:
+        yield f"reasoning in {found['reasoning_source']}"
+    usage = found["usage"]
+    yield "tokens    " + (f"{usage['prompt']:,} in, {usage['completion']:,} out" if usage else "not counted")
+    cost = "unknown" if found["usd"] is None else f"${found['usd']:.6f}, from {found['usd_from']}"
+    yield f"cost      {cost}"
+    for kind, limit in found["limits"].items():
+        rate = f"{limit['per_minute']:,.0f} a minute" if limit["per_minute"] else "a limit that is not per minute"
+        left = f", {limit['remaining']:,.0f} left" if limit["remaining"] is not None else ""
+        yield f"limit     {kind.replace('_', ' ')}: {rate}{left}"
+    if not found["limits"]:
+        yield "limit     its headers state none; it is learned"
 
 
 @teachers.command("install")

@@ -140,11 +140,11 @@ class _Workshop:
         until the reply is on disk."""
         settings = self._recipe.teachers[name]
         identity = identify(name, settings, self._folder)
-        locate = await self._locate(name, settings)
+        where = await locate(name, settings, self._folder, self._state, self._stack, offline=self._offline)
         account = Account(self._notes.run, self._recipe.name, f"{identity.endpoint} {identity.model}")
         pool = self._pool(name, settings, identity)
         meter = Meter(settings)
-        outgoing = Outgoing(OnDemand(settings, locate, self._stack))
+        outgoing = Outgoing(OnDemand(settings, where, self._stack))
         committed = Committed(outgoing, self._store, self._notes, meter, account)
         asks: Asks = Limited(committed, pool)
         # A teacher without a price is one whose unknown price the owner has allowed.
@@ -153,20 +153,6 @@ class _Workshop:
         retrying = Retrying(asks, teacher=f"teacher {name!r}", model=identity.model, breaker=pool.breaker)
         stored = Stored(Together(retrying, self._store), self._store, offline=self._offline)
         return Teacher(identity, settings, stored, pool, committed, meter)
-
-    async def _locate(self, name: str, settings: TeacherSettings) -> Located:
-        """Return what says where a teacher is: a fixed address, or an embedded server that starts when first asked."""
-        if settings.provider == providers.EMBEDDED and not self._offline:
-            log = self._state / "logs" / f"embedded-{re.sub('[^A-Za-z0-9_-]', '-', name)}.log"
-            server = await self._stack.enter_async_context(EmbeddedServer(weights_of(settings, self._folder), log))
-            return server.endpoint
-        url = "" if settings.provider == providers.EMBEDDED else providers.url_of(settings)
-        fixed = Endpoint(url, None if self._offline else providers.find_key(settings, self._folder))
-
-        async def endpoint() -> Endpoint:
-            return fixed
-
-        return endpoint
 
     def _pool(self, name: str, settings: TeacherSettings, identity: Identity) -> Pool:
         """Return the pool of an endpoint, model and key: several teachers of a recipe may be the same one."""
@@ -180,6 +166,24 @@ class _Workshop:
         else:
             self._pools[secret].tighten(in_flight_cap(settings), settings.limits)
         return self._pools[secret]
+
+
+async def locate(
+    name: str, settings: TeacherSettings, folder: Path, state: Path, stack: contextlib.AsyncExitStack,
+    *, offline: bool = False,
+) -> Located:  # fmt: skip
+    """Return what says where a teacher is: a fixed address, or an embedded server that starts when first asked."""
+    if settings.provider == providers.EMBEDDED and not offline:
+        log = state / "logs" / f"embedded-{re.sub('[^A-Za-z0-9_-]', '-', name)}.log"
+        server = await stack.enter_async_context(EmbeddedServer(weights_of(settings, folder), log))
+        return server.endpoint
+    url = "" if settings.provider == providers.EMBEDDED else providers.url_of(settings)
+    fixed = Endpoint(url, None if offline else providers.find_key(settings, folder))
+
+    async def endpoint() -> Endpoint:
+        return fixed
+
+    return endpoint
 
 
 def purse_of(recipe: Recipe, store: AnswerStore) -> Purse | None:

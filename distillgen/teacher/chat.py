@@ -137,9 +137,8 @@ class Chat:
         self._endpoint = endpoint
         self._url = httpx.URL(f"{endpoint.url}/chat/completions")
         host = self._url.netloc.decode("ascii")
-        self._headers = httpx.Headers(
-            {"Host": host, "Accept": "application/json", "Accept-Encoding": "gzip, deflate", **endpoint.headers}
-        )
+        accepted = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
+        self._headers = httpx.Headers({"Host": host, **accepted, **endpoint.headers})
 
     async def _post(self, content: bytes) -> tuple[int, httpx.Headers, bytes]:
         request = httpx.Request("POST", self._url, headers=self._headers, content=content, extensions=_EXTENSIONS)
