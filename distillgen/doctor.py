@@ -12,6 +12,7 @@ from distillgen.errors import DistillgenError
 from distillgen.files import Lock
 from distillgen.recipe import Recipe, Source, TeacherSettings, read_recipe
 from distillgen.teacher import providers
+from distillgen.teacher.asking import Endpoint
 from distillgen.teacher.embedded import require_runtime
 from distillgen.teacher.models import cache_folder, find_weights, is_installed, models
 
@@ -115,10 +116,7 @@ def _teacher(name: str, settings: TeacherSettings, source: Source) -> Finding:
 
 
 async def _models_at(url: str, key: str | None) -> list[str]:
-    from openai import AsyncOpenAI
+    from distillgen.teacher.chat import open_openai
 
-    from distillgen.teacher.chat import open_client
-
-    async with open_client(url, 2) as http:
-        client = AsyncOpenAI(base_url=url, api_key=key or "none", http_client=http, max_retries=0, timeout=LIST_SECONDS)  # type: ignore[arg-type]
-        return [model.id async for model in client.models.list()]
+    async with open_openai(Endpoint(url, key), max_connections=2, max_retries=0) as client:
+        return [model.id async for model in client.models.list(timeout=LIST_SECONDS)]

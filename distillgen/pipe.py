@@ -41,7 +41,10 @@ def recipe_of(
         "teachers": {"main": {**whom, "model": model}},
         "steps": [{"use": "generate", **{key: value for key, value in step.items() if value not in (None, [])}}],
     }
-    return check_recipe(table, folder / "options", overrides=overrides)
+    recipe, source = check_recipe(table, folder / "options", overrides=overrides)
+    if recipe.teachers["main"].mode == "batch":
+        raise UsageError("a pipe does not wait a day for a batch", fix="use `distillgen build` with a recipe")
+    return recipe, source
 
 
 async def run(prepared: Prepared, tally: Tally, write: Callable[[Outcome], None], *, offline: bool = False) -> None:

@@ -6,8 +6,9 @@ import math
 import platform
 import time
 from collections.abc import AsyncGenerator, Container, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from distillgen import __version__
 from distillgen.dataset.manifest import Manifest
@@ -32,6 +33,9 @@ from distillgen.tally import Tally
 from distillgen.teacher import Teacher, drain, open_teachers
 from distillgen.teacher.answers import AnswerStore
 
+if TYPE_CHECKING:
+    from distillgen.teacher.batch import Pending
+
 STOPS = (BudgetSpent, QuotaSpent, TeacherUnavailable)  # after which what is decided may be published
 
 
@@ -50,7 +54,8 @@ class Options:
 class Result:
     """What came of a run. `version` is None when nothing was published: nothing new, or not asked to.
 
-    `ends` says why the version is a prefix of the seeds: limit, target_rows, stopped; `stop` is what stopped the run.
+    `ends` says why the version is a prefix of the seeds: limit, target_rows, stopped; `stop` is what stopped the run;
+    `pending` are batches under way: nothing is published before they are in; `notes` are what went wrong with some.
     """
 
     version: Version | None
@@ -58,12 +63,15 @@ class Result:
     tally: Tally
     ends: str = ""
     stop: DistillgenError | None = None
+    pending: "list[Pending]" = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 async def build(prepared: Prepared, options: Options, tally: Tally) -> Result:
     """Take a recipe to a published version, or go on where an earlier run stopped. Raises DistillgenError."""
     recipe, state = prepared.recipe, prepared.state
     stopped: DistillgenError | None = None
+    notes: list[str] = []
     with (
         Lock(state / "lock"),
         contextlib.closing(AnswerStore(state / "answers.sqlite")) as store,
@@ -77,6 +85,14 @@ async def build(prepared: Prepared, options: Options, tally: Tally) -> Result:
             road = Road(prepared, options, tally, teachers)
             try:
                 await road.go(publication)
+                pending = await submit(teachers)
+                notes = [note for each in teachers.values() if each.batches for note in each.batches.notes]
+                if pending:
+                    return Result(None, None, tally, pending=pending, notes=notes)
+                if held := tally.causes["over_budget"]:
+                    raise BudgetSpent(
+                        f"the budget does not allow one of {held:,} requests in this run", fix="raise [budget]"
+                    )
             except STOPS as stop:
                 if not options.publish_partial:
                     raise
@@ -84,8 +100,18 @@ async def build(prepared: Prepared, options: Options, tally: Tally) -> Result:
                 publication.begin_again()
                 await road.go_as_far_as_decided(publication)
         result = publish(publication, prepared, options, tally, road.ends)
-        result.stop = stopped
+        result.stop, result.notes = stopped, notes
         return result
+
+
+async def submit(teachers: dict[str, Teacher]) -> "list[Pending]":
+    """Send what was queued for batches; return what is under way."""
+    pending: list[Pending] = []
+    for teacher in teachers.values():
+        if teacher.batches is not None:
+            await teacher.batches.submit()
+            pending += teacher.batches.pending
+    return pending
 
 
 class Road:
@@ -167,8 +193,13 @@ class LookAhead:
 
     @property
     def is_reached(self) -> bool:
-        """Whether there are enough rows."""
-        return self._wanted is not None and self._tally.published >= self._wanted
+        """Whether there are enough rows, those whose answers come with a batch counted in."""
+        return self._wanted is not None and self._made >= self._wanted
+
+    @property
+    def _made(self) -> int:
+        causes = self._tally.causes
+        return self._tally.published + causes["queued"] + causes["in_batch"]
 
     def settle(self) -> None:
         """Count a seed of which everything has passed."""
@@ -184,8 +215,8 @@ class LookAhead:
 
     def _likely(self) -> int:
         """Return how many seeds the rows that are still wanted are likely to need, going by those settled so far."""
-        a_seed = (self._tally.published + 1) / (self._tally.settled + 1)
-        return max(1, math.ceil(((self._wanted or 0) - self._tally.published) / a_seed))
+        a_seed = (self._made + 1) / (self._tally.settled + 1)
+        return max(1, math.ceil(((self._wanted or 0) - self._made) / a_seed))
 
 
 def rows_at_once(teachers: dict[str, Teacher]) -> int:

@@ -13,7 +13,7 @@ from distillgen.errors import RowFailed
 from distillgen.pipeline import Options, read_seeds
 from distillgen.preparation import Prepared
 from distillgen.prompts import Messages
-from distillgen.recipe import BudgetSettings
+from distillgen.recipe import BudgetSettings, GenerateStep, Recipe
 from distillgen.road import Step, travel
 from distillgen.rows import Outcome, Row, SeedEnd
 from distillgen.steps.generate import Generate
@@ -83,6 +83,7 @@ async def foresee(prepared: Prepared, options: Options) -> dict[str, Any]:
         "steps": [_step(step, tally) for step in steps],
         "teachers": asked,
         "usd": _sum([each["usd"] for each in asked]),
+        "builds": _builds(prepared.recipe, steps, tally),
         "budget": prepared.recipe.budget.model_dump(exclude_none=True),
         "prompts": [
             {"step": step.name, "prompt": step.prompt.name, "messages": first[step.name]}
@@ -121,6 +122,17 @@ def _step(step: Step, tally: Tally) -> dict[str, Any]:
         if waiting:
             outlook["more"] = waiting * samples
     return outlook
+
+
+def _builds(recipe: Recipe, steps: Sequence[Step], tally: Tally) -> int:
+    """Return how many builds it takes: one, and one more for each step that asks in batches and lacks answers."""
+    rounds = 0
+    for settings, step in zip(recipe.steps, steps, strict=True):
+        if isinstance(settings, GenerateStep):
+            outlook = _step(step, tally)
+            is_batch = any(recipe.teachers[name].mode == "batch" for name in recipe.teachers_of(settings))
+            rounds += is_batch and bool(outlook["calls"] or outlook.get("more"))
+    return 1 + rounds
 
 
 def _teacher(teacher: Teacher, seen: Seen, budget: BudgetSettings) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import gc
 import json
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -144,7 +145,7 @@ def outcome(result: "Result") -> dict[str, Any]:
         "calls": tally.calls,
         "usd": tally.usd,
         "unpriced_calls": tally.unpriced,
-        "pending": [],
+        "pending": [asdict(batch) for batch in result.pending],
     }
 
 
@@ -178,6 +179,17 @@ def _conclude(prepared: "Prepared", options: "Options", result: "Result") -> Non
     """Print the summary, three rows, and the next commands; exit 3 when a rerun may mend rows."""
     from distillgen.report import console
 
+    for note in result.notes:
+        console.say(f"warning: {note}", style="yellow")
+    if result.pending:
+        for batch in result.pending:
+            name = f"batch {batch.id}" if batch.id else "requests not sent yet"
+            reason = f"; {batch.reason}" if batch.reason else ""
+            console.say(f"{name}: {batch.status}, {batch.completed:,} of {batch.requests:,} answered{reason}")
+        if held := result.tally.causes["over_budget"]:
+            console.say(f"{held:,} requests wait for another run: the budget of this one does not allow them")
+        console.say("nothing is published before these are in: run the same command again later", style="yellow")
+        raise typer.Exit(3)
     out = console.stderr()
     console.summary(result.tally, skipped=result.tally.skipped_seeds)
     for row in result.tally.samples:
@@ -301,6 +313,8 @@ def _outlook(outlook: dict[str, Any]) -> Iterator[str]:
         yield f"teacher  {teacher['teacher']} ({teacher['model']}): {_asked_of(teacher)}"
     if any(step.get("calls") for step in outlook["steps"]):
         yield f"cost     {_price(outlook['usd'])}"
+    if outlook["builds"] > 1:
+        yield f"builds   {outlook['builds']}: each batch is collected by a later one, and asks for the next step"
     for name, usd in outlook["budget"].items():
         yield f"budget   {name} = {usd:g}"
     for prompt in outlook["prompts"]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from distillgen.errors import BudgetSpent, DistillgenError, RowFailed
 from distillgen.files import digest
@@ -26,6 +26,9 @@ from distillgen.teacher.sent import SentNotes
 from distillgen.teacher.sharing import Share
 from distillgen.teacher.together import Together
 
+if TYPE_CHECKING:
+    from distillgen.teacher.batch import Batches
+
 DRAIN_SECONDS = 10.0
 Located: TypeAlias = Callable[[], Awaitable[Endpoint]]
 
@@ -41,6 +44,7 @@ class Teacher:
         self._stored, self._committed = stored, committed
         self._maker = RequestMaker(identity, settings)
         self.is_out: DistillgenError | None = None  # why it is asked no more in this run
+        self.batches: Batches | None = None  # where it is asked in batches
 
     def give_up(self, why: DistillgenError) -> None:
         """Ask no more: the teacher is down or out of quota, and another one answers in its place."""
@@ -151,8 +155,43 @@ class _Workshop:
         if self._purse is not None and meter.prices is not None and meter.prices is not FREE:
             asks = Budgeted(asks, self._purse, outgoing, worst=meter.worst_case, cost=meter.charge)
         retrying = Retrying(asks, teacher=f"teacher {name!r}", model=identity.model, breaker=pool.breaker)
+        if settings.mode == "batch" and not self._offline:
+            return await self._in_batches(identity, settings, where, pool, committed, meter)
         stored = Stored(Together(retrying, self._store), self._store, offline=self._offline)
         return Teacher(identity, settings, stored, pool, committed, meter)
+
+    async def _in_batches(
+        self, identity: Identity, settings: TeacherSettings, where: Located, pool: Pool, committed: Committed,
+        meter: Meter,
+    ) -> Teacher:  # fmt: skip
+        """Return a teacher that queues what is asked; answers are collected by a later run, stored as live ones are."""
+        from distillgen.teacher.batch import Batched, Batches
+        from distillgen.teacher.chat import open_openai
+
+        client = await self._stack.enter_async_context(open_openai(await where(), max_connections=4))
+        batches = Batches(
+            self._state / "batches", client, teacher=f"teacher {identity.name!r}", endpoint=identity.endpoint,
+            model=identity.model,
+        )  # fmt: skip
+        purse = self._purse
+
+        def afford(request: Request) -> bool:
+            worst = meter.worst_case(request)
+            return purse is None or worst is None or purse.spend_now(worst)
+
+        if purse is not None and (prices := meter.prices) is not None:
+            longest = settings.sampling.get("max_tokens") or settings.sampling.get("max_completion_tokens") or 0
+            for each in batches.pending:
+                purse.count_in(prices.worst_case(each.bytes, longest * each.requests), "budget.usd_total")
+        stored = Stored(Batched(batches, afford), self._store)
+        teacher = Teacher(identity, settings, stored, pool, committed, meter)
+        teacher.batches = batches
+
+        async def put(key: bytes, raw: bytes) -> None:
+            await committed.keep(key, Request(key, {"messages": []}), Reply(raw))
+
+        await batches.collect(put)
+        return teacher
 
     def _pool(self, name: str, settings: TeacherSettings, identity: Identity) -> Pool:
         """Return the pool of an endpoint, model and key: several teachers of a recipe may be the same one."""

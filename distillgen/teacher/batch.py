@@ -71,6 +71,7 @@ class Pending:
     completed: int
     submitted_at: float | None
     reason: str = ""
+    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +312,7 @@ class Batches:
     def pending(self) -> list[Pending]:
         """What is under way, oldest first, and what could not be sent."""
         under_way = [
-            Pending(each.batch_id, each.status, each.requests, each.completed, each.written)
+            Pending(each.batch_id, each.status, each.requests, each.completed, each.written, bytes=each.bytes)
             for each in self._ledger.under_way
         ]
         if self._queue:
@@ -322,8 +323,11 @@ class Batches:
         """Whether a request is in a batch under way."""
         return key in self._under_way
 
-    def queue(self, request: Request) -> RowFailed:
-        """Put a request into the next batch, unless it is in one or was refused; return what to tell its row."""
+    def queue(self, request: Request, afford: Callable[[Request], bool] = lambda _: True) -> RowFailed:
+        """Put a request into the next batch, unless it is in one or was refused; return what to tell its row.
+
+        `afford` is asked before a new one is taken in: whether its worst case can be paid.
+        """
         key = request.key
         if key in self._under_way:
             return RowFailed("in_batch", "its batch is under way", lasting=False)
@@ -334,6 +338,8 @@ class Batches:
             line = _line_of(request)
             if len(line) > self._limits.bytes:
                 return RowFailed("oversize", f"a request of {len(line):,} bytes fits no batch file", lasting=True)
+            if not afford(request):
+                return RowFailed("over_budget", "the budget of this run does not allow it", lasting=False)
             self._queue.add(key, line)
         return RowFailed("queued", "it goes out with the next batch", lasting=False)
 
@@ -669,12 +675,12 @@ class Batches:
 class Batched:
     """The layer that asks in batches: it never returns a reply, for those of batches are in the store."""
 
-    def __init__(self, batches: Batches) -> None:
-        self._batches = batches
+    def __init__(self, batches: Batches, afford: Callable[[Request], bool] = lambda _: True) -> None:
+        self._batches, self._afford = batches, afford
 
     async def complete(self, request: Request) -> Reply:
-        """Queue the request. Raises RowFailed: `queued`, `in_batch`, or why it was refused."""
-        raise self._batches.queue(request)
+        """Queue the request. Raises RowFailed: `queued`, `in_batch`, `over_budget`, or why it was refused."""
+        raise self._batches.queue(request, self._afford)
 
 
 def _line_of(request: Request) -> bytes:

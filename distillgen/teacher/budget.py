@@ -96,6 +96,19 @@ class Purse:
             what, fix = self._end
             raise self._stop(what, fix=fix)
 
+    def spend_now(self, worst: Decimal) -> bool:
+        """Count money as spent at once, where nothing will come back in this run; False when there is not enough."""
+        if self._waiting or self._end is not None or not reserve_all(self._budgets, worst):
+            return False
+        self.settle(worst, None)
+        return True
+
+    def count_in(self, usd: Decimal, name: str) -> None:
+        """Count as spent in one of the budgets what earlier runs have under way."""
+        for budget in self._budgets:
+            if budget.name == name:
+                budget.spent += usd
+
     def settle(self, worst: Decimal, real: Decimal | None) -> None:
         """Return a reservation less what was spent; None when nobody knows, which costs all of it."""
         for budget in self._budgets:

@@ -1,14 +1,16 @@
 """The transport: one chat completion asked over one shared connection pool, faults told apart, nothing retried."""
 
 import asyncio
+import contextlib
 import gzip
 import os
 import ssl
 import urllib.request
 import zlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -21,9 +23,13 @@ from distillgen.teacher.asking import Endpoint, Fault, Reply, Request
 from distillgen.teacher.providers import is_loopback
 from distillgen.teacher.replies import Malformed, split_samples
 
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
 MAX_REPLY_BYTES = 64 * 1024 * 1024
 CONNECT_SECONDS = 30.0
 KEEP_ALIVE_SECONDS = 60.0
+FILE_SECONDS = 600.0  # a file of a batch has up to 200 MB
 _EXTENSIONS = {"timeout": {"connect": CONNECT_SECONDS}}
 
 
@@ -51,6 +57,20 @@ def open_client(url: str, max_connections: int) -> httpx.AsyncClient:
         timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
         follow_redirects=False,
     )
+
+
+@contextlib.asynccontextmanager
+async def open_openai(
+    endpoint: Endpoint, *, max_connections: int, max_retries: int = 2
+) -> "AsyncIterator[AsyncOpenAI]":
+    """Yield the `openai` package's client over such a pool, for the time of a block."""
+    from openai import AsyncOpenAI
+
+    async with open_client(endpoint.url, max_connections) as http:
+        yield AsyncOpenAI(
+            base_url=endpoint.url, api_key=endpoint.key or "none", http_client=http, max_retries=max_retries,  # type: ignore[arg-type]
+            timeout=FILE_SECONDS,
+        )  # fmt: skip
 
 
 def proxy_of(url: str) -> httpx.Proxy | None:

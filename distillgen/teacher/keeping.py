@@ -71,13 +71,14 @@ class Committed:
             raise
         if reply.parts:
             kept = zip(request.parts, reply.parts, strict=True)
-            await asyncio.gather(*(self._keep(key, request, part) for key, part in kept))
+            await asyncio.gather(*(self.keep(key, request, part) for key, part in kept))
         else:
-            await self._keep(request.key, request, reply)
+            await self.keep(request.key, request, reply)
         self._notes.decided(request.key)
         return reply
 
-    async def _keep(self, key: bytes, request: Request, reply: Reply) -> None:
+    async def keep(self, key: bytes, request: Request, reply: Reply) -> None:
+        """Commit one reply, and count what it cost."""
         charge = Charge(reply.completion.usage or NOTHING, self._prices.real(request, reply))
         await self._store.put(key, reply, self._account, charge)
         self.calls += 1
