@@ -1,8 +1,6 @@
 """THE road in one screen: recipe -> seeds -> prompts -> teacher -> quality -> dataset."""
 
-import asyncio
 import contextlib
-import math
 import platform
 import time
 from collections.abc import AsyncGenerator, Container, Iterator
@@ -26,6 +24,7 @@ from distillgen.errors import (
 )
 from distillgen.files import Lock
 from distillgen.preparation import Prepared
+from distillgen.reach import LookAhead, until_reached, while_decided
 from distillgen.road import Outcomes, in_thread, travel
 from distillgen.rows import Failure, Outcome, Rejection, Row, SeedEnd
 from distillgen.steps.text import text_of
@@ -70,153 +69,86 @@ class Result:
 async def build(prepared: Prepared, options: Options, tally: Tally) -> Result:
     """Take a recipe to a published version, or go on where an earlier run stopped. Raises DistillgenError."""
     recipe, state = prepared.recipe, prepared.state
-    stopped: DistillgenError | None = None
-    notes: list[str] = []
     with (
         Lock(state / "lock"),
         contextlib.closing(AnswerStore(state / "answers.sqlite")) as store,
         contextlib.closing(Publication(prepared.home, recipe)) as publication,
     ):
         store.take_in_notes()
+        stopped: DistillgenError | None = None
         async with open_teachers(
             recipe, prepared.source, prepared.teachers_used, store, state=state, offline=options.offline
         ) as teachers:
             tally.teachers = teachers
-            road = Road(prepared, options, tally, teachers)
             try:
-                await road.go(publication)
-                pending = await submit(teachers)
-                notes = [note for each in teachers.values() if each.batches for note in each.batches.notes]
-                if pending:
-                    return Result(None, None, tally, pending=pending, notes=notes)
-                if held := tally.causes["over_budget"]:
-                    raise BudgetSpent(
-                        f"the budget does not allow one of {held:,} requests in this run", fix="raise [budget]"
-                    )
+                ends = await go(prepared, options, tally, teachers, publication)
+                pending, notes = await submit(teachers, tally)
             except STOPS as stop:
                 if not options.publish_partial:
                     raise
-                stopped = stop
-                publication.begin_again()
-                await road.go_as_far_as_decided(publication)
-        result = publish(publication, prepared, options, tally, road.ends)
+                stopped, pending, notes = stop, [], []
+                ends = await go_again(prepared, options, tally, teachers, publication)
+        if pending:
+            return Result(None, None, tally, pending=pending, notes=notes)
+        result = publish(publication, prepared, options, tally, ends)
         result.stop, result.notes = stopped, notes
         return result
 
 
-async def submit(teachers: dict[str, Teacher]) -> "list[Pending]":
-    """Send what was queued for batches; return what is under way."""
+async def go(
+    prepared: Prepared, options: Options, tally: Tally, teachers: dict[str, Teacher], publication: Publication,
+    *, is_decided: bool = False,
+) -> str:  # fmt: skip
+    """Take the seeds down the road into a publication, with `is_decided` as far as everything is decided.
+
+    Returns why it did not take all of them: limit, target_rows, stopped; or nothing.
+    """
+    target = prepared.recipe.dataset.target_rows
+    wanted = None if target is None else target - sum(publication.splits.values())
+    ahead = LookAhead(wanted, tally) if is_decided or wanted is not None else None
+    if ahead is not None and ahead.is_reached:
+        return "target_rows"
+    outcomes = travel(
+        read_seeds(prepared, options, tally, publication.inherited, ahead),
+        prepared.steps(teachers, prefer_first=options.prefer_first),
+        tally=tally.step, spool=prepared.state / "spool", in_flight=rows_at_once(teachers),
+        drain=lambda: drain(teachers.values()),
+    )  # fmt: skip
+    if is_decided:
+        outcomes = while_decided(outcomes)
+    if ahead is not None:
+        outcomes = until_reached(outcomes, ahead)
+    async with contextlib.aclosing(outcomes):
+        async for outcome in outcomes:
+            keep(outcome, publication, prepared, tally)
+    if ahead is not None and ahead.is_reached:
+        return "target_rows"
+    return "stopped" if is_decided else "limit" if options.limit is not None else ""
+
+
+async def go_again(
+    prepared: Prepared, options: Options, tally: Tally, teachers: dict[str, Teacher], publication: Publication
+) -> str:
+    """Take the seeds down the road once more, without a call, as far as everything was decided when the run stopped."""
+    for teacher in teachers.values():
+        teacher.go_offline()
+    publication.begin_again()
+    tally.begin_again()
+    return await go(prepared, options, tally, teachers, publication, is_decided=True)
+
+
+async def submit(teachers: dict[str, Teacher], tally: Tally) -> "tuple[list[Pending], list[str]]":
+    """Send what was queued for batches; return what is under way, and what went wrong with some."""
     pending: list[Pending] = []
+    notes: list[str] = []
     for teacher in teachers.values():
         if teacher.batches is not None:
             await teacher.batches.submit()
             pending += teacher.batches.pending
-    return pending
-
-
-class Road:
-    """One recipe's seeds on their way into a publication; `ends` says why it did not take all of them."""
-
-    def __init__(self, prepared: Prepared, options: Options, tally: Tally, teachers: dict[str, Teacher]) -> None:
-        self._prepared, self._options, self._tally, self._teachers = prepared, options, tally, teachers
-        self._target = prepared.recipe.dataset.target_rows
-        self._spool = prepared.state / "spool"
-        self.ends = "limit" if options.limit is not None else ""
-
-    async def go(self, publication: Publication) -> None:
-        """Take every seed down the road, or as many as the target needs."""
-        if self._target is None:
-            async with contextlib.aclosing(self._outcomes(publication)) as outcomes:
-                async for outcome in outcomes:
-                    keep(outcome, publication, self._prepared, self._tally)
-            return
-        ahead = LookAhead(self._target - sum(publication.splits.values()), self._tally)
-        if ahead.is_reached:
-            self.ends = "target_rows"
-            return
-        async with contextlib.aclosing(self._outcomes(publication, ahead)) as outcomes:
-            async for outcome in outcomes:
-                if isinstance(outcome, SeedEnd):
-                    ahead.settle()
-                    if ahead.is_reached:
-                        self.ends = "target_rows"
-                        return
-                else:
-                    keep(outcome, publication, self._prepared, self._tally)
-
-    async def go_as_far_as_decided(self, publication: Publication) -> None:
-        """Take seeds down the road, without a call, until the first one of which something is not decided."""
-        for teacher in self._teachers.values():
-            teacher.go_offline()
-        self._tally.begin_again()
-        ahead = LookAhead(
-            None if self._target is None else self._target - sum(publication.splits.values()), self._tally
-        )
-        pending: list[Outcome] = []
-        async with contextlib.aclosing(self._outcomes(publication, ahead)) as outcomes:
-            async for outcome in outcomes:
-                if not isinstance(outcome, SeedEnd):
-                    pending.append(outcome)
-                    continue
-                if any(isinstance(each, Failure) and each.cause == "not_stored" for each in pending):
-                    break
-                for each in pending:
-                    keep(each, publication, self._prepared, self._tally)
-                pending = []
-                ahead.settle()
-                if ahead.is_reached:
-                    break
-        self.ends = "target_rows" if ahead.is_reached else "stopped"
-
-    def _outcomes(self, publication: Publication, ahead: "LookAhead | None" = None) -> Outcomes:
-        teachers = self._teachers
-        return travel(
-            read_seeds(self._prepared, self._options, self._tally, publication.inherited, ahead),
-            self._prepared.steps(teachers, prefer_first=self._options.prefer_first),
-            tally=self._tally.step,
-            spool=self._spool,
-            in_flight=rows_at_once(teachers),
-            drain=lambda: drain(teachers.values()),
-        )
-
-
-class LookAhead:
-    """How far asking may run ahead of a target: as many seeds as the rows still wanted are likely to need.
-
-    `wanted` is None when there is no target; then seeds are only counted.
-    """
-
-    def __init__(self, wanted: int | None, tally: Tally) -> None:
-        self._wanted, self._tally = wanted, tally
-        self._fed = 0
-        self._settled = asyncio.Event()
-
-    @property
-    def is_reached(self) -> bool:
-        """Whether there are enough rows, those whose answers come with a batch counted in."""
-        return self._wanted is not None and self._made >= self._wanted
-
-    @property
-    def _made(self) -> int:
-        causes = self._tally.causes
-        return self._tally.published + causes["queued"] + causes["in_batch"]
-
-    def settle(self) -> None:
-        """Count a seed of which everything has passed."""
-        self._tally.settled += 1
-        self._settled.set()
-
-    async def room(self) -> None:
-        """Wait until one more seed may set out."""
-        while self._wanted is not None and self._fed - self._tally.settled >= self._likely():
-            self._settled.clear()
-            await self._settled.wait()
-        self._fed += 1
-
-    def _likely(self) -> int:
-        """Return how many seeds the rows that are still wanted are likely to need, going by those settled so far."""
-        a_seed = (self._made + 1) / (self._tally.settled + 1)
-        return max(1, math.ceil(((self._wanted or 0) - self._made) / a_seed))
+            notes += teacher.batches.notes
+    if not pending and (held := tally.causes["over_budget"]):
+        raise BudgetSpent(f"the budget does not allow one of {held:,} requests in this run", fix="raise [budget]")
+    return pending, notes
 
 
 def rows_at_once(teachers: dict[str, Teacher]) -> int:

@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom of the road to its top; a module may import what stands before it, and its own folder.
 ROAD = [
     "__init__", "errors", "files", "state", "rows", "toml_lines", "recipe", "prompts", "seeds", "teacher", "road", "steps", "dataset",
-    "preparation", "tally", "pipeline", "project", "doctor", "report", "cli", "__main__",
+    "preparation", "tally", "reach", "pipeline", "plan", "pipe", "status", "project", "doctor", "report", "cli", "__main__",
 ]  # fmt: skip
 # Typer itself loads pydantic to read options.
 HEAVY = {

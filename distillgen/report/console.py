@@ -92,7 +92,7 @@ class Progress:
         seconds = max(time.monotonic() - self._tally.started, 0.001)
         return (
             f"calls {self._tally.calls:,} ({self._tally.in_flight:,} in flight) · tokens {prompt:,} in, "
-            f"{completion:,} out, {completion / seconds:,.0f}/s · {clock(seconds)}"
+            f"{completion:,} out, {completion / seconds:,.0f}/s · {money(self._tally)} · {clock(seconds)}"
         )
 
     def _picture(self) -> Group:
@@ -105,6 +105,13 @@ class Progress:
             if left_out := step.rejected + step.failed:
                 lines.append(Text(safe(f"  {name}: {counts(dict(left_out.most_common()))}"), style="yellow"))
         return Group(*lines)
+
+
+def money(tally: Tally) -> str:
+    """Return what a run's calls cost: `$0.0123`, with how many calls of unknown price if there are any."""
+    if tally.unpriced and tally.unpriced == tally.calls:
+        return "cost unknown"
+    return f"${tally.usd:,.4f}" + (f" and {tally.unpriced:,} calls of unknown price" if tally.unpriced else "")
 
 
 def clock(seconds: float) -> str:
@@ -154,6 +161,7 @@ def summary(tally: Tally, *, skipped: int) -> None:
     console.print(table("", ["step", "rows in#", "rows out#", "rejected", "failed"], rows))
     prompt, completion = tally.tokens
     seconds = time.monotonic() - tally.started
-    console.print(f"calls {tally.calls:,} · tokens {prompt:,} in, {completion:,} out · {clock(seconds)}")
+    asked = f"calls {tally.calls:,} · tokens {prompt:,} in, {completion:,} out"
+    console.print(f"{asked} · {money(tally)} · {clock(seconds)}")
     if skipped:
         console.print(f"bad seeds skipped: {skipped:,}")
