@@ -11,6 +11,7 @@ from pathlib import Path
 from distillgen.errors import DistillgenError
 from distillgen.files import Lock
 from distillgen.recipe import Recipe, Source, TeacherSettings, read_recipe
+from distillgen.state import require_local, state_folder
 from distillgen.teacher import providers
 from distillgen.teacher.asking import Endpoint
 from distillgen.teacher.embedded import require_runtime
@@ -81,9 +82,11 @@ def _embedded() -> list[Finding]:
 
 
 def _lock(source: Source) -> Finding:
+    folder = state_folder(source.folder)
     try:
-        with Lock(source.folder / ".distillgen" / "lock"):
-            return Finding(True, f"{source.folder} can be written and locked")
+        require_local(folder)
+        with Lock(folder / "lock"):
+            return Finding(True, f"{folder} can be written and locked")
     except DistillgenError as error:
         return Finding(False, error.problems[0].what, error.problems[0].fix)
 

@@ -16,6 +16,7 @@ from distillgen.teacher.rate_headers import read_limits
 from distillgen.teacher.replies import NOTHING, TokenUsage
 
 NEVER = float("inf")
+MAX_HOLD_SECONDS = 120.0  # a server's clock may be wrong, and a limit per day is none on sending
 AMOUNTS: Mapping[str, Callable[[TokenUsage], int]] = {
     "requests": lambda usage: 1,
     "tokens": lambda usage: usage.prompt + usage.completion,
@@ -239,7 +240,7 @@ class Pool:
                 self._header[kind] = stated.per_minute
                 self._adjust(now)
             if stated.remaining is not None and stated.remaining <= 0 and stated.reset_seconds and kind in self._paces:
-                self._paces[kind].hold(now + stated.reset_seconds)
+                self._paces[kind].hold(now + min(stated.reset_seconds, MAX_HOLD_SECONDS))
 
     def _adjust(self, now: float) -> None:
         """Bring the paces into line with what is stated, divided among the processes that share it."""
