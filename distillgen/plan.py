@@ -83,6 +83,7 @@ async def foresee(prepared: Prepared, options: Options) -> dict[str, Any]:
         "steps": [_step(step, tally) for step in steps],
         "teachers": asked,
         "usd": _sum([each["usd"] for each in asked]),
+        "target_rows": prepared.recipe.dataset.target_rows,
         "builds": _builds(prepared.recipe, steps, tally),
         "budget": prepared.recipe.budget.model_dump(exclude_none=True),
         "prompts": [

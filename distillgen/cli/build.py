@@ -313,6 +313,8 @@ def _outlook(outlook: dict[str, Any]) -> Iterator[str]:
         yield f"teacher  {teacher['teacher']} ({teacher['model']}): {_asked_of(teacher)}"
     if any(step.get("calls") for step in outlook["steps"]):
         yield f"cost     {_price(outlook['usd'])}"
+    if outlook["target_rows"]:
+        yield f"target   {outlook['target_rows']:,} rows: asking stops there, the figures above are for all seeds"
     if outlook["builds"] > 1:
         yield f"builds   {outlook['builds']}: each batch is collected by a later one, and asks for the next step"
     for name, usd in outlook["budget"].items():
