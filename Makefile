@@ -55,8 +55,10 @@ build: $(VENV)/.installed-test ## build the wheel and the source archive into di
 docs: $(VENV)/.installed-test ## write the generated pages anew
 	$(BIN)/python docs/make_prompts.py
 
-bench: $(VENV)/.installed-run ## measure, and print tables like those in bench/README.md
-	$(BIN)/python bench/road.py
+bench: $(VENV)/.installed-run ## measure for ten minutes: the engine, 5,000 stored answers, two minutes of each limit
+	$(BIN)/python bench/engine.py
+	$(BIN)/python bench/stored.py --rows 1 5000
+	$(BIN)/python bench/limits.py --quick
 
 clean: ## remove the virtual environment and what was built
 	rm -rf $(VENV) dist build

@@ -7,6 +7,7 @@ DistillgenError
 │   ├── PromptMissing        DG301   ├── PromptInvalid   DG302
 │   ├── ModelMissing         DG405   ├── EmbeddedMissing DG406   ├── InsecureUrl     DG408
 │   ├── RequestsRefused      DG410   the teacher refuses every request of this recipe
+│   │   └── BatchRefused     DG412   the provider takes no such batch, or none at all
 │   ├── ExtraMissing         DG501   ├── NotWritable     DG702   ├── NameInvalid     DG604
 │   └── NewerFormat          DG603
 ├── Unfinished               3  DG409  a rerun may mend it (answers missing offline, say)
@@ -136,6 +137,12 @@ class RequestsRefused(UsageError):
     code = "DG410"
 
 
+class BatchRefused(RequestsRefused):
+    """The provider turned a whole batch down before it ran a request, or has no batch API at this address."""
+
+    code = "DG412"
+
+
 class ExtraMissing(UsageError):
     """An optional package is not installed."""
 
@@ -236,6 +243,9 @@ class Interrupted(DistillgenError):
         self.exit_status = 128 + signal_number
 
 
+WAITING = {"not_sent", "queued", "in_batch", "over_budget", "not_stored"}  # the causes of what is not decided yet
+
+
 class RowFailed(Exception):
     """One row's completion could not be had. `lasting` means that asking again would not help.
 
@@ -246,6 +256,17 @@ class RowFailed(Exception):
         super().__init__(f"{cause}: {detail}")
         self.cause, self.detail, self.lasting = cause, detail, lasting
         self.attempts, self.last_reply = attempts, last_reply
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether nothing is decided yet: the same teacher may still answer."""
+        return self.cause in WAITING
+
+    def anew(self) -> "RowFailed":
+        """Return the same failure without what it came from: a traceback holds on to all that was at work."""
+        return RowFailed(
+            self.cause, self.detail, lasting=self.lasting, attempts=self.attempts, last_reply=self.last_reply
+        )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,7 +22,8 @@ from distillgen.errors import DiskFull, DistillgenError, Locked, NameInvalid, No
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
-HELD_BYTES = 64 * 1024  # of a file in the making that are held back before they are written together
+HELD_BYTES = 1024 * 1024  # of a file in the making that are held back before they are written together
+_WRITING = ThreadPoolExecutor(1, "writing")  # compresses, digests and writes beside the road
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 
 
@@ -127,60 +129,56 @@ class JsonlFile:
         self._out: IO[bytes] = self._raw
         if path.suffix == ".zst":
             self._out = zstandard.ZstdCompressor(level=3).stream_writer(self._raw, closefd=False)
-        self._tee = _Tee(self._out, self._content)
-        self._lines = jsonlines.Writer(self._tee, dumps=orjson.dumps)  # type: ignore[arg-type]
+        self._held = io.BytesIO()
+        self._lines = jsonlines.Writer(self._held, dumps=orjson.dumps)
+        self._passing: Future[None] | None = None
 
     def write(self, row: Any) -> None:
         """Append one row as a line."""
-        try:
-            self._lines.write(row)
-        except OSError:
-            with disk_errors(self.path):
-                raise
+        self._lines.write(row)
         self.rows += 1
+        if self._held.tell() >= HELD_BYTES:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Hand what is held to the writing thread, once it is done with what it was handed before."""
+        held = self._held.getvalue()
+        self._held.seek(0)
+        self._held.truncate()
+        self._await()
+        self._passing = _WRITING.submit(self._take, held)
+
+    def _take(self, lines: bytes) -> None:
+        self._out.write(lines)
+        self._content.update(lines)
+
+    def _await(self) -> None:
+        if self._passing is not None:
+            with disk_errors(self.path):
+                self._passing.result()
 
     def abandon(self) -> None:
         """Let go of a file that nobody will want."""
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, DistillgenError):
+            self._await()
+        with contextlib.suppress(OSError):
             self._raw.close()
 
     def close(self) -> None:
         """Flush to the disk itself; the file is complete afterwards. Safe to call twice."""
         if self._raw.closed:
             return
+        self._lines.close()
+        self._pass_on()
+        self._await()
         with disk_errors(self.path):
-            self._lines.close()
-            self._tee.flush()
             if self._out is not self._raw:
                 self._out.close()
             self._raw.flush()
             os.fsync(self._raw.fileno())
             self._raw.close()
-        self.sha256 = file_sha256(self.path)
         self.content_sha256 = self._content.hexdigest()
-
-
-class _Tee(io.RawIOBase):
-    """Feeds lines to a file and to a digest, many at a time: a call of each for every line costs more than the work."""
-
-    def __init__(self, out: IO[bytes], sha: Any) -> None:
-        self._out, self._sha = out, sha
-        self._held = bytearray()
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, line: Any) -> int:
-        self._held += line
-        if len(self._held) >= HELD_BYTES:
-            self.flush()
-        return len(line)
-
-    def flush(self) -> None:
-        """Pass on what is held."""
-        held, self._held = self._held, bytearray()
-        self._out.write(held)
-        self._sha.update(held)
+        self.sha256 = self.content_sha256 if self._out is self._raw else file_sha256(self.path)
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,12 @@ from distillgen.teacher import drain, open_teachers, providers
 from distillgen.teacher.answers import AnswerStore
 
 NAME = "generate"
+OPTIONS = {
+    "steps[0]": "--prompt", "steps[0].prompt": "--prompt", "steps[0].samples": "--samples", "steps[0].each": "--each",
+    "steps[0].labels": "--label", "teachers.main.provider": "--provider", "teachers.main.base_url": "--base-url",
+    "teachers.main.model": "--model", "teachers.main.sampling.max_tokens": "--max-tokens",
+    "teachers.main.sampling.temperature": "--temperature", "budget.usd": "--budget",
+}  # fmt: skip
 
 
 def recipe_of(
@@ -41,7 +47,7 @@ def recipe_of(
         "teachers": {"main": {**whom, "model": model}},
         "steps": [{"use": "generate", **{key: value for key, value in step.items() if value not in (None, [])}}],
     }
-    recipe, source = check_recipe(table, folder / "options", overrides=overrides)
+    recipe, source = check_recipe(table, folder / "options", overrides=overrides, options=OPTIONS)
     if recipe.teachers["main"].mode == "batch":
         raise UsageError("a pipe does not wait a day for a batch", fix="use `distillgen build` with a recipe")
     return recipe, source

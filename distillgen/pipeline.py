@@ -71,6 +71,7 @@ async def build(prepared: Prepared, options: Options, tally: Tally) -> Result:
     recipe, state = prepared.recipe, prepared.state
     with (
         Lock(state / "lock"),
+        Lock(prepared.home / ".lock"),  # two states may have one dataset
         contextlib.closing(AnswerStore(state / "answers.sqlite")) as store,
         contextlib.closing(Publication(prepared.home, recipe)) as publication,
     ):
@@ -88,6 +89,8 @@ async def build(prepared: Prepared, options: Options, tally: Tally) -> Result:
                     raise
                 stopped, pending, notes = stop, [], []
                 ends = await go_again(prepared, options, tally, teachers, publication)
+                if not publication.splits:
+                    raise stop
         if pending:
             return Result(None, None, tally, pending=pending, notes=notes)
         result = publish(publication, prepared, options, tally, ends)
@@ -111,7 +114,8 @@ async def go(
     outcomes = travel(
         read_seeds(prepared, options, tally, publication.inherited, ahead),
         prepared.steps(teachers, prefer_first=options.prefer_first),
-        tally=tally.step, spool=prepared.state / "spool", in_flight=rows_at_once(teachers),
+        tally=tally.step if ahead is None else ahead.step,
+        spool=prepared.state / "spool", in_flight=rows_at_once(teachers),
         drain=lambda: drain(teachers.values()),
     )  # fmt: skip
     if is_decided:

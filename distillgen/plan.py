@@ -13,7 +13,7 @@ from distillgen.errors import RowFailed
 from distillgen.pipeline import Options, read_seeds
 from distillgen.preparation import Prepared
 from distillgen.prompts import Messages
-from distillgen.recipe import BudgetSettings, GenerateStep, Recipe
+from distillgen.recipe import GenerateStep, Recipe
 from distillgen.road import Step, travel
 from distillgen.rows import Outcome, Row, SeedEnd
 from distillgen.steps.generate import Generate
@@ -73,9 +73,8 @@ async def foresee(prepared: Prepared, options: Options) -> dict[str, Any]:
                 async with contextlib.aclosing(outcomes):
                     async for outcome in outcomes:
                         _note(outcome, steps, first, seen)
-                asked = [
-                    _teacher(t, seen.get(t.identity.name, Seen()), prepared.recipe.budget) for t in teachers.values()
-                ]
+                left = _left(prepared.recipe, store)
+                asked = [_teacher(t, seen.get(t.identity.name, Seen()), left) for t in teachers.values()]
     return {
         "recipe": prepared.recipe.name,
         "seeds": tally.seeds,
@@ -136,7 +135,16 @@ def _builds(recipe: Recipe, steps: Sequence[Step], tally: Tally) -> int:
     return 1 + rounds
 
 
-def _teacher(teacher: Teacher, seen: Seen, budget: BudgetSettings) -> dict[str, Any]:
+def _left(recipe: Recipe, store: AnswerStore) -> Decimal | None:
+    """Return the dollars that a build may spend, None without a budget."""
+    limits = [Decimal(str(recipe.budget.usd))] if recipe.budget.usd is not None else []
+    if recipe.budget.usd_total is not None:
+        spent = store.spent(recipe.name)
+        limits.append(Decimal(str(recipe.budget.usd_total)) - Decimal(spent.nanousd + spent.unknown_nanousd).scaleb(-9))
+    return min(limits, default=None)
+
+
+def _teacher(teacher: Teacher, seen: Seen, left: Decimal | None) -> dict[str, Any]:
     """Return what a build would ask of one teacher, what that may cost, and how the figures were got."""
     missing, prices = teacher.missing, teacher.meter.prices
     calls = len(missing.keys)
@@ -159,11 +167,10 @@ def _teacher(teacher: Teacher, seen: Seen, budget: BudgetSettings) -> dict[str, 
         # As many equal calls: a tier by the size of a prompt counts for each of them, not for their sum.
         each = prices.worst_case(math.ceil(prompt[1] / calls), math.ceil(completion[1] / calls))
         outlook["usd"] = [_dollars(low), _dollars(each * calls)]
-    if budget.usd is not None and missing.max_tokens:
+    if left is not None and missing.max_tokens:
         worst = prices.worst_case(missing.prompt_bytes // calls, missing.max_tokens // calls)
-        outlook["in_flight_on_budget"] = min(
-            int(Decimal(str(budget.usd)) / worst) if worst else calls, teacher.pool.cap
-        )
+        affordable = int(Decimal(max(left, Decimal(0))) / worst) if worst else calls
+        outlook["in_flight_on_budget"] = min(affordable, teacher.pool.cap)
     return outlook
 
 

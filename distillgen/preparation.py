@@ -20,6 +20,8 @@ from distillgen.steps.structured import wrong_schema
 from distillgen.teacher import Teacher, several
 from distillgen.teacher.checks import check_teachers
 
+LABELS_FIX = 'labels = ["positive", "negative"]   (in a pipe: --label positive --label negative)'
+
 
 @dataclass
 class Prepared:
@@ -220,9 +222,7 @@ class _Check:
         wants_labels = prompt.settings.output == "labels" or "labels" in prompt.settings.values
         if wants_labels and not labels_of(prompt, step):
             self.problems.append(
-                self.source.problem(
-                    f"prompt {prompt.name!r} needs `labels`, the closed set", place, 'labels = ["positive", "negative"]'
-                )
+                self.source.problem(f"prompt {prompt.name!r} needs `labels`, the closed set", place, LABELS_FIX)
             )
         if step.labels and prompt.settings.output == "text":
             self.problems.append(

@@ -3,22 +3,25 @@
 import asyncio
 import contextlib
 import math
+from collections.abc import Sequence
 
 from distillgen.road import Outcomes
-from distillgen.rows import Failure, Outcome, SeedEnd
+from distillgen.rows import Failure, Outcome, Row, SeedEnd
 from distillgen.tally import Tally
 
 
 class LookAhead:
     """How far asking may run ahead of a target: as many seeds as the rows still wanted are likely to need.
 
-    `wanted` is None when there is no target; then seeds are only counted.
+    What the steps make of a seed is counted once all of it has passed, so that the figures of a version are those of
+    its seeds, not of the ones that ran ahead. `wanted` is None when there is no target.
     """
 
     def __init__(self, wanted: int | None, tally: Tally) -> None:
         self._wanted, self._tally = wanted, tally
         self._fed = 0
         self._settled = asyncio.Event()
+        self._counted: dict[str, list[tuple[str, Sequence[Outcome], bool]]] = {}
 
     @property
     def is_reached(self) -> bool:
@@ -30,8 +33,14 @@ class LookAhead:
         causes = self._tally.causes
         return self._tally.published + causes["queued"] + causes["in_batch"]
 
-    def settle(self) -> None:
+    def step(self, name: str, results: Sequence[Outcome], is_born: bool = False) -> None:
+        """Hold what a step made of a row until its seed is settled: see Tally.step."""
+        self._counted.setdefault(origin_of(results[0]), []).append((name, results, is_born))
+
+    def settle(self, origin: str) -> None:
         """Count a seed of which everything has passed."""
+        for held in self._counted.pop(origin, ()):
+            self._tally.step(*held)
         self._tally.settled += 1
         self._settled.set()
 
@@ -48,13 +57,20 @@ class LookAhead:
         return max(1, math.ceil((wanted - self._made) / rows_a_seed))
 
 
+def origin_of(outcome: Outcome) -> str:
+    """Return the id of the seed that an outcome came of."""
+    if isinstance(outcome, SeedEnd | Row):
+        return outcome.origin
+    return outcome.row.origin
+
+
 async def until_reached(outcomes: Outcomes, ahead: LookAhead) -> Outcomes:
     """Pass outcomes on up to the end of the seed that makes enough rows."""
     async with contextlib.aclosing(outcomes):
         async for outcome in outcomes:
             yield outcome
             if isinstance(outcome, SeedEnd):
-                ahead.settle()
+                ahead.settle(outcome.origin)
                 if ahead.is_reached:
                     return
 

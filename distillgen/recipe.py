@@ -2,17 +2,18 @@
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from distillgen.errors import Problem, RecipeInvalid, RecipeMissing, RecipeSyntax, UsageError, nearest
 from distillgen.files import safe_name
 from distillgen.toml_lines import line_of
 
 MAX_RECIPE_BYTES = 1_000_000
+OPTIONS = {"budget.usd": "--budget"}  # keys that have an option of their own
 
 
 class Settings(BaseModel):
@@ -49,11 +50,18 @@ class LimitSettings(Settings):
 class PriceSettings(Settings):
     """What a teacher costs, in US dollars per million tokens, where the price list does not know it or is wrong."""
 
-    input: float | None = Field(default=None, gt=0, description="prompt tokens")
-    output: float | None = Field(default=None, gt=0, description="completion tokens, the reasoning trace among them")
-    cached_input: float | None = Field(default=None, gt=0, description="prompt tokens read from the provider's cache")
+    input: float | None = Field(default=None, description="prompt tokens")
+    output: float | None = Field(default=None, description="completion tokens, the reasoning trace among them")
+    cached_input: float | None = Field(default=None, description="prompt tokens read from the provider's cache")
     batch_factor: float = Field(default=1.0, gt=0, le=1, description="what batch mode costs of that: 0.5 is half")
     free: bool = Field(default=False, description="a server of your own: its answers cost nothing")
+
+    @field_validator("input", "output", "cached_input")
+    @classmethod
+    def _above_zero(cls, usd: float | None) -> float | None:
+        if usd is not None and usd <= 0:
+            raise ValueError("must be above 0; what costs nothing is `prices = { free = true }`")
+        return usd
 
     @model_validator(mode="after")
     def _whole(self) -> "PriceSettings":
@@ -83,12 +91,23 @@ class TeacherSettings(Settings):
     sampling: dict[str, Any] = Field(default={}, description="temperature, max_tokens, ... as the endpoint names them")
 
 
+def _kind(teacher: Any) -> str:
+    """Tell what is meant, so that a mistake in it is reported once and not for each kind."""
+    return "weights" if isinstance(teacher, dict) else "list" if isinstance(teacher, list) else "name"
+
+
+Whom: TypeAlias = Annotated[
+    Annotated[str, Tag("name")] | Annotated[list[str], Tag("list")] | Annotated[dict[str, float], Tag("weights")],
+    Discriminator(_kind),
+]
+
+
 class GenerateStep(Settings):
     """Ask a teacher about each row."""
 
     use: Literal["generate"]
     prompt: str = Field(description="a template: prompts/NAME.toml beside the recipe, else the library's")
-    teacher: str | list[str] | dict[str, float] = Field(
+    teacher: Whom = Field(
         default="",
         description="a key of [teachers] (may be left out when there is only one); a list: the first that can answer; "
         "a table of weights: one by chance, the same in every run",
@@ -188,8 +207,15 @@ class DatasetSettings(Settings):
 class BudgetSettings(Settings):
     """How much money may be spent. Worst cases are reserved before anything is sent."""
 
-    usd: float | None = Field(default=None, gt=0, description="US dollars per run; the next run goes on")
-    usd_total: float | None = Field(default=None, gt=0, description="US dollars over the life of the dataset")
+    usd: float | None = Field(default=None, description="US dollars per run; the next run goes on")
+    usd_total: float | None = Field(default=None, description="US dollars over the life of the dataset")
+
+    @field_validator("usd", "usd_total")
+    @classmethod
+    def _above_zero(cls, usd: float | None) -> float | None:
+        if usd is not None and usd <= 0:
+            raise ValueError("must be above 0; a build that spends nothing is `distillgen build --offline`")
+        return usd
 
 
 class Recipe(Settings):
@@ -241,11 +267,15 @@ class _Located(UsageError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A recipe's file as text, so that a problem found anywhere on the road can name its line."""
+    """A recipe's file as text, so that a problem found anywhere on the road can name its line.
+
+    `options` are the keys that have an option of their own; without a text all keys come from options.
+    """
 
     path: Path
     text: str
     overrides: Mapping[str, Any]
+    options: Mapping[str, str] = field(default_factory=lambda: OPTIONS)
 
     @property
     def folder(self) -> Path:
@@ -253,10 +283,11 @@ class Source:
         return self.path.resolve().parent
 
     def problem(self, what: str, key: Sequence[str | int], fix: str = "") -> Problem:
-        """Return a problem at a key of this recipe, named with its line unless it came from --set."""
+        """Return a problem at a key of this recipe, named with its line unless it came from an option."""
         dotted = spell(key)
-        if any(dotted == name or dotted.startswith((f"{name}.", f"{name}[")) for name in self.overrides):
-            return Problem(what, f"--set {dotted}", fix)
+        overridden = any(dotted == name or dotted.startswith((f"{name}.", f"{name}[")) for name in self.overrides)
+        if overridden or not self.text:
+            return Problem(what, self.options.get(dotted, f"--set {dotted}"), fix)
         return Problem(what, f"{self.path}:{line_of(self.text, key)} ({dotted})" if key else str(self.path), fix)
 
 
@@ -283,15 +314,15 @@ def read_recipe(path: Path, overrides: Iterable[str] = ()) -> tuple[Recipe, Sour
 
 
 def check_recipe(
-    table: dict[str, Any], path: Path, text: str = "", overrides: Iterable[str] = ()
-) -> tuple[Recipe, Source]:
+    table: dict[str, Any], path: Path, text: str = "", overrides: Iterable[str] = (),
+    options: Mapping[str, str] = OPTIONS,
+) -> tuple[Recipe, Source]:  # fmt: skip
     """Check a recipe as a table; without its `text` every problem is named as an option of the command.
 
     Raises UsageError for a wrong override, RecipeInvalid with every problem found.
     """
-    applied = {} if text else dict(table)
-    applied |= dict(_override(table, text_override) for text_override in overrides)
-    source = Source(path, text, applied)
+    applied = dict(_override(table, text_override) for text_override in overrides)
+    source = Source(path, text, applied, options)
     try:
         return Recipe.model_validate(table), source
     except ValidationError as error:
@@ -361,23 +392,25 @@ def _problems(error: ValidationError, table: Mapping[str, Any], source: Source) 
         elif kind == "union_tag_not_found":
             found[path] = source.problem("a step without `use`", path, f"known: {', '.join(STEPS)}")
         else:
-            found.setdefault(path, source.problem(_say(entry), path))
+            found.setdefault(path, source.problem(_say(entry, path), path))
     return list(found.values())
 
 
-def _say(entry: Any) -> str:
+def _say(entry: Any, path: Sequence[str | int]) -> str:
     if entry["type"] == "too_short":
-        return f"{str(entry['loc'][-1])!r} is empty"
+        return f"{str(path[-1])!r} is empty"
     message = entry["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     value = entry.get("input")
-    return message if isinstance(value, dict | list) else f"{str(entry['loc'][-1])!r} is {value!r}: {message}"
+    return message if isinstance(value, dict | list) else f"{str(path[-1])!r} is {value!r}: {message}"
 
 
 def _toml_path(loc: tuple[str | int, ...], table: Any) -> tuple[str | int, ...]:
     """Drop from pydantic's location what is not in the file: tags of unions and names of types."""
     path: list[str | int] = []
     for depth, part in enumerate(loc):
+        if depth == 2 and loc[0] == "steps":
+            continue  # which kind of step it is
         inside = isinstance(table, list) and isinstance(part, int) and part < len(table)
         if inside or (isinstance(table, dict) and part in table):
             table = table[part]

@@ -9,7 +9,7 @@ import functools
 import pickle
 import tempfile
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Protocol, TypeAlias, TypeGuard, cast
 
@@ -113,7 +113,8 @@ def travel(
     def row_steps(outcomes: Outcomes, run: Sequence[Step]) -> Outcomes:
         if not run:
             return outcomes
-        return in_order(outcomes, Walk(tuple(run), tally).start, spool=spool, in_flight=in_flight, drain=drain)
+        walk = Walk(tuple(run), tally)
+        return in_order(outcomes, walk.start, beside=walk.samples, spool=spool, in_flight=in_flight, drain=drain)
 
     run: list[Step] = []
     for step in steps:
@@ -137,10 +138,14 @@ async def _in_stream(outcomes: Outcomes, step: StreamStep, tally: Tally) -> Outc
 
 
 class Walk:
-    """Takes one position through a run of row steps: at once as far as stored answers reach, the rest as a task."""
+    """Takes one position through a run of row steps: at once as far as stored answers reach, the rest as a task.
+
+    `samples` are the tasks of rows that wait for several answers at once.
+    """
 
     def __init__(self, steps: tuple[Step, ...], tally: Tally) -> None:
         self._steps, self._tally = steps, tally
+        self.samples: set[asyncio.Task[None]] = set()
 
     def start(self, outcome: Outcome) -> "list[Outcome] | Awaitable[list[Outcome]]":
         """Return what becomes of a position, or something to await for it when a teacher must be asked."""
@@ -189,13 +194,18 @@ class Walk:
                 settled.append(((*place, number), result))
 
     async def _finish(self, settled: "list[tuple[Place, Outcome]]", waiting: "list[_Waiting]") -> list[Outcome]:
+        await self._follow_all(waiting, settled)
+        return _ordered(settled)
+
+    async def _follow_all(self, waiting: "Sequence[_Waiting]", settled: "list[tuple[Place, Outcome]]") -> None:
+        """Follow each. An error of one ends the run; the others go on until the road has drained: they are paid for."""
         if len(waiting) == 1:
             await self._follow(waiting[0], settled)
-        else:
-            async with asyncio.TaskGroup() as group:
-                for each in waiting:
-                    group.create_task(self._follow(each, settled))
-        return _ordered(settled)
+            return
+        tasks = [asyncio.create_task(self._follow(each, settled)) for each in waiting]
+        self.samples.update(tasks)
+        await asyncio.gather(*tasks)
+        self.samples.difference_update(tasks)
 
     async def _follow(self, waits: "_Waiting", settled: "list[tuple[Place, Outcome]]") -> None:
         """Ask for one answer and walk on from there, as often as it takes."""
@@ -208,13 +218,15 @@ class Walk:
                 question = further_question
                 answer = step.stored(question) or await step.ask(question)
         except RowFailed as failed:
+            if failed.cause == "not_sent":  # the run is ending: the row did not fail, it is given up as the others are
+                raise asyncio.CancelledError from None
             results = [_failure(step.row_of(row, sample), step.name, failed)]
         else:
             results = step.rows(row, sample, answer)
         further: list[_Waiting] = []
         self._enter(index, place, results, settled, further, sample > 0)
         if further:
-            await asyncio.gather(*(self._follow(each, settled) for each in further))
+            await self._follow_all(further, settled)
 
 
 _Waiting: TypeAlias = tuple[Row, int, Place, int, Question]
@@ -225,7 +237,9 @@ def _failure(row: Row, step: str, failed: RowFailed) -> Failure:
 
 
 def _ordered(settled: list[tuple[Place, Outcome]]) -> list[Outcome]:
-    return [outcome for _, outcome in sorted(settled, key=lambda each: each[0])]
+    if len(settled) > 1:
+        settled.sort(key=lambda each: each[0])
+    return [outcome for _, outcome in settled]
 
 
 class Turnstile:
@@ -291,8 +305,12 @@ async def in_order(
     in_flight: int,
     look_ahead: int = LOOK_AHEAD,
     drain: Drain = let_go,
+    beside: Collection[asyncio.Task[None]] = (),
 ) -> Outcomes:
-    """Yield what `start` makes of every outcome, in the order of the source, with many of them under way."""
+    """Yield what `start` makes of every outcome, in the order of the source, with many of them under way.
+
+    `beside` are tasks that those started in their turn; the road's end is theirs too.
+    """
     in_memory = max(IN_MEMORY, 4 * in_flight)
     turnstile = Turnstile(spool, in_memory)
     wake, room = asyncio.Event(), asyncio.Event()
@@ -346,7 +364,7 @@ async def in_order(
                     yield outcome
                 room.set()
             if errors:
-                raise _plain(errors[0])
+                raise errors[0]
             if feeder.done() and not alive and not turnstile:
                 feeder.result()
                 return
@@ -355,21 +373,15 @@ async def in_order(
             await wake.wait()
     finally:
         feeder.cancel()
-        if alive:
+        if alive or beside:
             await drain()
-        for task in alive:
+        left = (*alive, *beside)
+        for task in left:
             task.cancel()
-        await asyncio.gather(feeder, *alive, return_exceptions=True)
+        await asyncio.gather(feeder, *left, return_exceptions=True)
         with contextlib.suppress(Exception):
             await source.aclose()
         turnstile.close()
-
-
-def _plain(error: BaseException) -> BaseException:
-    """Return the first error inside a task group's bundle."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 async def in_thread(rows: Iterable[Row]) -> AsyncGenerator[Row, None]:

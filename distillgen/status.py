@@ -1,5 +1,6 @@
 """Says where a project stands: who is at work, what is stored, what it cost, what was sent without an answer."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -7,21 +8,20 @@ from distillgen.dataset.versions import latest
 from distillgen.files import holder
 from distillgen.state import state_folder
 from distillgen.teacher.answers import AnswerStore, Spent
-from distillgen.teacher.sent import logs, read_notes
+from distillgen.teacher.sent import Unknown, logs, read_notes
 
 
 def examine(project: Path, state: Path | None = None) -> dict[str, Any]:
     """Return the state of a project. Raises Damaged when its store cannot be read."""
     folder = state_folder(project, state)
     answers, spent = 0, Spent()
-    if (folder / "answers.sqlite").is_file():
-        store = AnswerStore(folder / "answers.sqlite")
-        answers, spent = store.count(), store.spent()
-        store.close()
+    left: list[Unknown] = []
     # What a run at work has noted without an outcome is under way; of a run that ended, nobody knows.
-    left, under_way = (
-        [unknown for path in logs(folder, live=live) for unknown in read_notes(path)[1]] for live in (False, True)
-    )
+    under_way = [unknown for path in logs(folder, live=True) for unknown in read_notes(path)[1]]
+    if (folder / "answers.sqlite").is_file():
+        with contextlib.closing(AnswerStore(folder / "answers.sqlite")) as store:
+            answers, spent = store.count(), store.spent()
+            left = [unknown for path in logs(folder) for unknown in store.unknown_in(path)[1]]
     homes = sorted(entry for entry in (project / "datasets").glob("*") if entry.is_dir())
     found = {home.name: version.manifest for home in homes if (version := latest(home)) is not None}
     return {

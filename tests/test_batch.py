@@ -30,7 +30,8 @@ from distillgen.errors import (
 )
 from distillgen.teacher.answers import request_key
 from distillgen.teacher.asking import Request
-from distillgen.teacher.batch import OPENAI_LIMITS, Batched, Batches, BatchLimits, Pending
+from distillgen.teacher.batch import Batched, Batches, Pending
+from distillgen.teacher.batch_records import OPENAI_LIMITS, BatchLimits
 from distillgen.teacher.chat import open_client
 from distillgen.teacher.replies import read_reply
 

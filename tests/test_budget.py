@@ -283,7 +283,7 @@ def test_money_moves_between_teachers_and_the_error_names_the_budget() -> None:
         slow.go.set()
         await asyncio.gather(*tasks)
         assert quick.sent == 1
-        with pytest.raises(OwnStop, match="budget.usd_total = 1.0 is used up"):
+        with pytest.raises(OwnStop, match="budget.usd_total = 1.0 does not pay for one request"):
             await purse.take(Decimal(2))
 
     run(main)

@@ -155,7 +155,7 @@ def test_limit_makes_a_partial_version(demo: Project, loopback: Loopback) -> Non
 def test_no_publish_shows_rows_and_keeps_the_answers(demo: Project, loopback: Loopback) -> None:
     done = demo.build("--no-publish", "--limit", "3")
     assert "user: What is number 0?" in done.stderr and "not published" in done.stderr
-    assert not demo.version().exists() and list((demo.folder / "datasets/demo").iterdir()) == []
+    assert [path.name for path in (demo.folder / "datasets/demo").iterdir()] == [".lock"]
     demo.build("--limit", "3")
     assert loopback.seen == 3
 
@@ -361,3 +361,14 @@ def test_a_reader_never_sees_half_a_version(demo: Project) -> None:
         process.communicate()
         assert process.returncode == 0
     assert os.readlink(link) == "v0004"
+
+
+def test_two_states_do_not_publish_one_dataset_at_once(demo: Project, loopback: Loopback) -> None:
+    loopback.behave = lambda body: Say(200, answer(body).body, wait=0.3)
+    first = demo.start("build", "--set", "teachers.main.limits.max_in_flight=1")
+    while not loopback.seen:
+        time.sleep(0.05)
+    second = demo.run("build", "--state", str(demo.folder / "elsewhere"))
+    assert second.returncode == 11 and "another distillgen is at work" in second.stderr and loopback.seen < 20
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=30)

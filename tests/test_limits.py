@@ -237,6 +237,39 @@ class Minutes:
         return self._used <= 60 * self.rate
 
 
+@dataclass
+class Stalling:
+    """Lets `most` in within any 60 s, and stood still from `stall[0]` on: what came then is counted at its end."""
+
+    most: int
+    stall: tuple[float, float]
+    _taken: deque[float] = field(default_factory=deque)
+
+    def admits(self, now: float, in_flight: int) -> bool:
+        counted = self.stall[1] if self.stall[0] <= now < self.stall[1] else now
+        while self._taken and self._taken[0] + 60 <= counted:
+            self._taken.popleft()
+        if len(self._taken) >= self.most:
+            return False
+        self._taken.append(counted)
+        return True
+
+
+class Spaced(Learned):
+    """What a pool with a stated limit waits for: its pace, and what is learned beside it."""
+
+    def __init__(self, per_minute: float) -> None:
+        super().__init__(ramps=False)
+        self._pace = Pace(per_minute)
+
+    def wait(self, now: float) -> float:
+        return max(self._pace.wait(1, now), super().wait(now))
+
+    def grant(self, now: float) -> None:
+        self._pace.grant(1, now)
+        super().grant(now)
+
+
 class Boundless:
     """Refuses nothing."""
 
@@ -374,6 +407,14 @@ def test_a_used_up_minute_is_no_collapse() -> None:
     course = simulate(Minutes(50), seconds=660, latency=0.2)
     assert course.accepted(60, 660) >= 0.9 * 50 * 600
     assert course.refused_share(60, 660) <= 0.005
+
+
+@pytest.mark.parametrize("stalled", [0.35, 0.4, 0.6, 1.0], ids=lambda seconds: f"stalled-for-{seconds:g}s")
+def test_a_stall_costs_a_stated_limit_a_few_refusals_and_no_minute(stalled: float) -> None:
+    server = Stalling(3000, (100.0, 100.0 + stalled))
+    course = simulate(server, seconds=300, latency=0.2, delay=0.005, learned=Spaced(3000))
+    assert 0 < course.refused(0, 300) <= 20
+    assert course.accepted(120, 300) >= 0.98 * 3 * 3000
 
 
 def test_refusals_of_what_was_under_way_cut_only_to_what_is_measured() -> None:

@@ -90,8 +90,8 @@ def test_help_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> Non
 
 
 COMMANDS = [
-    [], ["init"], ["plan"], ["build"], ["status"], ["log"], ["show"], ["export"], ["prompts"], ["prompts", "show"],
-    ["prompts", "render"], ["teachers"], ["teachers", "install"], ["doctor"],
+    [], ["init"], ["plan"], ["build"], ["status"], ["generate"], ["log"], ["show"], ["export"], ["prompts"],
+    ["prompts", "show"], ["prompts", "render"], ["teachers"], ["teachers", "check"], ["teachers", "install"], ["doctor"],
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The teacher's layers against the scripted server: faults, retries, keys, the answer store, and secrets."""
+"""What a teacher is made of: keys of requests, the answer store, replies, presets, and secrets that stay secret."""
 
 import asyncio
 import sqlite3
@@ -8,232 +8,19 @@ from typing import Any
 
 import pytest
 from conftest import Project
-from loopback import Loopback, Say, answer, error, reply
+from loopback import Loopback, Say, error, reply
 
 from distillgen.errors import (
     CredentialsError,
-    CredentialsRefused,
     Damaged,
-    DistillgenError,
-    ModelMissing,
     NewerFormat,
-    QuotaSpent,
-    RequestsRefused,
-    RowFailed,
-    TeacherUnavailable,
 )
-from distillgen.recipe import LimitSettings, TeacherSettings
+from distillgen.recipe import TeacherSettings
 from distillgen.teacher.answers import Account, AnswerStore, Charge, request_key
-from distillgen.teacher.asking import Endpoint, Fault, Reply, Request
-from distillgen.teacher.chat import Chat, open_transport
-from distillgen.teacher.cost import Meter
+from distillgen.teacher.asking import Reply
 from distillgen.teacher.identity import Identity, RequestMaker
-from distillgen.teacher.keeping import Committed, Stored
-from distillgen.teacher.limits import Limited, Pool, TokenEstimate
 from distillgen.teacher.providers import find_key, identity_of, presets, url_of
-from distillgen.teacher.replies import Malformed, TokenUsage, read_reply, split_think
-from distillgen.teacher.retries import Retrying, retry_after_seconds
-from distillgen.teacher.sent import SentNotes
-
-
-class Clock:
-    """Sleeps at once and remembers how long it would have been."""
-
-    def __init__(self) -> None:
-        self.slept: list[float] = []
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-
-
-def ask(
-    loopback: Loopback, work: Callable[[Retrying, Clock], Awaitable[Any]], *, key: str | None = None, timeout: float = 5
-) -> Any:
-    """Run `work` with the layers retries -> limits -> chat, over a real connection."""
-
-    async def main() -> Any:
-        async def endpoint() -> Endpoint:
-            return Endpoint(loopback.url, key)
-
-        clock, transport = Clock(), open_transport(loopback.url, 100)
-        chat = Chat(transport, endpoint, timeout_seconds=timeout)
-        pool = Pool(8, LimitSettings(), learns=False)
-        retrying = Retrying(
-            Limited(chat, pool), teacher="teacher 'main'", model="m", breaker=pool.breaker, sleep=clock.sleep
-        )
-        try:
-            return await work(retrying, clock)
-        finally:
-            await transport.aclose()
-
-    return asyncio.run(main())
-
-
-def request(text: str = "Hi?") -> Request:
-    body = {"model": "m", "messages": [{"role": "user", "content": text}]}
-    return Request(request_key(body, endpoint="test"), body)
-
-
-async def once(retrying: Retrying, clock: Clock) -> tuple[str, list[float]]:
-    said = await retrying.complete(request())
-    return read_reply(said.raw).text, clock.slept
-
-
-TRANSIENT = {
-    "500": error(500), "502": error(502), "503": error(503), "504": error(504), "529": error(529), "408": error(408),
-    "409": error(409), "425": error(425), "429": error(429), "reset": Say(reset=True), "cut-off": Say(body=reply("x").body, cut=True),
-    "html": Say(body=b"<html>Bad gateway</html>"), "empty": Say(), "no-choices": Say(body=b'{"choices": []}'),
-    "error-in-200": Say(body=b'{"error": {"message": "overloaded"}}'), "half-json": Say(body=b'{"choices": [{"mess'),
-    "null-content": reply(None, finish="tool_calls"), "bad-gzip": Say(body=b"xx", headers={"Content-Encoding": "gzip"}),
-    "deep": Say(body=b"[" * 200_000),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("fault", TRANSIENT.values(), ids=TRANSIENT.keys())
-def test_faults_that_may_pass_are_asked_again(loopback: Loopback, fault: Say) -> None:
-    loopback.script([fault, reply("Paris")])
-    text, slept = ask(loopback, once)
-    assert text == "Paris" and loopback.seen == 2 and len(slept) == 1 and 0 <= slept[0] <= 1
-
-
-@pytest.mark.parametrize(
-    ("fault", "kind", "said"),
-    [
-        (error(401, "invalid_api_key", "bad key"), CredentialsRefused, "bad key"),
-        (error(403, "forbidden", "no access"), CredentialsRefused, "no access"),
-        (error(402, "", "pay"), QuotaSpent, "pay"),
-        (error(429, "insufficient_quota", "used up"), QuotaSpent, "used up"),
-        (error(404, "model_not_found", "no such model"), ModelMissing, "no such model"),
-        (Say(302, b"", {"Location": "http://127.0.0.1:9/"}), TeacherUnavailable, "redirects"),
-    ],
-)
-def test_faults_that_stop_the_run_cost_one_call(
-    loopback: Loopback, fault: Say, kind: type[DistillgenError], said: str
-) -> None:
-    loopback.behave = lambda _: fault
-
-    async def many(retrying: Retrying, clock: Clock) -> list[Any]:
-        return await asyncio.gather(*(retrying.complete(request(str(n))) for n in range(10)), return_exceptions=True)
-
-    results = ask(loopback, many)
-    assert isinstance(results[0], kind) and said in str(results[0])
-    loopback.bodies.clear()
-    with pytest.raises(kind):
-        ask(loopback, once)
-    assert loopback.seen == 1
-
-
-@pytest.mark.parametrize(
-    ("fault", "cause"),
-    [
-        (error(400, "context_length_exceeded", "too long"), "refused_400"),
-        (error(413), "refused_413"),
-        (error(422), "refused_422"),
-        (error(403, "content_policy_violation"), "moderation"),
-    ],
-)
-def test_faults_of_one_row_fail_it_for_good(loopback: Loopback, fault: Say, cause: str) -> None:
-    loopback.script([fault])
-    with pytest.raises(RowFailed) as caught:
-        ask(loopback, once)
-    assert caught.value.cause == cause and caught.value.lasting and loopback.seen == 1
-
-
-def test_a_teacher_that_refuses_everything_stops_the_run(loopback: Loopback) -> None:
-    loopback.behave = lambda _: error(400, "", "unknown parameter: foo")
-
-    async def many(retrying: Retrying, clock: Clock) -> list[Any]:
-        return await asyncio.gather(*(retrying.complete(request(str(n))) for n in range(25)), return_exceptions=True)
-
-    results = ask(loopback, many)
-    assert any(isinstance(result, RequestsRefused) and "unknown parameter: foo" in str(result) for result in results)
-
-
-def test_it_waits_as_long_as_the_server_asks(loopback: Loopback) -> None:
-    loopback.script(
-        [error(429, retry_after="2"), error(503, retry_after="999999"), error(503, retry_after="abc"), reply("Paris")]
-    )
-    _, slept = ask(loopback, once)
-    assert slept[0] == 2.0 and slept[1] == 120.0 and 0 <= slept[2] <= 4
-
-
-def test_being_limited_uses_up_no_attempt(loopback: Loopback) -> None:
-    loopback.script([error(429, retry_after="1")] * 30 + [reply("Paris")])
-    text, slept = ask(loopback, once)
-    assert text == "Paris" and slept == [1.0] * 30
-
-
-def test_a_teacher_that_never_answers_is_unavailable(loopback: Loopback) -> None:
-    loopback.behave = lambda _: error(500, "", "down")
-    with pytest.raises(TeacherUnavailable, match="500 down"):
-        ask(loopback, once)
-    assert loopback.seen == 3
-
-
-def test_a_row_fails_when_all_attempts_are_used(loopback: Loopback) -> None:
-    loopback.script([reply("first")])
-    loopback.behave = lambda _: error(500, "", "down")
-
-    async def work(retrying: Retrying, clock: Clock) -> None:
-        await retrying.complete(request("one"))
-        await retrying.complete(request("two"))
-
-    with pytest.raises(RowFailed, match="after 6 attempts") as caught:
-        ask(loopback, work)
-    assert caught.value.cause == "http_500" and not caught.value.lasting
-
-
-def test_the_deadline_is_total(loopback: Loopback) -> None:
-    loopback.behave = lambda _: Say(200, reply("late").body, wait=2)
-    with pytest.raises(TeacherUnavailable, match="no reply within 0.2 s"):
-        ask(loopback, once, timeout=0.2)
-
-
-def test_giant_replies_are_cut_short(loopback: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distillgen.teacher.chat.MAX_REPLY_BYTES", 1000)
-    loopback.behave = lambda _: reply("x" * 5000)
-    with pytest.raises(RowFailed) as caught:
-        ask(loopback, once)
-    assert caught.value.cause == "oversize" and loopback.seen == 1
-
-
-def test_no_more_in_flight_than_the_cap_and_the_first_goes_alone(loopback: Loopback) -> None:
-    loopback.behave = lambda body: Say(200, answer(body).body, wait=0.05)
-    order: list[int] = []
-
-    async def many(retrying: Retrying, clock: Clock) -> None:
-        first = asyncio.create_task(retrying.complete(request("first")))
-        others = [asyncio.create_task(retrying.complete(request(str(n)))) for n in range(30)]
-        await first
-        order.append(loopback.seen)
-        await asyncio.gather(*others)
-
-    ask(loopback, many)
-    assert order == [1] and loopback.seen == 31 and 2 <= loopback.peak <= 8
-
-
-def request_of(body: dict[str, Any]) -> Request:
-    return Request(b"k" * 32, body)
-
-
-def test_estimates_learn_from_usage() -> None:
-    estimate, body = TokenEstimate(), {"messages": [{"role": "user", "content": "x" * 4000}], "max_tokens": 900}
-    assert estimate.expect(request_of(body)).completion == 900
-    for _ in range(60):
-        estimate.learn(request_of(body), TokenUsage(prompt=500, completion=50))
-    expected = estimate.expect(request_of(body))
-    assert 490 <= expected.prompt <= 520 and 50 <= expected.completion <= 60
-
-
-def test_retry_after_in_all_its_forms() -> None:
-    assert retry_after_seconds("2.5", now=0) == 2.5
-    assert retry_after_seconds("Thu, 01 Jan 1970 00:01:00 GMT", now=50) == 10
-    assert retry_after_seconds("Thu, 01 Jan 1970 00:00:00 GMT", now=50) == 0
-    assert [retry_after_seconds(value, now=0) for value in ("", "abc", "nan", "soon, please", "1970-01-01")] == [
-        None
-    ] * 5
-    assert retry_after_seconds("-5", now=0) == 0 and retry_after_seconds("1e9", now=0) == 1e9
-
+from distillgen.teacher.replies import Malformed, read_reply, split_think
 
 KEY = {"body": {"model": "m", "messages": [{"role": "user", "content": "x"}], "temperature": 0.5}, "endpoint": "e"}
 
@@ -330,30 +117,6 @@ def test_a_store_of_another_kind_is_left_alone(tmp_path: Path) -> None:
     raw.close()
     with pytest.raises(NewerFormat, match="has format 99"):
         AnswerStore(path)
-
-
-def test_the_same_question_is_asked_once_however_many_want_it(loopback: Loopback, tmp_path: Path) -> None:
-    loopback.behave = lambda body: Say(200, answer(body).body, wait=0.1)
-
-    async def work(retrying: Retrying, clock: Clock) -> Committed:
-        store = AnswerStore(tmp_path / "answers.sqlite")
-        committed = Committed(
-            retrying,
-            store,
-            SentNotes(tmp_path, "d"),
-            Meter(TeacherSettings(base_url="http://127.0.0.1", model="m")),
-            Account("r", "d", "t"),
-        )
-        outer = Stored(committed, store)
-        replies = await asyncio.gather(*(outer.complete(request()) for _ in range(9)))
-        assert len({each.raw for each in replies}) == 1
-        assert await outer.complete(request()) == Reply(replies[0].raw)
-        assert store.spent("d").calls == 1 and store.spent().completion_tokens == 11
-        store.close()
-        return committed
-
-    committed = ask(loopback, work)
-    assert loopback.seen == 1 and committed.calls == 1 and committed.usage.completion == 11
 
 
 @pytest.mark.parametrize(
@@ -496,7 +259,3 @@ def test_doctor_asks_the_endpoint(demo: Project, loopback: Loopback) -> None:
     demo.edit('model = "scripted"', 'model = "other"')
     done = demo.run("doctor")
     assert done.returncode == 2 and "does not list 'other'" in done.stdout and "it has: scripted" in done.stdout
-
-
-def test_faults_have_no_key_in_their_words() -> None:
-    assert "secret" not in repr(Endpoint("http://x", "secret")) and str(Fault("status", "no", status=500)) == "500 no"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distillgen.cli.guard import guarded, project_recipe, run_until_stopped
-from distillgen.errors import UsageError
+from distillgen.errors import DistillgenError, UsageError
 
 if TYPE_CHECKING:
     from distillgen.pipeline import Options, Result
@@ -99,9 +99,10 @@ def build(
       8 a file is damaged   11 another build is running
       12 disk full   129, 130, 143 stopped by a signal
     """
-    from distillgen.pipeline import Options
+    from distillgen.pipeline import Options, Result
     from distillgen.preparation import prepare
     from distillgen.report import console
+    from distillgen.tally import Tally
 
     prepared = prepare(
         project_recipe(recipe), overrides=(*(set_ or ()), *on_budget(budget)), skip_bad_seeds=skip_bad_seeds,
@@ -117,13 +118,23 @@ def build(
     options = Options(
         limit=limit, publish=publish, offline=offline, publish_partial=publish_partial, prefer_first=prefer_first
     )
-    result = run_until_stopped(
-        _build(prepared, options),
-        lambda: console.say("stopping: what is under way is received and stored; once more to leave at once"),
-    )
+    tally = Tally()
+    try:
+        result = run_until_stopped(_build(prepared, options, tally), say_stopping)
+    except DistillgenError as error:
+        if as_json:
+            print(json.dumps(outcome(Result(None, None, tally, stop=error)), ensure_ascii=False, indent=2))
+        raise
     if as_json:
         print(json.dumps(outcome(result), ensure_ascii=False, indent=2))
     _conclude(prepared, options, result)
+
+
+def say_stopping() -> None:
+    """Say what the first Ctrl-C does."""
+    from distillgen.report.console import say
+
+    say("stopping: what is under way is received and stored; once more to leave at once")
 
 
 def on_budget(usd: float | None) -> tuple[str, ...]:
@@ -139,7 +150,7 @@ def outcome(result: "Result") -> dict[str, Any]:
         "unchanged": result.unchanged.label if result.unchanged else None,
         "ends": result.ends or None,
         "stopped_by": result.stop.code if result.stop else None,
-        "rows": tally.published,
+        "rows": result.version.manifest.rows if result.version else tally.published,
         "rejected": tally.rejected,
         "failed": tally.failed,
         "calls": tally.calls,
@@ -149,11 +160,9 @@ def outcome(result: "Result") -> dict[str, Any]:
     }
 
 
-async def _build(prepared: "Prepared", options: "Options") -> "Result":
+async def _build(prepared: "Prepared", options: "Options", tally: "Tally") -> "Result":
     from distillgen import pipeline
-    from distillgen.tally import Tally
 
-    tally = Tally()
     total = prepared.seed_count
     if total is not None and options.limit is not None:
         total = min(total, options.limit)
@@ -195,8 +204,9 @@ def _conclude(prepared: "Prepared", options: "Options", result: "Result") -> Non
     for row in result.tally.samples:
         for line in console.conversation(row):
             out.print(line)
-    splits = ", ".join(f"{count:,} {name}" for name, count in result.tally.splits.items())
-    rows = f"{console.number(result.tally.published, 'row')} ({splits})"
+    counts = result.version.manifest.splits if result.version is not None else result.tally.splits
+    splits = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    rows = f"{console.number(sum(counts.values()), 'row')} ({splits})"
     if result.version is not None:
         label = f"{result.version.label}{ENDS[result.ends]}"
         console.say(f"published {label}: {rows} in {_short(result.version.folder)}", style="bold green")
@@ -280,16 +290,14 @@ def plan(
     from distillgen.plan import foresee
     from distillgen.preparation import prepare
     from distillgen.report import console
+    from distillgen.tally import Tally
 
     prepared = prepare(
         project_recipe(recipe), overrides=(*(set_ or ()), *on_budget(budget)), skip_bad_seeds=skip_bad_seeds,
         will_ask=sample is not None, allow_unknown_price=allow_unknown_price, state=state,
     )  # fmt: skip
     if sample is not None:
-        run_until_stopped(
-            _build(prepared, Options(limit=sample, publish=False)),
-            lambda: console.say("stopping: what is under way is received and stored; once more to leave at once"),
-        )
+        run_until_stopped(_build(prepared, Options(limit=sample, publish=False), Tally()), say_stopping)
     outlook = asyncio.run(foresee(prepared, Options(limit=limit, offline=True)))
     if as_json:
         print(json.dumps(outlook, ensure_ascii=False, indent=2))
@@ -333,7 +341,10 @@ def _asked_of(teacher: dict[str, Any]) -> str:
     words = f"{teacher['calls']:,} different calls, tokens {prompt:,} to {most_prompt:,} in, {replies} out"
     words += f"\n         tokens from {teacher['tokens_from']}; prices from {teacher['prices'] or 'nowhere: unknown'}"
     words += f"\n         cost {_price(teacher['usd'])}"
-    if at_once := teacher.get("in_flight_on_budget"):
+    at_once = teacher.get("in_flight_on_budget")
+    if at_once == 0:
+        words += "\n         what is left of the budget does not pay for one of them at its worst case"
+    elif at_once:
         words += f"\n         the budget's reservations allow {at_once:,} in flight at the worst case of each"
     return words
 
@@ -375,7 +386,7 @@ def status(
     spent = found["spent"]
     print(safe(f"at work   {found['at_work'] or 'nobody'}"))
     print(f"answers   {found['stored_answers']:,} stored")
-    unpriced = f", and {spent['unpriced_calls']:,} calls whose price is unknown" if spent["unpriced_calls"] else ""
+    unpriced = f", {spent['unpriced_calls']:,} of them at an unknown price" if spent["unpriced_calls"] else ""
     print(f"spent     ${spent['usd']:,.4f} for {spent['calls']:,} calls{unpriced}")
     if spent["unknown_calls"]:
         worst = f", at most ${spent['unknown_usd']:,.4f}" if spent["unknown_usd"] else ""

@@ -245,7 +245,7 @@ def _answers(found: dict[str, Any]) -> Iterator[str]:
         left = f", {limit['remaining']:,.0f} left" if limit["remaining"] is not None else ""
         yield f"limit     {kind.replace('_', ' ')}: {rate}{left}"
     if not found["limits"]:
-        yield "limit     its headers state none; it is learned"
+        yield "limit     its headers state none" + ("; it is learned" if found["learns"] else "")
 
 
 @teachers.command("install")

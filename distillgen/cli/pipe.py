@@ -8,11 +8,12 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distillgen.cli.build import Budget, Set, SkipBad, State, UnknownPrice, on_budget, progress
+from distillgen.cli.build import Budget, Set, SkipBad, State, UnknownPrice, on_budget, progress, say_stopping
 from distillgen.cli.guard import guarded, run_until_stopped
 
 if TYPE_CHECKING:
     from distillgen.rows import Outcome
+    from distillgen.tally import Tally
 
 
 @guarded
@@ -95,45 +96,47 @@ def generate(
         console.say(f"warning: {warning}", style="yellow")
     tally = Tally()
     with contextlib.ExitStack() as files:
-        writer = _Writer(*(_opened(path, files) for path in (rejected, failed)))
+        writer = _Writer(tally, *(_opened(path, files) for path in (rejected, failed)))
 
         async def work() -> None:
             async with progress(tally, None):
                 await run(prepared, tally, writer.write, offline=offline)
 
-        run_until_stopped(
-            work(),
-            lambda: console.say("stopping: what is under way is received and stored; once more to leave at once"),
-        )
+        run_until_stopped(work(), say_stopping)
     if tally.rejected or tally.failed:
         reasons = console.counts(dict(tally.reasons()))
-        console.say(f"left out {tally.rejected:,} rows, {tally.failed:,} failed: {reasons}", style="yellow")
+        console.say(f"{tally.rejected:,} rejected, {tally.failed:,} failed: {reasons}", style="yellow")
     if tally.passing_failures:
-        console.say(f"last failure: {tally.last_failure}\nrun the same command again to mend them", style="yellow")
+        again = "run it without --offline to ask for them" if offline else "run the same command again to mend them"
+        console.say(f"last failure: {tally.last_failure}\n{again}", style="yellow")
         raise typer.Exit(3)
 
 
-def _opened(path: Path | None, files: contextlib.ExitStack) -> IO[str] | None:
+def _opened(path: Path | None, files: contextlib.ExitStack) -> IO[bytes] | None:
     from distillgen.files import disk_errors
 
     if path is None:
         return None
     with disk_errors(path):
-        return files.enter_context(path.open("w", encoding="utf-8"))
+        return files.enter_context(path.open("wb"))
 
 
 class _Writer:
-    """Writes rows to standard output, each line at once, and what was left out where it was asked for."""
+    """Writes rows to standard output, each line at once, and what was left out where it was asked for.
 
-    def __init__(self, rejected: IO[str] | None, failed: IO[str] | None) -> None:
-        self._rejected, self._failed = rejected, failed
+    JSON is UTF-8, whatever the terminal speaks.
+    """
+
+    def __init__(self, tally: "Tally", rejected: IO[bytes] | None, failed: IO[bytes] | None) -> None:
+        self._tally, self._rejected, self._failed = tally, rejected, failed
 
     def write(self, outcome: "Outcome") -> None:
         """Write one outcome."""
         from distillgen.rows import Failure, Rejection, Row
 
         if isinstance(outcome, Row):
-            self._line(sys.stdout, dict(outcome.columns))
+            self._line(sys.stdout.buffer, dict(outcome.columns))
+            self._tally.published += 1
         elif isinstance(outcome, Rejection):
             said = {"rule": outcome.rule, "detail": outcome.detail}
             self._line(self._rejected, {**outcome.row.columns, "rejected": said})
@@ -142,7 +145,7 @@ class _Writer:
             self._line(self._failed, {**outcome.row.columns, "failed": said})
 
     @staticmethod
-    def _line(file: IO[str] | None, row: dict[str, Any]) -> None:
+    def _line(file: IO[bytes] | None, row: dict[str, Any]) -> None:
         if file is not None:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
             file.flush()

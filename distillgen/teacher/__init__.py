@@ -1,4 +1,4 @@
-"""A teacher, composed: stored answers -> retries -> limits -> commit -> chat. See `_compose`."""
+"""A teacher, composed: stored answers -> retries -> limits -> commit -> chat. See `_Workshop.teacher`."""
 
 import asyncio
 import contextlib
@@ -148,11 +148,13 @@ class _Workshop:
         account = Account(self._notes.run, self._recipe.name, f"{identity.endpoint} {identity.model}")
         pool = self._pool(name, settings, identity)
         meter = Meter(settings)
-        outgoing = Outgoing(OnDemand(settings, where, self._stack))
-        committed = Committed(outgoing, self._store, self._notes, meter, account)
-        asks: Asks = Limited(committed, pool)
+        asks: Asks = OnDemand(settings, where, self._stack)
         # A teacher without a price is one whose unknown price the owner has allowed.
-        if self._purse is not None and meter.prices is not None and meter.prices is not FREE:
+        is_paid = self._purse is not None and meter.prices is not None and meter.prices is not FREE
+        outgoing = Outgoing(asks) if is_paid else None  # who notes what may be billed must be asked for it again
+        committed = Committed(outgoing or asks, self._store, self._notes, meter, account)
+        asks = Limited(committed, pool)
+        if self._purse is not None and outgoing is not None:
             asks = Budgeted(asks, self._purse, outgoing, worst=meter.worst_case, cost=meter.charge)
         retrying = Retrying(asks, teacher=f"teacher {name!r}", model=identity.model, breaker=pool.breaker)
         if settings.mode == "batch" and not self._offline:
@@ -188,7 +190,8 @@ class _Workshop:
         teacher.batches = batches
 
         async def put(key: bytes, raw: bytes) -> None:
-            await committed.keep(key, Request(key, {"messages": []}), Reply(raw))
+            if self._store.get(key) is None:  # else a run that was cut off here has counted its cost
+                await committed.keep(key, Request(key, {"messages": []}), Reply(raw))
 
         await batches.collect(put)
         return teacher

@@ -15,7 +15,7 @@ from distillgen.errors import Damaged, DiskFull, DistillgenError, NewerFormat, N
 from distillgen.files import canonical, digest_bytes, disk_errors, dumps
 from distillgen.teacher.asking import Reply
 from distillgen.teacher.replies import NOTHING, TokenUsage
-from distillgen.teacher.sent import logs, read_notes
+from distillgen.teacher.sent import Unknown, logs, read_notes
 
 FORMAT = 2
 APPLICATION_ID = 0x44474131  # "DGA1"
@@ -169,7 +169,7 @@ class AnswerStore:
         except sqlite3.Error as error:
             raise self._as_ours(error) from error
 
-    def _as_ours(self, error: sqlite3.Error) -> DistillgenError:
+    def _as_ours(self, error: Exception) -> DistillgenError:
         name = getattr(error, "sqlite_errorname", "") or ""
         if name == "SQLITE_FULL" or name.startswith("SQLITE_IOERR"):
             return DiskFull(
@@ -244,18 +244,26 @@ class AnswerStore:
         A crash in the middle of it is made good by the next call.
         """
         for path in logs(self.path.parent):
-            dataset, unknown = read_notes(path)
+            dataset, lost = self.unknown_in(path)
             with self._now() as connection, _transaction(connection):
                 is_new = connection.execute("INSERT OR IGNORE INTO taken_in VALUES (?)", (path.name,)).rowcount
                 if is_new:
-                    stored = "SELECT 1 FROM answers WHERE key = ?"
-                    lost = [u for u in unknown if not (u.is_last and connection.execute(stored, (u.key,)).fetchone())]
                     connection.executemany(
                         "INSERT INTO unknown VALUES (?, ?, ?, ?)",
                         [(path.name, dataset, each.key, each.nanousd) for each in lost],
                     )
             with disk_errors(path):
                 path.unlink(missing_ok=True)
+
+    def unknown_in(self, path: Path) -> tuple[str, list[Unknown]]:
+        """Return the dataset and the requests of unknown outcome in a file of notes, but for those stored after all."""
+        dataset, unknown = read_notes(path)
+        stored = "SELECT 1 FROM answers WHERE key = ?"
+        with self._now() as connection:
+            lost = [
+                each for each in unknown if not (each.is_last and connection.execute(stored, (each.key,)).fetchone())
+            ]
+        return dataset, lost
 
     async def put(self, key: bytes, reply: Reply, account: Account, charge: Charge) -> None:
         """Store one reply and what it cost, in one transaction; returns when it is committed to disk."""
@@ -280,7 +288,7 @@ class AnswerStore:
                     with _transaction(connection):
                         _insert(connection, group)
                         _charge(connection, group)
-                except sqlite3.Error as error:
+                except Exception as error:  # whatever it is: who waits for the commit must hear of it
                     self.failure = self._as_ours(error)
                     _tell(group, self.failure)
                 else:

@@ -35,17 +35,22 @@ class Request:
 
     @property
     def max_tokens(self) -> int | None:
-        """The most tokens that the completions may have, None when the request sets no limit."""
-        most = self.body.get("max_completion_tokens", self.body.get("max_tokens"))
-        return most * max(1, len(self.parts)) if isinstance(most, int) else None
+        """The most tokens that the completions may have, None when the request sets no limit; of two the larger."""
+        stated = [self.body.get(name) for name in ("max_tokens", "max_completion_tokens")]
+        most = max((length for length in stated if isinstance(length, int)), default=None)
+        return None if most is None else most * max(1, len(self.parts))
 
 
 @dataclass(slots=True)
 class Siblings:
-    """The requests for several samples of one prompt; `asked` has the replies of those that are asked together."""
+    """The requests for several samples of one prompt; `asked` has the replies of those that are asked together.
+
+    `waiting` counts those that wait for it.
+    """
 
     requests: "Sequence[Request]" = ()
-    asked: "asyncio.Future[Mapping[bytes, Reply]] | None" = None
+    asked: "asyncio.Future[dict[bytes, Reply]] | None" = None
+    waiting: int = 0
 
 
 @dataclass(slots=True)

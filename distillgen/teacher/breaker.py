@@ -39,9 +39,14 @@ class Breaker:
         """Note that a request is sent: while open it is the probe."""
         self._is_probing = self._opened_at is not None
 
-    def abandoned(self) -> None:
+    def abandoned(self, sent_at: float) -> None:
         """Note that a request ended without an outcome."""
-        self._is_probing = False
+        if self._is_probe(sent_at):
+            self._is_probing = False
+
+    def _is_probe(self, sent_at: float) -> bool:
+        """Whether a request is the probe, not one that was under way already when the breaker opened."""
+        return self._is_probing and sent_at >= self._probe_at
 
     def succeeded(self) -> None:
         """Count an outcome that shows a working server; it closes the breaker."""
@@ -51,7 +56,7 @@ class Breaker:
             self._opened_at, self._is_probing, self._pause = None, False, FIRST_PAUSE_SECONDS
             self._outcomes, self._failing = 0, 0.0
 
-    def failed(self, now: float) -> None:
+    def failed(self, now: float, sent_at: float) -> None:
         """Count a failure. Raises TeacherUnavailable when there was nothing else for ten minutes."""
         self._outcomes += 1
         self._failing += (1 - self._failing) / MEMORY
@@ -59,7 +64,7 @@ class Breaker:
             if self._outcomes >= LEAST_SAMPLE and self._failing > SHARE_FAILED:
                 self._opened_at, self._probe_at = now, now + self._pause
             return
-        if self._is_probing:
+        if self._is_probe(sent_at):
             self._is_probing = False
             self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
             self._probe_at = now + self._pause

@@ -9,6 +9,7 @@ from distillgen.errors import DistillgenError, QuotaSpent, UsageError
 from distillgen.teacher.asking import Asks, Fault, Reply, Request
 
 ZERO = Decimal(0)
+PER_RUN = "budget.usd"  # the recipe's key
 UNBOUNDED_FIX = "set `max_tokens` in the teacher's `sampling`, and its `prices` if the price list does not know it"
 
 
@@ -18,7 +19,7 @@ class Budget:
     `name` is the recipe's key, for the message that says it is used up.
     """
 
-    def __init__(self, limit: Decimal | float | None, spent: Decimal = ZERO, *, name: str = "budget.usd") -> None:
+    def __init__(self, limit: Decimal | float | None, spent: Decimal = ZERO, *, name: str = PER_RUN) -> None:
         self.limit = None if limit is None else Decimal(str(limit))
         self.spent, self.reserved, self.name = spent, ZERO, name
         self._refused: Decimal | None = None
@@ -129,11 +130,13 @@ class Purse:
 
     def _why(self, worst: Decimal) -> tuple[str, str]:
         short = next(budget for budget in self._budgets if not budget.fits(worst))
-        return (
-            f"{short.name} = {short.limit} is used up: ${short.spent:.6f} is spent, "
-            f"and one more request may cost ${worst:.6f}",
-            f"raise `{short.name}` and run the same command again; every answer so far is kept",
-        )
+        what = f"{short.name} = {short.limit}"
+        if not short.spent:
+            what += f" does not pay for one request, which may cost ${worst:.6f}"
+            return what, f"raise `{short.name}`, or lower `max_tokens`, whose price is reserved with every request"
+        what += f" is used up: ${short.spent:.6f} is spent, and one more request may cost ${worst:.6f}"
+        again = ", which may spend as much once more" if short.name == PER_RUN else f" with a larger `{short.name}`"
+        return what, f"run the same command again{again}; every answer so far is kept"
 
 
 class Outgoing:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gzip
 import os
 import ssl
 import urllib.request
@@ -21,7 +20,7 @@ from httpx_aiohttp import AiohttpTransport
 from distillgen.errors import UsageError
 from distillgen.teacher.asking import Endpoint, Fault, Reply, Request
 from distillgen.teacher.providers import is_loopback
-from distillgen.teacher.replies import Malformed, split_samples
+from distillgen.teacher.replies import Malformed, read_error, split_samples
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -138,7 +137,7 @@ class Chat:
                 status, headers, body = await self._post(orjson.dumps(request.body))
         except TimeoutError:
             raise Fault("timeout", f"no reply within {self._timeout_seconds:g} s") from None
-        except (httpx.TransportError, aiohttp.ClientError, OSError, zlib.error, gzip.BadGzipFile) as error:
+        except (httpx.TransportError, aiohttp.ClientError, OSError, zlib.error, UnicodeError) as error:
             raise _transport_fault(error, endpoint.url) from None
         body = endpoint.without_key(body)
         if status != 200:
@@ -181,31 +180,28 @@ class Chat:
 def _transport_fault(error: Exception, url: str) -> Fault:
     """Tell what never left from what did: the transport maps several of aiohttp's errors to one of httpx's."""
     cause = error.__cause__ or error
+    if isinstance(cause, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
+        return Fault("connect", f"the proxy that the environment names does not connect to {url}: {_reason(cause)}")
     if isinstance(cause, aiohttp.ClientConnectorError) or isinstance(error, httpx.ConnectError):
-        return Fault("connect", f"cannot connect to {url}: {error}")
+        return Fault("connect", f"cannot connect to {url}: {_reason(cause)}")
     if isinstance(cause, aiohttp.ConnectionTimeoutError):
         return Fault("connect", f"cannot connect to {url} within {CONNECT_SECONDS:g} s")
-    if isinstance(error, httpx.ProxyError):
-        return Fault("connect", f"the proxy refuses to connect to {url}: {error}")
     if isinstance(cause, aiohttp.ServerTimeoutError | TimeoutError):
         return Fault("timeout", str(error) or "timed out")
     return Fault("network", str(error) or type(error).__name__)
 
 
+def _reason(error: BaseException) -> str:
+    """Return why there is no connection, in the system's words: aiohttp's repeat the address."""
+    if isinstance(error, aiohttp.ClientSSLError):  # its number is the library's, not the system's
+        return str(error.os_error)
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno) if error.errno > 0 else error.strerror or str(error)
+    return str(error)
+
+
 def _status_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
-    """Read the provider's error body: the code decides, the words are for people."""
-    words, code = body[:300].decode("utf-8", "replace").strip(), ""
-    try:
-        error = orjson.loads(body)
-        error = error[0] if isinstance(error, list) and error else error  # Gemini wraps it in a list
-        error = error.get("error", error) if isinstance(error, dict) else error
-        if isinstance(error, dict):
-            words = str(error.get("message") or words)[:500]
-            code = str(error.get("code") or error.get("type") or "")
-        elif isinstance(error, str):
-            words = error[:500]
-    except orjson.JSONDecodeError:
-        pass
+    words, code = read_error(body)
     if 300 <= status < 400:
         words = "redirects to another address, which is not followed with a key"
-    return Fault("status", words or "no words", status=status, code=code, headers=headers, body=body)
+    return Fault("status", words, status=status, code=code, headers=headers, body=body)

@@ -11,13 +11,16 @@ from distillgen.teacher.embedded import require_runtime
 from distillgen.teacher.identity import identify, preset_of, weights_of
 from distillgen.teacher.models import models
 
+LENGTHS = ("max_tokens", "max_completion_tokens")
+
 
 def check_teachers(
     recipe: Recipe, source: Source, used: set[str], *, will_ask: bool, allow_unknown_price: bool = False
 ) -> tuple[list[Problem | DistillgenError], list[Problem]]:
     """Return what is wrong with the teachers that are used, and what is only worth a warning.
 
-    Keys, runtime, weights and what a budget needs are looked for only when teachers will be asked (`will_ask`).
+    Keys, runtime and weights are looked for only when teachers will be asked (`will_ask`); what a budget needs is then
+    wanted, else worth a warning.
     """
     wrong: list[Problem | DistillgenError] = []
     warnings: list[Problem] = []
@@ -39,7 +42,8 @@ def check_teachers(
                 providers.url_of(settings)
                 if will_ask:
                     providers.find_key(settings, source.folder)
-                    wrong += _unbounded(recipe, name, source, allow_unknown_price)
+                unbounded = _unbounded(recipe, name, source, allow_unknown_price)
+                (wrong if will_ask else warnings).extend(unbounded)
         except DistillgenError as error:
             wrong.append(error)
     return wrong, warnings
@@ -55,9 +59,10 @@ def _unbounded(recipe: Recipe, name: str, source: Source, allow_unknown_price: b
         what = f"no price is known for {settings.model!r}, so [budget] cannot hold"
         fix = "state it: prices = { input = ..., output = ... } in dollars per million tokens (or { free = true })"
         return [source.problem(what, key, f"{fix}\nor let it be: --allow-unknown-price")]
-    if prices in (None, FREE) or {"max_tokens", "max_completion_tokens"} & settings.sampling.keys():
+    if prices in (None, FREE) or settings.sampling.keys() & set(LENGTHS):
         return []
-    fix = "sampling = { max_tokens = 2000 }: the worst case of a request is reserved before it is sent"
+    fix = "the worst case of a request is reserved before it is sent: sampling = { max_tokens = 2000 }"
+    fix += "   (in a pipe: --max-tokens 2000)"
     return [source.problem("a budget needs `max_tokens`", (*key, "sampling"), fix)]
 
 
@@ -106,6 +111,8 @@ def _check_sampling(
             wrong.append(source.problem(f"sampling key {name!r} is set by distillgen itself", place, "remove it"))
         elif name not in providers.SAMPLING and hint.startswith("did you mean"):
             wrong.append(source.problem(f"unknown sampling key {name!r}", place, hint))
+        elif name in LENGTHS and (type(length := settings.sampling[name]) is not int or length < 1):
+            wrong.append(source.problem(f"{name!r} is {length!r}: must be a whole number of tokens, at least 1", place))
         elif name not in providers.SAMPLING:
             warnings.append(source.problem(f"sampling key {name!r} is not known here; it is sent as it is", place))
     if settings.provider and settings.provider != providers.EMBEDDED:

@@ -25,6 +25,7 @@ ZERO = Decimal(0)
 NEVER = datetime.max.replace(tzinfo=UTC)
 TICKS_EXPONENT = -10  # xAI counts in ten-thousand-millionths of a dollar
 BYTES_PER_TOKEN = 4
+MOST_USD = 10**6  # for one reply: more is nonsense, and would not fit the answer store
 WINDOW = timedelta(minutes=15)  # every price of the list that depends on the time of day changes on a quarter
 DAY_HOURS = 24  # no request, and no batch, takes longer
 STANDARD_TIERS = {"auto", "default", "standard", "standard_only", "on_demand"}
@@ -252,9 +253,9 @@ def reported_cost(body: Mapping[str, Any]) -> Decimal | None:
     usage = body.get("usage")
     if not isinstance(usage, Mapping):
         return None
-    ticks = _amount(usage.get("cost_in_usd_ticks"))
+    ticks = _amount(usage.get("cost_in_usd_ticks"), TICKS_EXPONENT)
     if ticks is not None:
-        return ticks.scaleb(TICKS_EXPONENT)
+        return ticks
     cost, details = _amount(usage.get("cost")), usage.get("cost_details")
     upstream = _amount(details.get("upstream_inference_cost")) if isinstance(details, Mapping) else None
     if cost is not None and upstream and (usage.get("is_byok") is True or not cost):
@@ -262,10 +263,11 @@ def reported_cost(body: Mapping[str, Any]) -> Decimal | None:
     return cost
 
 
-def _amount(value: Any) -> Decimal | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def _amount(value: Any, exponent: int = 0) -> Decimal | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         return None
-    return Decimal(str(value)) if 0 <= value < math.inf else None
+    usd = Decimal(str(value)).scaleb(exponent)
+    return usd if usd <= MOST_USD else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ class Committed:
     async def complete(self, request: Request) -> Reply:
         """Return the reply once it is on disk. Sends nothing more once a reply could not be stored."""
         if self._store.failure is not None:
-            raise self._store.failure
+            raise self._store.failure.with_traceback(None)  # raised to many: it must not grow
         self._notes.sent(request.key, self._prices.worst(request))
         try:
             reply = await self._inner.complete(request)
@@ -71,7 +71,8 @@ class Committed:
             raise
         if reply.parts:
             kept = zip(request.parts, reply.parts, strict=True)
-            await asyncio.gather(*(self.keep(key, request, part) for key, part in kept))
+            # Shielded: whoever is given up at this moment has paid for all of them.
+            await asyncio.shield(asyncio.gather(*(self.keep(key, request, part) for key, part in kept)))
         else:
             await self.keep(request.key, request, reply)
         self._notes.decided(request.key)
@@ -141,11 +142,15 @@ class Stored:
             return found
         if self.offline:
             if failed := self.failed.get(request.key):
-                raise failed
+                raise failed.anew()
             self.missing.add(request)
             raise RowFailed("not_stored", "no stored answer, and the build is offline", lasting=False)
-        if (asked := self._asking.get(request.key)) is not None:
-            return await asyncio.shield(asked)
+        while (asked := self._asking.get(request.key)) is not None:
+            await asyncio.wait([asked])
+            if not asked.cancelled():
+                return asked.result()
+            if found := self.stored(request):  # the row that asked was given up; its answer may have come all the same
+                return found
         asked = self._asking[request.key] = asyncio.get_running_loop().create_future()
         try:
             reply = await self._inner.complete(request)
@@ -155,8 +160,8 @@ class Stored:
         except BaseException as error:
             asked.set_exception(error)
             asked.exception()  # those who wait for it have it; nobody else needs to hear of it
-            if isinstance(error, RowFailed) and error.cause != "not_sent":
-                self.failed[request.key] = error
+            if isinstance(error, RowFailed) and not error.is_waiting:
+                self.failed[request.key] = error.anew()
             raise
         finally:
             del self._asking[request.key]

@@ -49,6 +49,7 @@ class Learned:
         """`ramps = False` starts without a limit: where a stated one already spaces the requests."""
         self._rate: float | None = START_PER_SECOND if ramps else None
         self._is_starting = ramps
+        self._is_spaced = not ramps
         self._sent_at_rate = 0
         self._free_at = float("-inf")
         self._is_bound = False  # whether the last request had to wait: only then does the rate show anything
@@ -156,7 +157,8 @@ class Learned:
         if self._rate is not None and measured < self._rate:
             self._rate = max(SLOWEST_PER_SECOND, measured)
             self._sure = max(LEAST_SURE, min(self._sure, accepted))
-        if accepted == 0 and seconds > STARVED_SECONDS:
+        # What a stated limit spaces is refused all at once when a window is used up, as after a stall: no slow server.
+        if accepted == 0 and (self._is_spaced or seconds > STARVED_SECONDS):
             self._is_starved = True
 
     def _resume(self, rate: float, average: float) -> None:

@@ -88,7 +88,7 @@ class Pool:
         self._learned = Learned(ramps="requests" not in self._recipe) if learns else None
         self._estimate = TokenEstimate()
         self._parts = 1
-        self._queue: deque[tuple[asyncio.Future[None], TokenUsage]] = deque()
+        self._queue: deque[tuple[asyncio.Future[float], TokenUsage]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
         self._empty.set()
@@ -119,19 +119,20 @@ class Pool:
         Every turn ends with `leave`. Raises why the pool is closed, once it is.
         """
         if self._closed is not None:
-            raise self._closed
+            raise self._closed.with_traceback(None)  # raised to many: it must not grow
         now = self._clock()
         if not self._queue and self._wait(expected, now) <= 0:
             self._grant(expected, now)
             return now
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        turn: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         (self._queue.appendleft if first else self._queue.append)((turn, expected))
         self._let_through()
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.leave()  # the turn had been given
+                self.breaker.abandoned(turn.result())  # the turn had been given; it may have been that of the probe
+                self.leave()
             raise
         return self._clock()
 
@@ -201,7 +202,7 @@ class Pool:
                 return
             self._queue.popleft()
             self._grant(expected, now)
-            turn.set_result(None)
+            turn.set_result(now)
 
     def replied(self, request: Request, expected: TokenUsage, reply: Reply, sent_at: float) -> None:
         """Learn from a reply that was accepted."""
@@ -224,7 +225,7 @@ class Pool:
         if expected is not NOTHING and not fault.is_unknown:
             self._settle(expected, NOTHING, now)
         if fault.is_trouble:
-            self.breaker.failed(now)
+            self.breaker.failed(now, sent_at)
         else:
             self.breaker.succeeded()
 
@@ -269,7 +270,7 @@ class Limited:
             pool.refused(expected, fault, sent_at)
             raise
         except BaseException:
-            pool.breaker.abandoned()
+            pool.breaker.abandoned(sent_at)
             raise
         else:
             pool.replied(request, expected, reply, sent_at)

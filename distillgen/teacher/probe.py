@@ -8,12 +8,12 @@ from typing import Any
 
 from distillgen.errors import RequestsRefused, RowFailed, TeacherUnavailable
 from distillgen.recipe import TeacherSettings
-from distillgen.teacher import locate
+from distillgen.teacher import locate, providers
 from distillgen.teacher.asking import Fault
 from distillgen.teacher.cost import Meter
 from distillgen.teacher.identity import RequestMaker, identify
 from distillgen.teacher.rate_headers import read_limits
-from distillgen.teacher.verdicts import verdict
+from distillgen.teacher.verdicts import verdict, web_page
 
 QUESTION = [{"role": "user", "content": "Reply with the one word: ready"}]
 ENOUGH_TOKENS = 64  # a model that thinks uses more, and is cut off: that too shows that it answers
@@ -38,7 +38,8 @@ async def probe(name: str, settings: TeacherSettings, folder: Path, state: Path)
             meant = verdict(fault, f"teacher {name!r}", identity.model)
             if isinstance(meant, RowFailed):
                 raise RequestsRefused(f"teacher {name!r} refuses the request: {fault}") from None
-            raise meant or TeacherUnavailable(f"teacher {name!r} does not answer: {fault}") from None
+            page = web_page(fault, f"teacher {name!r}")
+            raise meant or page or TeacherUnavailable(f"teacher {name!r} does not answer: {fault}") from None
     completion, meter = reply.completion, Meter(settings)
     cost = meter.cost(request, reply)
     return {
@@ -53,5 +54,6 @@ async def probe(name: str, settings: TeacherSettings, folder: Path, state: Path)
         "usage": asdict(completion.usage) if completion.usage else None,
         "usd": float(cost.usd) if cost.usd is not None else None,
         "usd_from": cost.source if cost.source != "prices" or meter.prices is None else meter.prices.source,
+        "learns": settings.provider != providers.EMBEDDED,
         "limits": {kind: asdict(stated) for kind, stated in read_limits(reply.headers or {}, time.time()).items()},
     }

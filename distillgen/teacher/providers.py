@@ -87,7 +87,10 @@ def url_of(settings: TeacherSettings) -> str:
     url = (settings.base_url or preset_of(settings).base_url).rstrip("/")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"base_url {_without_query(url)!r} is not an http or https address")
+        raise UsageError(
+            f"base_url {_without_query(url)!r} is not an http or https address",
+            fix="such as https://api.example.com/v1: the address of the API, up to and with /v1",
+        )
     if parts.query or parts.username or parts.password:
         raise UsageError("base_url holds a query or a user name", fix="a key goes into the environment or a key file")
     if parts.scheme == "http" and not is_loopback(parts.hostname) and not settings.allow_http:
@@ -157,7 +160,10 @@ def _key_from_file(path: Path) -> str:
 
 def _sane(key: str, place: str) -> str:
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise CredentialsError(f"the key in {place} has spaces, line breaks or other characters that no key has")
+        raise CredentialsError(
+            f"the key in {place} has spaces, line breaks or other characters that no key has",
+            fix="put the key there and nothing else, on one line and without quotes",
+        )
     return key
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 MAX_TOP_LOGPROBS = 20
+MOST_TOKENS = 10**9  # more is nonsense, and would not fit the answer store
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 # Generation that broke off: DeepSeek, Z.AI, Mistral and OpenRouter, vLLM and SGLang. Not an answer: to be asked again.
 _INTERRUPTED = frozenset({"insufficient_system_resource", "network_error", "error", "abort"})
@@ -140,6 +141,23 @@ def split_samples(raw: bytes, n: int) -> list[bytes]:
         ]
     except (orjson.JSONEncodeError, RecursionError) as error:  # nested too deep, or numbers beyond 64 bits
         raise Malformed(f"cannot be split into samples: {error}") from None
+
+
+def read_error(body: bytes) -> tuple[str, str]:
+    """Return the words and the code ("" without one) in the body of an error, whatever the body is.
+
+    The code decides, the words are for people: 500 characters at most.
+    """
+    words = body[:300].decode("utf-8", "replace").strip() or "no words"
+    try:
+        error, _ = _parse(body)
+    except Malformed:
+        return words, ""
+    error = error[0] if isinstance(error, list) and error else error  # Gemini wraps it in a list
+    error = error.get("error", error) if isinstance(error, dict) else error
+    if isinstance(error, dict):
+        return str(error.get("message") or words)[:500], str(error.get("code") or error.get("type") or "")
+    return error[:500] if isinstance(error, str) and error else words, ""
 
 
 def _parse(raw: bytes) -> tuple[Any, int]:
@@ -271,11 +289,13 @@ def _usage(usage: Any) -> TokenUsage | None:
     if not isinstance(usage, dict):
         return None
     prompt, completion, total = usage.get("prompt_tokens"), usage.get("completion_tokens"), usage.get("total_tokens")
-    if type(prompt) is not int or type(completion) is not int or prompt < 0 or completion < 0:
+    if type(prompt) is not int or type(completion) is not int:
+        return None
+    if not (0 <= prompt <= MOST_TOKENS and 0 <= completion <= MOST_TOKENS):
         return None
     details = usage.get("completion_tokens_details")
     reasoning = _count(details.get("reasoning_tokens")) if isinstance(details, dict) else 0
-    apart = total - prompt - completion if type(total) is int else 0
+    apart = total - prompt - completion if type(total) is int and total <= 2 * MOST_TOKENS else 0
     if apart > 0 and reasoning in (0, apart):  # xAI and Gemini count the trace apart, and bill it as output
         completion, reasoning = completion + apart, apart
     reasoning = min(reasoning, completion)

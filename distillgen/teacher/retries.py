@@ -11,7 +11,7 @@ import tenacity
 from distillgen.errors import DistillgenError, RequestsRefused, RowFailed, TeacherUnavailable
 from distillgen.teacher.asking import Asks, Fault, Reply, Request
 from distillgen.teacher.breaker import Breaker
-from distillgen.teacher.verdicts import row_failed, verdict
+from distillgen.teacher.verdicts import row_failed, verdict, web_page
 
 MAX_ATTEMPTS = 6
 MAX_ATTEMPTS_UNPROVEN = 3  # nobody wants to wait half a minute to learn of a wrong port
@@ -30,7 +30,7 @@ def retry_after_seconds(value: str, *, now: float) -> float | None:
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - now
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
     return max(seconds, 0.0) if seconds == seconds else None
 
@@ -84,6 +84,7 @@ class Retrying:
         self._budget = RetryBudget()
         self._first = asyncio.Lock()
         self._is_proven = False
+        self._stopped: DistillgenError | None = None  # what the first request met: who waited for it asks no more
         self._decided = self._refused = 0
 
     async def complete(self, request: Request) -> Reply:
@@ -91,8 +92,14 @@ class Retrying:
         if self._is_proven:
             return await self._attempts(request)
         async with self._first:
+            if self._stopped is not None:
+                raise self._stopped.with_traceback(None)  # raised to many: it must not grow
             if not self._is_proven:
-                reply = await self._attempts(request)
+                try:
+                    reply = await self._attempts(request)
+                except DistillgenError as error:
+                    self._stopped = error
+                    raise
                 self._is_proven = True
                 return reply
         return await self._attempts(request)
@@ -128,12 +135,8 @@ class Retrying:
         return row_failed(cause, fault, lasting=False, attempts=attempts, why=why)
 
     def _unavailable(self, fault: Fault) -> DistillgenError:
-        is_page = fault.kind == "malformed" and fault.body.lstrip()[:1] == b"<"
-        if is_page:
-            return RequestsRefused(
-                f"{self._teacher} answers with a web page, not with completions: {fault.words}",
-                fix="check `base_url`: it is the address of the API, up to and with /v1",
-            )
+        if page := web_page(fault, self._teacher):
+            return page
         wait = asked_wait(fault)
         again = f"in {wait / 60:,.0f} minutes" if wait and wait > MAX_WAIT_SECONDS else "again later"
         return TeacherUnavailable(
@@ -181,7 +184,9 @@ class _Attempts:
             return (state.seconds_since_start or 0) > MAX_LIMITED_SECONDS or (
                 asked_wait(fault) or 0
             ) > MAX_LIMITED_SECONDS
-        self._counted += not self._owner._breaker.is_open
+        if self._owner._breaker.is_open:  # costs neither: it lets one through at a time, and gives up by itself
+            return False
+        self._counted += 1
         if self._counted >= (MAX_ATTEMPTS if self._owner._is_proven else MAX_ATTEMPTS_UNPROVEN):
             return True
         if not self._owner._budget.spend():

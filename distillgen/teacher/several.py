@@ -12,8 +12,6 @@ from distillgen.teacher.asking import Reply, Request
 if TYPE_CHECKING:
     from distillgen.teacher import Teacher
 
-WAITING = {"not_sent", "queued", "in_batch", "over_budget"}  # it may still answer: nobody else is asked instead
-
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -118,6 +116,6 @@ async def ask(question: Question) -> Answer:
         except (TeacherUnavailable, QuotaSpent, CredentialsError) as error:
             teacher.give_up(error)
         except RowFailed as failed:
-            if failed.lasting or failed.cause in WAITING:
+            if failed.lasting or failed.is_waiting:  # nobody else is asked instead
                 raise
     return Answer(last, request, await last.complete(request), question.ask)

@@ -1,7 +1,7 @@
 """Several samples of one prompt in one call, where the provider takes `n`; each is stored under a key of its own."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from distillgen.teacher.asking import Asks, Reply, Request
 from distillgen.teacher.keeping import KeepsAnswers
@@ -20,10 +20,21 @@ class Together:
             return await self._inner.complete(request)
         if family.asked is None:
             family.asked = asyncio.ensure_future(self._ask(family.requests))
-        replies = await asyncio.shield(family.asked)
-        return replies[request.key] if request.key in replies else await self._inner.complete(request)
+        family.waiting += 1
+        try:
+            replies = await asyncio.shield(family.asked)
+        except asyncio.CancelledError:
+            if family.waiting == 1 and not family.asked.done():  # nobody wants it any more
+                family.asked.cancel()
+                await asyncio.wait([family.asked])
+                family.asked = None
+            raise
+        finally:
+            family.waiting -= 1
+        # Taken out: a family refers to itself, so what it holds would stay in memory until the next sweep.
+        return replies.pop(request.key) if request.key in replies else await self._inner.complete(request)
 
-    async def _ask(self, requests: Sequence[Request]) -> Mapping[bytes, Reply]:
+    async def _ask(self, requests: Sequence[Request]) -> dict[bytes, Reply]:
         missing = [request for request in requests if self._store.get(request.key) is None]
         first = missing[0]
         if len(missing) == 1:

@@ -5,6 +5,7 @@ from distillgen.errors import (
     DistillgenError,
     ModelMissing,
     QuotaSpent,
+    RequestsRefused,
     RowFailed,
     TeacherUnavailable,
 )
@@ -47,6 +48,16 @@ def verdict(fault: Fault, teacher: str, model: str) -> DistillgenError | RowFail
     if 300 <= fault.status < 400:
         return TeacherUnavailable(f"{teacher}: {fault.words}", fix="put the final address into `base_url`")
     return row_failed(f"refused_{fault.status}", fault, lasting=True)
+
+
+def web_page(fault: Fault, teacher: str) -> RequestsRefused | None:
+    """Return what to say of a server that has pages for people at this address, None when it has not."""
+    if fault.kind != "malformed" or fault.body.lstrip()[:1] != b"<":
+        return None
+    return RequestsRefused(
+        f"{teacher} answers with a web page, not with completions: {fault.words}",
+        fix="check `base_url`: it is the address of the API, up to and with /v1",
+    )
 
 
 def _is_moderation(fault: Fault) -> bool:
