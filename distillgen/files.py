@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import io
 import os
+import resource
 import socket
 import tempfile
 import time
@@ -65,6 +66,17 @@ def safe_name(name: str, what: str) -> str:
             fix="use 1 to 100 of the characters A-Z a-z 0-9 . _ - and start with a letter, a digit or _",
         )
     return name
+
+
+def room_for_files(wanted: int) -> int:
+    """Allow this process as many open files as `wanted` if the system lets it; return how many it may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(ValueError, OSError):  # macOS has a second limit, which it does not tell
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return wanted if soft == resource.RLIM_INFINITY else min(wanted, soft)
 
 
 @contextlib.contextmanager

@@ -54,7 +54,7 @@ class Result:
     """What came of a run. `version` is None when nothing was published: nothing new, or not asked to.
 
     `ends` says why the version is a prefix of the seeds: limit, target_rows, stopped; `stop` is what stopped the run;
-    `pending` are batches under way: nothing is published before they are in; `notes` are what went wrong with some.
+    `pending` are batches under way: nothing is published before they are in.
     """
 
     version: Version | None
@@ -63,7 +63,6 @@ class Result:
     ends: str = ""
     stop: DistillgenError | None = None
     pending: "list[Pending]" = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 async def build(prepared: Prepared, options: Options, tally: Tally) -> Result:
@@ -83,18 +82,18 @@ async def build(prepared: Prepared, options: Options, tally: Tally) -> Result:
             tally.teachers = teachers
             try:
                 ends = await go(prepared, options, tally, teachers, publication)
-                pending, notes = await submit(teachers, tally)
+                pending = await submit(teachers, tally)
             except STOPS as stop:
                 if not options.publish_partial:
                     raise
-                stopped, pending, notes = stop, [], []
+                stopped, pending = stop, []
                 ends = await go_again(prepared, options, tally, teachers, publication)
                 if not publication.splits:
                     raise stop
         if pending:
-            return Result(None, None, tally, pending=pending, notes=notes)
+            return Result(None, None, tally, pending=pending)
         result = publish(publication, prepared, options, tally, ends)
-        result.stop, result.notes = stopped, notes
+        result.stop = stopped
         return result
 
 
@@ -141,18 +140,16 @@ async def go_again(
     return await go(prepared, options, tally, teachers, publication, is_decided=True)
 
 
-async def submit(teachers: dict[str, Teacher], tally: Tally) -> "tuple[list[Pending], list[str]]":
-    """Send what was queued for batches; return what is under way, and what went wrong with some."""
+async def submit(teachers: dict[str, Teacher], tally: Tally) -> "list[Pending]":
+    """Send what was queued for batches; return what is under way. Raises BudgetSpent when nothing could be paid."""
     pending: list[Pending] = []
-    notes: list[str] = []
     for teacher in teachers.values():
         if teacher.batches is not None:
             await teacher.batches.submit()
             pending += teacher.batches.pending
-            notes += teacher.batches.notes
     if not pending and (held := tally.causes["over_budget"]):
         raise BudgetSpent(f"the budget does not allow one of {held:,} requests in this run", fix="raise [budget]")
-    return pending, notes
+    return pending
 
 
 def rows_at_once(teachers: dict[str, Teacher]) -> int:

@@ -8,6 +8,7 @@ from distillgen.dataset.versions import latest
 from distillgen.files import holder
 from distillgen.state import state_folder
 from distillgen.teacher.answers import AnswerStore, Spent
+from distillgen.teacher.batch_records import batches_under_way
 from distillgen.teacher.sent import Unknown, logs, read_notes
 
 
@@ -37,5 +38,16 @@ def examine(project: Path, state: Path | None = None) -> dict[str, Any]:
             "unknown_usd": (spent.unknown_nanousd + sum(each.nanousd or 0 for each in left)) / 1e9,
         },
         "in_flight": len(under_way),
+        "batches": [
+            {
+                "id": batch.batch_id or None,
+                "status": batch.status,
+                "model": batch.model,
+                "requests": batch.requests,
+                "completed": batch.completed,
+                "submitted_at": batch.written,
+            }
+            for batch in batches_under_way(folder / "batches")
+        ],
         "datasets": {name: {"version": m.version, "rows": m.rows, "run": m.run} for name, m in found.items()},
     }

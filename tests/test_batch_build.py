@@ -33,10 +33,14 @@ def test_one_build_submits_and_a_later_one_publishes(batched: Project, provider:
     assert first.returncode == 3 and "0 of 20 answered" in first.stderr and "nothing is published" in first.stderr
     [pending] = json.loads(first.stdout)["pending"]
     assert pending["requests"] == 20 and pending["id"] in provider.batches
+    [known] = json.loads(batched.run("status", "--json").stdout)["batches"]
+    assert known["id"] == pending["id"] and known["requests"] == 20
+    assert f"batch     {pending['id']}: " in batched.run("status").stdout
     assert batched.run("build").returncode == 3, "not yet done"
     done = batched.run("build")
     assert done.returncode == 0, done.stderr
     assert batched.manifest()["rows"] == 20 and len(provider.asked) == 20
+    assert json.loads(batched.run("status", "--json").stdout)["batches"] == []
     again = batched.run("build")
     assert again.returncode == 0 and "nothing changed" in again.stderr and len(provider.asked) == 20
     assert batched.run("build", "--offline").returncode == 0

@@ -697,3 +697,24 @@ def test_a_sample_has_the_same_key_alone_and_together() -> None:
     assert all("n" not in each.body for each in many)
     elsewhere = made(together, range(40), limits={"max_in_flight": 2}, timeout_seconds=3.0, api_key_env="X")
     assert [each.key for each in many] == [each.key for each in elsewhere]
+
+
+def test_few_open_files_clamp_what_is_in_flight(demo: Project, loopback: Loopback) -> None:
+    import resource
+    import subprocess
+    import sys
+
+    from conftest import clean_environment
+
+    demo.edit("sampling =", "limits = { max_in_flight = 500 }\nsampling =")
+    done = subprocess.run(
+        [sys.executable, "-m", "distillgen", "build"],
+        cwd=demo.folder,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "at most 36 requests in flight: no more files may be open" in done.stderr and loopback.peak <= 36

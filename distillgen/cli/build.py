@@ -130,6 +130,14 @@ def build(
     _conclude(prepared, options, result)
 
 
+def say_notes(tally: "Tally") -> None:
+    """Print what somebody should know of the teachers of a run."""
+    from distillgen.report.console import say
+
+    for note in dict.fromkeys(note for teacher in tally.teachers.values() for note in teacher.notes):
+        say(f"warning: {note}", style="yellow")
+
+
 def say_stopping() -> None:
     """Say what the first Ctrl-C does."""
     from distillgen.report.console import say
@@ -188,8 +196,7 @@ def _conclude(prepared: "Prepared", options: "Options", result: "Result") -> Non
     """Print the summary, three rows, and the next commands; exit 3 when a rerun may mend rows."""
     from distillgen.report import console
 
-    for note in result.notes:
-        console.say(f"warning: {note}", style="yellow")
+    say_notes(result.tally)
     if result.pending:
         for batch in result.pending:
             name = f"batch {batch.id}" if batch.id else "requests not sent yet"
@@ -393,6 +400,11 @@ def status(
         print(f"unknown   {spent['unknown_calls']:,} calls were sent without an answer and may have been billed{worst}")
     if found["in_flight"]:
         print(f"in flight {found['in_flight']:,} calls")
+    for batch in found["batches"]:
+        name = batch["id"] or "not named yet"
+        print(
+            safe(f"batch     {name}: {batch['status']}, {batch['completed']:,} of {batch['requests']:,} when last seen")
+        )
     for name, version in found["datasets"].items():
         when = version["run"].get("finished", "at an unknown time")
         print(safe(f"dataset   {name}@{version['version']}: {version['rows']:,} rows, published {when}"))

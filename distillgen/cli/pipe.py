@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distillgen.cli.build import Budget, Set, SkipBad, State, UnknownPrice, on_budget, progress, say_stopping
+from distillgen.cli.build import Budget, Set, SkipBad, State, UnknownPrice, on_budget, progress, say_notes, say_stopping
 from distillgen.cli.guard import guarded, run_until_stopped
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ def generate(
                 await run(prepared, tally, writer.write, offline=offline)
 
         run_until_stopped(work(), say_stopping)
+    say_notes(tally)
     if tally.rejected or tally.failed:
         reasons = console.counts(dict(tally.reasons()))
         console.say(f"{tally.rejected:,} rejected, {tally.failed:,} failed: {reasons}", style="yellow")

@@ -1,4 +1,7 @@
-"""A teacher, composed: stored answers -> retries -> limits -> commit -> chat. See `_Workshop.teacher`."""
+"""A teacher, composed: stored answers -> samples together -> retries -> budget -> limits -> commit -> chat.
+
+See `_Workshop.teacher`.
+"""
 
 import asyncio
 import contextlib
@@ -8,8 +11,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from distillgen.errors import BudgetSpent, DistillgenError, RowFailed
-from distillgen.files import digest
+from distillgen.errors import BudgetSpent, DistillgenError
+from distillgen.files import digest, room_for_files
 from distillgen.recipe import Recipe, Source, TeacherSettings
 from distillgen.teacher import providers
 from distillgen.teacher.answers import Account, AnswerStore
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from distillgen.teacher.batch import Batches
 
 DRAIN_SECONDS = 10.0
+SPARE_FILES = 64  # that a run opens besides its connections
 Located: TypeAlias = Callable[[], Awaitable[Endpoint]]
 
 
@@ -45,6 +49,11 @@ class Teacher:
         self._maker = RequestMaker(identity, settings)
         self.is_out: DistillgenError | None = None  # why it is asked no more in this run
         self.batches: Batches | None = None  # where it is asked in batches
+
+    @property
+    def notes(self) -> list[str]:
+        """What somebody should know of this run, and nothing of it a reason to stop."""
+        return [*self.pool.notes, *(self.batches.notes if self.batches is not None else ())]
 
     def give_up(self, why: DistillgenError) -> None:
         """Ask no more: the teacher is down or out of quota, and another one answers in its place."""
@@ -80,11 +89,6 @@ class Teacher:
     def missing(self) -> Missing:
         """Offline: what would have to be asked for."""
         return self._stored.missing
-
-    @property
-    def failed(self) -> dict[bytes, RowFailed]:
-        """The requests that failed in this run, each with its reason."""
-        return self._stored.failed
 
     def requests(
         self, messages: Sequence[Mapping[str, Any]], *, schema: Mapping[str, Any] | None, samples: range
@@ -202,12 +206,16 @@ class _Workshop:
             return Pool(in_flight_cap(settings), settings.limits, learns=False)
         key = providers.find_key(settings, self._folder) or ""
         secret = digest(providers.url_of(settings).encode(), identity.model.encode(), key.encode())
+        cap = in_flight_cap(settings)
+        room = room_for_files(cap + SPARE_FILES) - SPARE_FILES
         if secret not in self._pools:
             share = self._stack.enter_context(Share(secret[:32]))
-            self._pools[secret] = Pool(in_flight_cap(settings), settings.limits, share=share)
-        else:
-            self._pools[secret].tighten(in_flight_cap(settings), settings.limits)
-        return self._pools[secret]
+            self._pools[secret] = Pool(cap, settings.limits, share=share)
+        pool = self._pools[secret]
+        pool.tighten(min(cap, max(room, 1)), settings.limits)
+        if room < cap:
+            pool.note(f"at most {pool.cap:,} requests in flight: no more files may be open (`ulimit -n`)")
+        return pool
 
 
 async def locate(

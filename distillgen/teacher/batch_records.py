@@ -45,6 +45,12 @@ class Record:
         return f"distillgen-{self.digest}.jsonl"
 
 
+def batches_under_way(folder: Path) -> list[Record]:
+    """Return the batches of every teacher that still have something to bring, oldest first. Raises Damaged."""
+    records = map(_read_record, folder.glob("*.json"))
+    return sorted((record for record in records if not record.is_over), key=lambda record: record.written)
+
+
 class Ledger:
     """The records of one teacher's batches in a folder; each is on disk when `write` returns. Raises Damaged."""
 

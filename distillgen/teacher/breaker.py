@@ -51,7 +51,7 @@ class Breaker:
     def succeeded(self) -> None:
         """Count an outcome that shows a working server; it closes the breaker."""
         self._outcomes += 1
-        self._failing -= self._failing / MEMORY
+        self._failing -= self._failing / min(self._outcomes, MEMORY)
         if self._opened_at is not None:
             self._opened_at, self._is_probing, self._pause = None, False, FIRST_PAUSE_SECONDS
             self._outcomes, self._failing = 0, 0.0
@@ -59,7 +59,7 @@ class Breaker:
     def failed(self, now: float, sent_at: float) -> None:
         """Count a failure. Raises TeacherUnavailable when there was nothing else for ten minutes."""
         self._outcomes += 1
-        self._failing += (1 - self._failing) / MEMORY
+        self._failing += (1 - self._failing) / min(self._outcomes, MEMORY)
         if self._opened_at is None:
             if self._outcomes >= LEAST_SAMPLE and self._failing > SHARE_FAILED:
                 self._opened_at, self._probe_at = now, now + self._pause

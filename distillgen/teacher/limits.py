@@ -32,6 +32,10 @@ class Parts(Protocol):
     def silent_until(self) -> float:
         """Before this time nothing is sent: a newcomer lets the others make room."""
 
+    @property
+    def problem(self) -> str:
+        """Why the shares may be wrong, nothing when all is well."""
+
     def parts(self, now: float) -> int:
         """Return how many share the limit, this process included."""
 
@@ -39,7 +43,7 @@ class Parts(Protocol):
 class Alone:
     """Nobody else uses the limit."""
 
-    silent_until = 0.0
+    silent_until, problem = 0.0, ""
 
     def parts(self, now: float) -> int:
         """Return 1."""
@@ -93,6 +97,17 @@ class Pool:
         self._empty = asyncio.Event()
         self._empty.set()
         self._closed: Exception | None = None
+        self._notes: list[str] = []
+
+    def note(self, words: str) -> None:
+        """Keep what somebody should know of these limits."""
+        self._notes.append(words)
+
+    @property
+    def notes(self) -> list[str]:
+        """What somebody should know of these limits; that they are not shared, for one."""
+        problem = self._share.problem
+        return [*self._notes, *([f"the limits are not shared with other processes: {problem}"] if problem else [])]
 
     @property
     def per_minute(self) -> float | None:
