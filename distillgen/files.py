@@ -11,7 +11,6 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,8 +22,7 @@ from distillgen.errors import DiskFull, DistillgenError, Locked, NameInvalid, No
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
-HELD_BYTES = 1024 * 1024  # of a file in the making that are held back before they are written together
-_WRITING = ThreadPoolExecutor(1, "writing")  # compresses, digests and writes beside the road
+HELD_BYTES = 64 * 1024  # of a file in the making that are held back before they are written together
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 
 
@@ -141,9 +139,8 @@ class JsonlFile:
         self._out: IO[bytes] = self._raw
         if path.suffix == ".zst":
             self._out = zstandard.ZstdCompressor(level=3).stream_writer(self._raw, closefd=False)
-        self._held = io.BytesIO()
+        self._held = io.BytesIO()  # lines, passed on many at a time: a call for each costs more than the work
         self._lines = jsonlines.Writer(self._held, dumps=orjson.dumps)
-        self._passing: Future[None] | None = None
 
     def write(self, row: Any) -> None:
         """Append one row as a line."""
@@ -153,27 +150,16 @@ class JsonlFile:
             self._pass_on()
 
     def _pass_on(self) -> None:
-        """Hand what is held to the writing thread, once it is done with what it was handed before."""
-        held = self._held.getvalue()
+        """Feed what is held to the file and to the digest."""
+        held = self._held.getbuffer()[: self._held.tell()]
+        with disk_errors(self.path):
+            self._out.write(held)
+        self._content.update(held)
         self._held.seek(0)
-        self._held.truncate()
-        self._await()
-        self._passing = _WRITING.submit(self._take, held)
-
-    def _take(self, lines: bytes) -> None:
-        self._out.write(lines)
-        self._content.update(lines)
-
-    def _await(self) -> None:
-        if self._passing is not None:
-            with disk_errors(self.path):
-                self._passing.result()
 
     def abandon(self) -> None:
         """Let go of a file that nobody will want."""
-        with contextlib.suppress(OSError, ValueError, DistillgenError):
-            self._await()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             self._raw.close()
 
     def close(self) -> None:
@@ -182,7 +168,6 @@ class JsonlFile:
             return
         self._lines.close()
         self._pass_on()
-        self._await()
         with disk_errors(self.path):
             if self._out is not self._raw:
                 self._out.close()

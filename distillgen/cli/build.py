@@ -189,7 +189,7 @@ def progress(tally: "Tally", total: int | None) -> AbstractAsyncContextManager[N
 def _collect_less() -> None:
     """Thousands of rows are under way at once; to look through them for cycles all the time cost a third of a run."""
     gc.freeze()
-    gc.set_threshold(10_000, 50, 100)
+    gc.set_threshold(500_000, 50, 100)
 
 
 def _conclude(prepared: "Prepared", options: "Options", result: "Result") -> None:
