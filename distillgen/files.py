@@ -138,7 +138,7 @@ class JsonlFile:
             self._raw: IO[bytes] = path.open("wb")
         self._out: IO[bytes] = self._raw
         if path.suffix == ".zst":
-            self._out = zstandard.ZstdCompressor(level=3).stream_writer(self._raw, closefd=False)
+            self._out = zstandard.ZstdCompressor(level=1).stream_writer(self._raw, closefd=False)
         self._held = io.BytesIO()  # lines, passed on many at a time: a call for each costs more than the work
         self._lines = jsonlines.Writer(self._held, dumps=orjson.dumps)
 

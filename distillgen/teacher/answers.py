@@ -21,7 +21,7 @@ FORMAT = 2
 APPLICATION_ID = 0x44474131  # "DGA1"
 GROUP_SECONDS = 0.005  # how long a commit waits for company; far below the 100 ms that the design allows
 GROUP_ROWS = 1000
-CACHE_KIB = 65_536  # of pages: the index of a million keys fits
+CACHE_KIB = 24_576  # of pages: the inner ones of an index of many millions of keys, and what was just read
 
 _TABLES = {
     1: """

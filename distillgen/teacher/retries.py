@@ -51,11 +51,21 @@ def wait_seconds(state: tenacity.RetryCallState) -> float:
     return _jitter(state) if asked is None else min(asked, MAX_WAIT_SECONDS)
 
 
-class RetryBudget:
-    """How many retries a run may still make, so that a server in trouble is not asked six times as much."""
+class Patience:
+    """What the requests of a run share: the retries that are left to them, and whether the teacher ever answered.
 
-    def __init__(self) -> None:
+    Retries are limited for a run as a whole, so that a server in trouble is not asked six times as much.
+    """
+
+    def __init__(self, breaker: Breaker) -> None:
+        self.breaker = breaker
+        self.is_proven = False
         self._left = float(RETRIES_AT_LEAST)
+
+    @property
+    def attempts(self) -> int:
+        """How often one request may be sent."""
+        return MAX_ATTEMPTS if self.is_proven else MAX_ATTEMPTS_UNPROVEN
 
     def earn(self) -> None:
         """Count a fresh request."""
@@ -79,48 +89,62 @@ class Retrying:
         self, inner: Asks, *, teacher: str, model: str, breaker: Breaker | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:  # fmt: skip
-        self._inner, self._teacher, self._model = inner, teacher, model
-        self._breaker, self._sleep = breaker or Breaker(), sleep
-        self._budget = RetryBudget()
+        self._inner, self._teacher, self._model, self._sleep = inner, teacher, model, sleep
+        self._patience = Patience(breaker or Breaker())
         self._first = asyncio.Lock()
-        self._is_proven = False
         self._stopped: DistillgenError | None = None  # what the first request met: who waited for it asks no more
         self._decided = self._refused = 0
 
     async def complete(self, request: Request) -> Reply:
         """Return the reply of the attempt that brought one. Raises RowFailed, or the error that stops the run."""
-        if self._is_proven:
+        if self._patience.is_proven:
             return await self._attempts(request)
         async with self._first:
             if self._stopped is not None:
                 raise self._stopped.with_traceback(None)  # raised to many: it must not grow
-            if not self._is_proven:
+            if not self._patience.is_proven:
                 try:
                     reply = await self._attempts(request)
                 except DistillgenError as error:
                     self._stopped = error
                     raise
-                self._is_proven = True
+                self._patience.is_proven = True
                 return reply
         return await self._attempts(request)
 
     async def _attempts(self, request: Request) -> Reply:
-        self._budget.earn()
+        self._patience.earn()
         try:
             reply = await self._inner.complete(request)
         except Fault as fault:
-            reply = await _Attempts(self, request, fault).complete()
+            reply = await self._ask_again(request, fault)
         self._decided += 1
         return reply
 
-    def conclude(self, fault: Fault, attempts: int, why: str) -> DistillgenError | RowFailed:
+    async def _ask_again(self, request: Request, first: Fault) -> Reply:
+        """Go on after the first attempt brought a fault. Raises what the last fault means."""
+        attempts = Attempts(self._inner, request, first, self._patience)
+        loop = tenacity.AsyncRetrying(
+            stop=attempts.is_over,
+            wait=wait_seconds,
+            sleep=self._sleep,
+            reraise=True,
+            retry=tenacity.retry_if_exception(may_help),
+        )
+        try:
+            reply: Reply = await loop(attempts.next)
+        except Fault as fault:
+            raise self._conclude(fault, attempts) from None
+        return reply
+
+    def _conclude(self, fault: Fault, attempts: "Attempts") -> DistillgenError | RowFailed:
         """Decide what the last fault of a row means for the row and for the run."""
         meant = verdict(fault, self._teacher, self._model)
         if isinstance(meant, RowFailed):
-            meant.attempts = attempts
+            meant.attempts = attempts.number
             self._decided += 1
             self._refused += 1
-            self._is_proven = True  # it answers: the row may be at fault
+            self._patience.is_proven = True  # it answers: the row may be at fault
             if self._decided == self._refused >= REFUSED_AT_FIRST:
                 return RequestsRefused(
                     f"{self._teacher} refused the first {self._refused} requests: {fault.words}",
@@ -129,10 +153,10 @@ class Retrying:
             return meant
         if meant is not None:
             return meant
-        if not self._is_proven or fault.is_limit:
+        if not self._patience.is_proven or fault.is_limit:
             return self._unavailable(fault)
         cause = f"http_{fault.status}" if fault.kind == "status" else fault.kind
-        return row_failed(cause, fault, lasting=False, attempts=attempts, why=why)
+        return row_failed(cause, fault, lasting=False, attempts=attempts.number, why=attempts.why)
 
     def _unavailable(self, fault: Fault) -> DistillgenError:
         if page := web_page(fault, self._teacher):
@@ -145,51 +169,38 @@ class Retrying:
         )
 
 
-class _Attempts:
-    """The further attempts of one request, after the first brought a fault: tenacity's loop with our policies."""
+def may_help(error: BaseException) -> bool:
+    """Whether to ask again after an error."""
+    return isinstance(error, Fault) and verdict(error, "", "") is None
 
-    def __init__(self, owner: Retrying, request: Request, fault: Fault) -> None:
-        self._owner, self._request, self._first = owner, request, fault
-        self._number = 0
-        self._counted = 0  # attempts used up
-        self._why = ""
 
-    async def complete(self) -> Reply:
-        """Return the reply. Raises what the last fault means."""
-        loop = tenacity.AsyncRetrying(
-            stop=self._is_over,
-            wait=wait_seconds,
-            sleep=self._owner._sleep,
-            reraise=True,
-            retry=tenacity.retry_if_exception(self._may_help),
-        )
-        try:
-            reply: Reply = await loop(self._attempt)
-        except Fault as fault:
-            raise self._owner.conclude(fault, self._number, self._why) from None
-        return reply
+class Attempts:
+    """The attempts of one request, counted; the first has been made already, and brought a fault."""
 
-    async def _attempt(self) -> Reply:
-        self._number += 1
-        if self._number == 1:
+    def __init__(self, inner: Asks, request: Request, first: Fault, patience: Patience) -> None:
+        self._inner, self._request, self._first, self._patience = inner, request, first, patience
+        self.number = 0
+        self.why = ""  # why there are no more, where it is not their number
+        self._used_up = 0
+
+    async def next(self) -> Reply:
+        """Make the next attempt. Raises its fault."""
+        self.number += 1
+        if self.number == 1:
             raise self._first
-        return await self._owner._inner.complete(replace(self._request, attempt=self._number))
+        return await self._inner.complete(replace(self._request, attempt=self.number))
 
-    def _may_help(self, error: BaseException) -> bool:
-        return isinstance(error, Fault) and verdict(error, "", "") is None
-
-    def _is_over(self, state: tenacity.RetryCallState) -> bool:
+    def is_over(self, state: tenacity.RetryCallState) -> bool:
+        """Whether the last attempt was the last."""
         fault = state.outcome.exception() if state.outcome else None
         if isinstance(fault, Fault) and fault.is_limit:  # costs time, no attempt
-            return (state.seconds_since_start or 0) > MAX_LIMITED_SECONDS or (
-                asked_wait(fault) or 0
-            ) > MAX_LIMITED_SECONDS
-        if self._owner._breaker.is_open:  # costs neither: it lets one through at a time, and gives up by itself
+            return max(state.seconds_since_start or 0, asked_wait(fault) or 0) > MAX_LIMITED_SECONDS
+        if self._patience.breaker.is_open:  # costs neither: it lets one through at a time, and gives up by itself
             return False
-        self._counted += 1
-        if self._counted >= (MAX_ATTEMPTS if self._owner._is_proven else MAX_ATTEMPTS_UNPROVEN):
+        self._used_up += 1
+        if self._used_up >= self._patience.attempts:
             return True
-        if not self._owner._budget.spend():
-            self._why = "; the retries of this run are used up"
+        if not self._patience.spend():
+            self.why = "; the retries of this run are used up"
             return True
         return False

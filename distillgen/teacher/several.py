@@ -40,9 +40,20 @@ def chooser(step: GenerateStep, teachers: "Mapping[str, Teacher]") -> Chosen:
     """Return what makes a row's questions: by the step's table of weights, list, or only teacher."""
     if isinstance(step.teacher, dict):
         return by_weight(step.teacher, teachers, step.samples)
+    asked = tuple(teachers.values())
     if step.compare:
-        return each(tuple(teachers.values()))
-    return first_able(tuple(teachers.values()), step.samples)
+        return each(asked)
+    return only(asked[0], step.samples) if len(asked) == 1 else first_able(asked, step.samples)
+
+
+def only(teacher: "Teacher", samples: int) -> Chosen:
+    """Every sample is for the same teacher."""
+    numbers = range(samples)
+
+    def questions(row_id: str, messages: Messages, schema: Schema) -> list[Question]:
+        return [Question(((teacher, each),)) for each in teacher.requests(messages, schema=schema, samples=numbers)]
+
+    return questions
 
 
 def first_able(teachers: "Sequence[Teacher]", samples: int) -> Chosen:
