@@ -29,7 +29,7 @@ from distillgen.teacher.breaker import Breaker
 from distillgen.teacher.chat import Chat, open_transport
 from distillgen.teacher.limits import Limited, Pool, TokenEstimate
 from distillgen.teacher.replies import TokenUsage, read_reply
-from distillgen.teacher.retries import RetryBudget, Retrying, retry_after_seconds
+from distillgen.teacher.retries import Patience, Retrying, retry_after_seconds
 
 
 class Clock:
@@ -427,7 +427,7 @@ def test_a_run_retries_a_share_of_its_requests_only(loopback: Loopback, monkeypa
 
 @given(st.lists(st.booleans(), max_size=400))
 def test_retries_never_exceed_their_share(events: list[bool]) -> None:
-    budget, fresh, granted = RetryBudget(), 0, 0
+    budget, fresh, granted = Patience(Breaker()), 0, 0
     for is_fresh in events:
         if is_fresh:
             budget.earn()
