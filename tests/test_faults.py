@@ -520,7 +520,7 @@ def test_an_outage_costs_no_row(loopback: Loopback, monkeypatch: pytest.MonkeyPa
     async def work(retrying: Retrying, clock: Clock) -> list[Any]:
         await retrying.complete(request("first"))
         results = await many(rows)(retrying, clock)
-        assert not retrying._breaker.is_open
+        assert not retrying._patience.breaker.is_open
         return results
 
     results = ask(loopback, work, cap=rows)
