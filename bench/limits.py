@@ -97,7 +97,8 @@ def main() -> None:
     print(
         f"{options.minutes} minutes, {A_MINUTE:,} a minute, {options.in_flight} in flight; load at the start {load:.1f}"
     )
-    print(f"\n| limit | minute 1 used | refused | minutes 2 to {options.minutes} used | refused | rows published |")
+    later = "minute 2" if options.minutes == 2 else f"minutes 2 to {options.minutes}"
+    print(f"\n| limit | minute 1 used | refused | {later} used | refused | rows published |")
     print("|---|---|---|---|---|---|", flush=True)
     with ThreadPoolExecutor(len(chosen)) as pool:
         for line in pool.map(lambda name: measure(CASES[name], options.minutes, options.in_flight), chosen):

@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 5_000, 1_000_000])
     parser.add_argument("--keep", type=Path, help="a folder to write into and keep, instead of a temporary one")
     options = parser.parse_args()
-    engine.begin()
+    print(engine.machine())
     print("\n| stored answers | whole process, s | a row, us | peak memory, MB |\n|---|---|---|---|")
     for rows in options.rows:
         with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:

@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Protocol, TypeAlias, TypeGuard, cast
+from typing import IO, Protocol, TypeAlias, TypeGuard
 
 from distillgen.errors import RowFailed
 from distillgen.rows import Failure, Outcome, Row
@@ -145,6 +145,7 @@ class Walk:
 
     def __init__(self, steps: tuple[Step, ...], tally: Tally) -> None:
         self._steps, self._tally = steps, tally
+        self._asks = tuple(is_asking(step) for step in steps)
         self.samples: set[asyncio.Task[None]] = set()
 
     def start(self, outcome: Outcome) -> "list[Outcome] | Awaitable[list[Outcome]]":
@@ -163,10 +164,11 @@ class Walk:
         if index == len(self._steps):
             settled.append((place, row))
             return
-        step = self._steps[index]
-        if not is_asking(step):
-            self._enter(index, place, cast(RowStep, step)(row), settled, waiting)  # `travel` lets no stream in here
+        if not self._asks[index]:
+            plain: RowStep = self._steps[index]  # type: ignore[assignment]  # `travel` lets no stream in here
+            self._enter(index, place, plain(row), settled, waiting)
             return
+        step: AskingStep = self._steps[index]  # type: ignore[assignment]
         try:
             questions = step.questions(row)
         except RowFailed as failed:

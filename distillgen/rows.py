@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """A JSON object on its way from a seed to a published row.
 
     `origin` is the id of the seed it came from, `parent` the id of the row it was made from (None for a seed).
@@ -21,7 +20,8 @@ class Row:
 
     def passed(self, record: Mapping[str, Any], **columns: Any) -> "Row":
         """Return this row with new columns and one more record on its trail."""
-        return Row(self.id, self.origin, self.parent, {**self.columns, **columns}, (*self.trail, record))
+        changed = {**self.columns, **columns} if columns else self.columns
+        return Row(self.id, self.origin, self.parent, changed, (*self.trail, record))
 
     def child(self, suffix: str) -> "Row":
         """Return a row made from this one: same columns and trail, an id of its own."""

@@ -259,3 +259,23 @@ def test_doctor_asks_the_endpoint(demo: Project, loopback: Loopback) -> None:
     demo.edit('model = "scripted"', 'model = "other"')
     done = demo.run("doctor")
     assert done.returncode == 2 and "does not list 'other'" in done.stdout and "it has: scripted" in done.stdout
+
+
+def test_answers_are_found_in_whatever_order_they_are_asked_for(tmp_path: Path) -> None:
+    """In the order of storing many are read together; out of order, damaged, new or again: each is found all the same."""
+    keys = [bytes([n // 256, n % 256]) * 16 for n in range(2_000)]
+
+    async def work(store: AnswerStore) -> None:
+        await asyncio.gather(*(store.put(key, Reply(b"reply to " + key), Account(), Charge()) for key in keys))
+        for order in (keys, keys[::-1], keys[::7], [keys[5]] * 3, keys[1000:]):
+            assert [store.get(key) for key in order] == [b"reply to " + key for key in order]
+        with sqlite3.connect(store.path) as other:
+            other.execute("UPDATE answers SET reply = 'x' WHERE key = ?", (keys[40],))
+        other.close()
+        assert store.get(b"\xff" * 32) is None, "a key that is not there: what is stored by now is looked at"
+        assert store.get(keys[39]) and store.get(keys[40]) is None and store.get(keys[41]) and store.damaged == 1
+        late = b"\xfe" * 32
+        await store.put(late, Reply(b"late"), Account(), Charge())
+        assert store.get(keys[42]) and store.get(late) == b"late"
+
+    stored(tmp_path, work)

@@ -9,6 +9,8 @@ def split_of(key: str, splits: Mapping[str, float]) -> str:
 
     The first 64 bits of sha256(key), as a share of all, fall into one of the shares laid end to end.
     """
+    if len(splits) == 1:
+        return next(iter(splits))
     point = int.from_bytes(hashlib.sha256(b"split\0" + key.encode()).digest()[:8], "big") / 2**64
     edge = 0.0
     for name, share in splits.items():

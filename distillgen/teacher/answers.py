@@ -21,6 +21,8 @@ FORMAT = 2
 APPLICATION_ID = 0x44474131  # "DGA1"
 GROUP_SECONDS = 0.005  # how long a commit waits for company; far below the 100 ms that the design allows
 GROUP_ROWS = 1000
+AHEAD = 256  # answers that are read together
+LET_BE = 1000  # look-ups, after reading together was of no use
 CACHE_KIB = 24_576  # of pages: the inner ones of an index of many millions of keys, and what was just read
 
 _TABLES = {
@@ -119,6 +121,8 @@ class AnswerStore:
         self._wake = threading.Event()
         self._is_open = True
         self._writer: threading.Thread | None = None
+        self._ahead: dict[bytes, tuple[bytes, bytes]] = {}  # key -> reply and digest
+        self._let_be = 0
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         with self._store_errors():
@@ -158,6 +162,7 @@ class AnswerStore:
     def _now(self) -> Iterator[sqlite3.Connection]:
         """Look at, or change, what is stored by now and not what `get` saw last."""
         with self._store_errors():
+            self._ahead = {}
             if self._reader.in_transaction:
                 self._reader.execute("COMMIT")
             yield self._reader
@@ -206,14 +211,30 @@ class AnswerStore:
     def _find(self, key: bytes) -> tuple[bytes, bytes] | None:
         """Look a key up. While every key is found, all of them are read from one snapshot, which spares a lock each;
         a key that is not there is looked for in what is stored by now."""
-        select = "SELECT reply, digest FROM answers WHERE key = ?"
-        found: tuple[bytes, bytes] | None = self._reader.execute(select, (key,)).fetchone()
+        if (ahead := self._ahead.pop(key, None)) is not None:
+            return ahead
+        select = "SELECT rowid, reply, digest FROM answers WHERE key = ?"
+        found = self._reader.execute(select, (key,)).fetchone()
         if found is None and self._reader.in_transaction:
             self._reader.execute("COMMIT")
             found = self._reader.execute(select, (key,)).fetchone()
         elif found is not None and not self._reader.in_transaction:
             self._reader.execute("BEGIN")
-        return found
+        elif found is not None:
+            self._read_ahead(found[0])
+        return None if found is None else (found[1], found[2])
+
+    def _read_ahead(self, row: int) -> None:
+        """Read what was stored after a row in one go: a build asks for answers about in the order in which it stored
+        them. If most of what was read ahead last time was of no use, it is let be for a while."""
+        self._let_be -= 1
+        if self._let_be > 0:
+            return
+        if len(self._ahead) > AHEAD // 2:
+            self._ahead, self._let_be = {}, LET_BE
+            return
+        following = "SELECT key, reply, digest FROM answers WHERE rowid > ? ORDER BY rowid LIMIT ?"
+        self._ahead = {key: (reply, digest) for key, reply, digest in self._reader.execute(following, (row, AHEAD))}
 
     def set_aside(self, key: bytes) -> None:
         """Serve a reply no more: its bytes are not those that were stored, or they are not a completion after all."""

@@ -7,8 +7,8 @@ import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -20,6 +20,7 @@ _INTERRUPTED = frozenset({"insufficient_system_resource", "network_error", "erro
 _CUT_OFF = frozenset({"length", "model_length", "model_context_window_exceeded"})
 # Opening tag, closing tag, source: where no parser runs on the server. Qwen, R1 and others; Kimi; Magistral.
 _TAGS = (("<think>", "</think>", "think"), ("◁think▷", "◁/think▷", "kimi"), ("[THINK]", "[/THINK]", "magistral"))
+_MARKS = ("think", "THINK]", "<|")  # one of them stands in every such tag
 _CHANNEL = re.compile(  # gpt-oss writes `<|channel|>analysis<|message|>...<|end|>`, its answer in the channel `final`
     r"<\|channel\|>(\w+)[^<]*<\|message\|>(.*?)(?=<\|(?:end|start|channel|return|call)\|>|\Z)", re.DOTALL
 )
@@ -55,8 +56,7 @@ class TokenUsage:
 NOTHING = TokenUsage()
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(NamedTuple):
     """What a teacher said. `usage` is None when the server sent none that makes sense.
 
     `finish_reason` is the server's own word. `reasoning_source` says where the trace was: `reasoning_content`,
@@ -73,7 +73,7 @@ class Completion:
     usage: TokenUsage | None
     replaced_surrogates: int = 0
     service_tier: str = ""
-    raw_logprobs: Any = field(default=None, repr=False)
+    raw_logprobs: Any = None
 
     @property
     def is_truncated(self) -> bool:
@@ -262,6 +262,8 @@ def split_think(content: str) -> tuple[str, str, str]:
 
     A tag that does not lead the content is part of the answer.
     """
+    if not any(mark in content for mark in _MARKS):  # of most answers this is all there is to see
+        return content, "", ""
     for opening, closing, source in _TAGS:
         closed = closing in content
         if not closed and opening not in content:

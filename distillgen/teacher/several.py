@@ -2,8 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distillgen.errors import CredentialsError, QuotaSpent, RowFailed, TeacherUnavailable
 from distillgen.recipe import GenerateStep
@@ -13,16 +12,14 @@ if TYPE_CHECKING:
     from distillgen.teacher import Teacher
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """One sample of a prompt, as each teacher that may answer it would be asked; the first is asked first."""
 
     candidates: "tuple[tuple[Teacher, Request], ...]"
     ask: int = 0  # 1 for the re-ask of a reply that did not follow its schema
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """Who answered what, and how."""
 
     teacher: "Teacher"
