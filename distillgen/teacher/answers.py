@@ -203,7 +203,7 @@ class AnswerStore:
         if found is None:
             return None
         reply, checksum = found
-        if digest_bytes(key, reply) == checksum:
+        if isinstance(reply, bytes) and digest_bytes(key, reply) == checksum:
             return reply
         self.set_aside(key)
         return None
