@@ -15,7 +15,7 @@ from distillgen.teacher.verdicts import row_failed, verdict, web_page
 
 MAX_ATTEMPTS = 6
 MAX_ATTEMPTS_UNPROVEN = 3  # nobody wants to wait half a minute to learn of a wrong port
-FIRST_WAIT_SECONDS = 0.5  # at most, doubled with each attempt: as patient as the providers' own client
+FIRST_WAIT_SECONDS = 0.5  # at most, doubled with each attempt: where OpenAI's own client begins too
 MAX_WAIT_SECONDS = 120.0
 MAX_LIMITED_SECONDS = 900.0
 REFUSED_AT_FIRST = 20
