@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.errors import UsageError, nearest
-from distillgen.pipeline import Options, read_seeds, rows_at_once
+from distillgen.pipeline import Options, set_out
 from distillgen.preparation import Prepared
 from distillgen.recipe import Recipe, Source, check_recipe
-from distillgen.road import travel
 from distillgen.rows import Outcome
 from distillgen.tally import Tally
-from distillgen.teacher import drain, open_teachers, providers
+from distillgen.teacher import open_teachers, providers
 from distillgen.teacher.answers import AnswerStore
 
 NAME = "generate"
@@ -61,11 +60,7 @@ async def run(prepared: Prepared, tally: Tally, write: Callable[[Outcome], None]
             prepared.recipe, prepared.source, prepared.teachers_used, store, state=prepared.state, offline=offline
         ) as teachers:
             tally.teachers = teachers
-            outcomes = travel(
-                read_seeds(prepared, Options(), tally), prepared.steps(teachers), tally=tally.step,
-                spool=prepared.state / "spool", in_flight=rows_at_once(teachers),
-                drain=lambda: drain(teachers.values()),
-            )  # fmt: skip
+            outcomes = set_out(prepared, Options(), tally, teachers)
             async with contextlib.aclosing(outcomes):
                 async for outcome in outcomes:
                     write(outcome)

@@ -110,13 +110,7 @@ async def go(
     ahead = LookAhead(wanted, tally) if is_decided or wanted is not None else None
     if ahead is not None and ahead.is_reached:
         return "target_rows"
-    outcomes = travel(
-        read_seeds(prepared, options, tally, publication.inherited, ahead),
-        prepared.steps(teachers, prefer_first=options.prefer_first),
-        tally=tally.step if ahead is None else ahead.step,
-        spool=prepared.state / "spool", in_flight=rows_at_once(teachers),
-        drain=lambda: drain(teachers.values()),
-    )  # fmt: skip
+    outcomes = set_out(prepared, options, tally, teachers, publication.inherited, ahead)
     if is_decided:
         outcomes = while_decided(outcomes)
     if ahead is not None:
@@ -127,6 +121,20 @@ async def go(
     if ahead is not None and ahead.is_reached:
         return "target_rows"
     return "stopped" if is_decided else "limit" if options.limit is not None else ""
+
+
+def set_out(
+    prepared: Prepared, options: Options, tally: Tally, teachers: dict[str, Teacher], known: Container[str] = (),
+    ahead: LookAhead | None = None,
+) -> Outcomes:  # fmt: skip
+    """Return what becomes of the seeds, but for those `known`, in their order; close it to stop what is under way."""
+    return travel(
+        read_seeds(prepared, options, tally, known, ahead),
+        prepared.steps(teachers, prefer_first=options.prefer_first),
+        tally=tally.step if ahead is None else ahead.step,
+        spool=prepared.state / "spool", in_flight=rows_at_once(teachers),
+        drain=lambda: drain(teachers.values()),
+    )  # fmt: skip
 
 
 async def go_again(

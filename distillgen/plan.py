@@ -20,8 +20,7 @@ from distillgen.steps.generate import Generate
 from distillgen.tally import StepCount, Tally
 from distillgen.teacher import Teacher, open_teachers
 from distillgen.teacher.answers import AnswerStore
-from distillgen.teacher.cost import FREE
-from distillgen.teacher.replies import TokenUsage
+from distillgen.teacher.cost import FREE, estimate
 
 BESIDE = 64  # rows a plan may hold at once: it never waits for an answer
 BYTES_PER_TOKEN = (2.5, 5.0)  # of prompts in most languages and tokenizers, facts of which nothing better is known yet
@@ -161,12 +160,12 @@ def _teacher(teacher: Teacher, seen: Seen, left: Decimal | None) -> dict[str, An
     outlook |= {"prompt_tokens": prompt, "completion_tokens": completion, "tokens_from": how}
     if prices is None or prices is FREE:
         return outlook
-    low = prices.cost(TokenUsage(prompt[0], completion[0]))
-    outlook["usd"] = [_dollars(low), None]
-    if completion[1] is not None:
-        # As many equal calls: a tier by the size of a prompt counts for each of them, not for their sum.
-        each = prices.worst_case(math.ceil(prompt[1] / calls), math.ceil(completion[1] / calls))
-        outlook["usd"] = [_dollars(low), _dollars(each * calls)]
+    # As many equal calls: a tier by the size of a prompt counts for each of them, not for their sum.
+    low, high = estimate(
+        prices, calls, prompt[0] // calls, math.ceil(prompt[1] / calls),
+        completion[0] // calls, math.ceil((completion[1] or 0) / calls),
+    )  # fmt: skip
+    outlook["usd"] = [_dollars(low), None if completion[1] is None else _dollars(high)]
     if left is not None and missing.max_tokens:
         worst = prices.worst_case(missing.prompt_bytes // calls, missing.max_tokens // calls)
         affordable = int(Decimal(max(left, Decimal(0))) / worst) if worst else calls

@@ -11,6 +11,7 @@ from typing import Any
 import hypothesis
 import orjson
 import pytest
+from batch_server import BatchServer
 from loopback import Loopback
 
 from distillgen.files import read_jsonl
@@ -57,6 +58,14 @@ splits = {{ train = 0.8, validation = 0.2 }}
 @pytest.fixture
 def loopback() -> Iterator[Loopback]:
     server = Loopback()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def provider() -> Iterator[BatchServer]:
+    """A scripted provider of batches."""
+    server = BatchServer()
     yield server
     server.close()
 

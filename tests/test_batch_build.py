@@ -1,7 +1,6 @@
 """Batch mode through the command line: submitted by one build, collected by the next, resubmitted in part, on a budget."""
 
 import json
-from collections.abc import Iterator
 
 import orjson
 import pytest
@@ -10,13 +9,6 @@ from conftest import RECIPE, Project
 
 BATCH = 'mode = "batch"\nsampling ='
 PRICED = "prices = { input = 1.0, output = 10.0, batch_factor = 0.5 }\n"
-
-
-@pytest.fixture
-def provider() -> Iterator[BatchServer]:
-    server = BatchServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture

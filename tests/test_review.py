@@ -187,13 +187,6 @@ def test_a_note_that_found_no_room_spoils_none_that_come_later(tmp_path: Path) -
 
 
 @pytest.fixture
-def provider() -> Iterator[BatchServer]:
-    server = BatchServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture
 def batched(project: Project, provider: BatchServer) -> Project:
     """A project of twenty questions whose teacher is asked in batches, for money."""
     priced = 'mode = "batch"\nprices = { input = 1.0, output = 10.0, batch_factor = 0.5 }\nsampling ='

@@ -150,9 +150,12 @@ class _Workshop:
         identity = identify(name, settings, self._folder)
         where = await locate(name, settings, self._folder, self._state, self._stack, offline=self._offline)
         account = Account(self._notes.run, self._recipe.name, f"{identity.endpoint} {identity.model}")
-        pool = self._pool(name, settings, identity)
+        pool = self._pool(settings, identity)
         meter = Meter(settings)
         asks: Asks = OnDemand(settings, where, self._stack)
+        if settings.mode == "batch" and not self._offline:
+            committed = Committed(asks, self._store, self._notes, meter, account)
+            return await self._in_batches(identity, settings, where, pool, committed, meter)
         # A teacher without a price is one whose unknown price the owner has allowed.
         is_paid = self._purse is not None and meter.prices is not None and meter.prices is not FREE
         outgoing = Outgoing(asks) if is_paid else None  # who notes what may be billed must be asked for it again
@@ -161,8 +164,6 @@ class _Workshop:
         if self._purse is not None and outgoing is not None:
             asks = Budgeted(asks, self._purse, outgoing, worst=meter.worst_case, cost=meter.charge)
         retrying = Retrying(asks, teacher=f"teacher {name!r}", model=identity.model, breaker=pool.breaker)
-        if settings.mode == "batch" and not self._offline:
-            return await self._in_batches(identity, settings, where, pool, committed, meter)
         stored = Stored(Together(retrying, self._store), self._store, offline=self._offline)
         return Teacher(identity, settings, stored, pool, committed, meter)
 
@@ -200,7 +201,7 @@ class _Workshop:
         await batches.collect(put)
         return teacher
 
-    def _pool(self, name: str, settings: TeacherSettings, identity: Identity) -> Pool:
+    def _pool(self, settings: TeacherSettings, identity: Identity) -> Pool:
         """Return the pool of an endpoint, model and key: several teachers of a recipe may be the same one."""
         if settings.provider == providers.EMBEDDED or self._offline:
             return Pool(in_flight_cap(settings), settings.limits, learns=False)

@@ -84,8 +84,8 @@ class Prices:
 
     def cost(self, usage: TokenUsage) -> Decimal:
         """Return the dollars for one completion."""
-        written = getattr(usage, "cache_write", 0)
-        return _for_prompt(self.rates, usage.prompt).bill(usage.prompt, usage.completion, usage.cached, written)
+        rates = _for_prompt(self.rates, usage.prompt)
+        return rates.bill(usage.prompt, usage.completion, usage.cached, usage.cache_write)
 
     def worst_case(self, prompt_bytes: int, max_tokens: int) -> Decimal:
         """Return the most that one request may cost: a prompt has no more tokens than its request has bytes."""
