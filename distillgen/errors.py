@@ -272,7 +272,8 @@ class RowFailed(Exception):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint that names the known word nearest to `name`, or lists all of them when none is near."""
     words = sorted(known)
-    close = difflib.get_close_matches(name, words, n=1, cutoff=0.6)
+    swapped = [word for word in words if sorted(word) == sorted(name)]  # the commonest slip, and `mode` is near `modle`
+    close = swapped or difflib.get_close_matches(name, words, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"
     return f"known: {', '.join(words)}" if words else ""

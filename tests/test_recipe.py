@@ -142,3 +142,10 @@ def test_ready_recipes_are_valid() -> None:
     assert "quickstart" in ready_recipes()
     for path in ready_recipes().values():
         read_recipe(Path(path))
+
+
+def test_letters_that_changed_places_lead_to_the_right_key() -> None:
+    from distillgen.errors import nearest
+
+    assert nearest("modle", ["mode", "model", "limits"]) == "did you mean 'model'?"
+    assert nearest("mod", ["mode", "model"]) == "did you mean 'mode'?"
