@@ -151,7 +151,20 @@ class FilterStep(Settings):
     """Keep the rows that every rule lets pass."""
 
     use: Literal["filter"]
-    rules: list[RuleSetting] = Field(min_length=1, description="names, or tables with `rule` and its parameters")
+    preset: str | None = Field(default=None, description="a set of rules: chat, reasoning, labels, strict")
+    without: list[str] = Field(default=[], description="rules of the preset that are left out")
+    rules: list[RuleSetting] = Field(
+        default=[],
+        description="names, or tables with `rule` and its parameters; they take the place of the preset's",
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> "FilterStep":
+        if self.preset is None and not self.rules:
+            raise ValueError("name a `preset`, `rules`, or both")
+        if self.without and self.preset is None:
+            raise ValueError("`without` goes with a `preset`")
+        return self
 
 
 class DeduplicateStep(Settings):

@@ -23,6 +23,10 @@ class Row(NamedTuple):
         changed = {**self.columns, **columns} if columns else self.columns
         return Row(self.id, self.origin, self.parent, changed, (*self.trail, record))
 
+    def noted(self, notes: Mapping[str, Any]) -> "Row":
+        """Return this row with more on the last record of its trail."""
+        return self._replace(trail=(*self.trail[:-1], {**self.trail[-1], **notes})) if notes else self
+
     def child(self, suffix: str) -> "Row":
         """Return a row made from this one: same columns and trail, an id of its own."""
         return Row(f"{self.id}.{suffix}", self.origin, self.id, self.columns, self.trail)

@@ -4,18 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distillgen.rows import Outcome, Rejection, Row
-from distillgen.steps.rules import Rule, first_refusal
+from distillgen.steps.rules import Rule, apply_rules
 
 
 @dataclass(frozen=True)
 class Filter:
-    """A row step: the first rule that refuses a row names the reason."""
+    """A row step: the first rule that refuses a row names the reason; what rules mended is on the row's trail."""
 
     name: str
     rules: Sequence[Rule]
 
     def __call__(self, row: Row) -> tuple[Outcome]:
         """Return the row, or its rejection."""
-        if refused := first_refusal(row, self.rules):
-            return (Rejection(row, self.name, *refused),)
-        return (row.passed({"step": self.name}),)
+        judged = apply_rules(row, self.rules)
+        if judged.refused:
+            return (Rejection(judged.row, self.name, *judged.refused),)
+        return (judged.row.passed({"step": self.name, **judged.notes}),)

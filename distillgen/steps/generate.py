@@ -9,7 +9,7 @@ from distillgen.files import canonical, digest
 from distillgen.prompts import Messages, Prompt
 from distillgen.recipe import GenerateStep
 from distillgen.rows import Failure, Outcome, Rejection, Row
-from distillgen.steps.rules import Rule, first_refusal
+from distillgen.steps.rules import Rule, apply_rules
 from distillgen.steps.structured import labels_schema, parse_structured
 from distillgen.teacher import several
 from distillgen.teacher.asking import Request
@@ -73,6 +73,7 @@ class Generate:
 
     def rows(self, row: Row, sample: int, answer: Answer) -> list[Outcome]:
         """Return the row with what the teacher wrote: one row, one per element, a rejection, or a failure."""
+        drawn = {"sample": sample, "of": row.id} if self.settings.sample_count > 1 else {}
         row = self.row_of(row, sample)
         try:
             written = self._written(answer.reply.completion)
@@ -82,7 +83,7 @@ class Generate:
         if not written:
             return [Rejection(row, self.name, "empty_list", "the teacher's list has no element")]
         rows = [row.child(str(number)) for number in range(len(written))] if self.settings.each else [row]
-        return [self._checked(*pair, answer) for pair in zip(rows, written, strict=True)]
+        return [self._checked(*pair, answer, drawn) for pair in zip(rows, written, strict=True)]
 
     def _written(self, completion: Completion) -> list[dict[str, Any]]:
         """Return the columns that a reply writes, one dictionary per row. Raises RowFailed on a schema miss."""
@@ -105,16 +106,17 @@ class Generate:
                 return {self.prompt.settings.columns[0]: label}
             raise
 
-    def _checked(self, row: Row, written: Mapping[str, Any], answer: Answer) -> Outcome:
+    def _checked(self, row: Row, written: Mapping[str, Any], answer: Answer, drawn: Mapping[str, Any]) -> Outcome:
         completion = answer.reply.completion
         columns = {"reasoning": completion.reasoning, **written}
         if completion.logprobs is not None:
             columns["logprobs"] = completion.logprobs
         columns = {self.settings.write.get(name, name): value for name, value in columns.items()}
-        row = row.passed(self._record(answer, completion, columns), **columns)
-        if refused := first_refusal(row, self.checks):
-            return Rejection(row, self.name, *refused)
-        return row
+        record = {**self._record(answer, completion, columns), **drawn}
+        judged = apply_rules(row.passed(record, **columns), self.checks)
+        if judged.refused:
+            return Rejection(judged.row, self.name, *judged.refused)
+        return judged.row.noted(judged.notes)
 
     def _record(self, answer: Answer, completion: Completion, columns: Mapping[str, Any]) -> dict[str, Any]:
         record: dict[str, Any] = {
