@@ -10,7 +10,8 @@ from pathlib import Path
 
 from distillgen.errors import DistillgenError
 from distillgen.files import Lock
-from distillgen.recipe import Recipe, Source, TeacherSettings, read_recipe
+from distillgen.recipe import Recipe, Source, read_recipe
+from distillgen.settings import TeacherSettings
 from distillgen.state import require_local, state_folder
 from distillgen.teacher import providers
 from distillgen.teacher.asking import Endpoint

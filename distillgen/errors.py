@@ -13,7 +13,7 @@ DistillgenError
 ├── Unfinished               3  DG409  a rerun may mend it (answers missing offline, say)
 ├── CredentialsError         4  DG401 no key, DG402 key refused
 ├── QuotaSpent               5  DG403   the provider's, ├── BudgetSpent   DG411   our own
-├── NothingToPublish         6  DG601
+├── NothingToPublish         6  DG601  ├── GateClosed     DG606
 ├── TeacherUnavailable       7  DG404
 ├── Damaged                  8  DG602
 ├── NotFound                10  DG605  dataset, version or row
@@ -201,6 +201,12 @@ class NothingToPublish(DistillgenError):
     """No row is left to publish."""
 
     code, exit_status = "DG601", 6
+
+
+class GateClosed(DistillgenError):
+    """The rows do not reach what the recipe's quality gate demands."""
+
+    code, exit_status = "DG606", 6
 
 
 class TeacherUnavailable(DistillgenError):

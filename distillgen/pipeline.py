@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from distillgen import __version__
+from distillgen.dataset.gate import what_is_missing
 from distillgen.dataset.manifest import Manifest
 from distillgen.dataset.splits import split_of
 from distillgen.dataset.training_rows import training_row
@@ -16,6 +17,7 @@ from distillgen.dataset.versions import Publication, Version
 from distillgen.errors import (
     BudgetSpent,
     DistillgenError,
+    GateClosed,
     NothingToPublish,
     QuotaSpent,
     SeedsEmpty,
@@ -25,8 +27,9 @@ from distillgen.errors import (
 from distillgen.files import Lock
 from distillgen.preparation import Prepared
 from distillgen.reach import LookAhead, until_reached, while_decided
-from distillgen.road import Outcomes, in_thread, travel
+from distillgen.road import in_thread, travel
 from distillgen.rows import Failure, Outcome, Rejection, Row, SeedEnd
+from distillgen.shapes import Outcomes
 from distillgen.steps.text import text_of
 from distillgen.tally import Tally
 from distillgen.teacher import Teacher, drain, open_teachers
@@ -201,7 +204,7 @@ def keep(outcome: Outcome, publication: Publication, prepared: Prepared, tally: 
         by = prepared.recipe.dataset.split_by
         split = split_of(text_of(outcome, by) if by else outcome.origin, prepared.recipe.dataset.splits)
         publication.row(split, training, outcome)
-        tally.row_published(split, training)
+        tally.row_published(split, training, outcome.trail)
     elif isinstance(outcome, Failure):
         publication.failed(outcome)
     elif isinstance(outcome, Rejection):
@@ -229,7 +232,23 @@ def publish(publication: Publication, prepared: Prepared, options: Options, tall
     if not options.publish:
         return Result(None, None, tally, ends)
     manifest = describe(prepared, publication, digest, tally, ends)
+    stop_at_gate(manifest, publication, prepared, tally)
     return Result(publication.publish(manifest, prepared.student.features), None, tally, ends)
+
+
+def stop_at_gate(manifest: Manifest, publication: Publication, prepared: Prepared, tally: Tally) -> None:
+    """Raise GateClosed when the rows fall short of the recipe's quality gate, and keep them where they can be seen."""
+    short = what_is_missing(
+        prepared.recipe.dataset.gate, rows=manifest.rows, published=tally.published, rejected=tally.rejected,
+        failed=tally.failed, agreement=tally.mean("agreement"), score=tally.mean("score"),
+    )  # fmt: skip
+    if short:
+        folder = publication.put_aside(manifest, prepared.student.features)
+        shown = folder if folder.is_absolute() else f"./{folder}"
+        raise GateClosed(
+            f"the quality gate is closed: {'; '.join(short)}",
+            fix=f"nothing was published; see `distillgen show {shown} --rejected`, then change the recipe or its gate",
+        )
 
 
 def describe(prepared: Prepared, publication: Publication, digest: str, tally: Tally, ends: str) -> Manifest:

@@ -13,9 +13,11 @@ from distillgen.errors import RowFailed
 from distillgen.pipeline import Options, read_seeds
 from distillgen.preparation import Prepared
 from distillgen.prompts import Messages
-from distillgen.recipe import GenerateStep, Recipe
-from distillgen.road import Step, travel
+from distillgen.recipe import Recipe
+from distillgen.road import travel
 from distillgen.rows import Outcome, Row, SeedEnd
+from distillgen.shapes import Step
+from distillgen.step_settings import GenerateStep
 from distillgen.steps.generate import Generate
 from distillgen.tally import StepCount, Tally
 from distillgen.teacher import Teacher, open_teachers

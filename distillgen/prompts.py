@@ -1,5 +1,6 @@
 """Finds, checks and renders prompt templates: TOML files with sandboxed Jinja2, strict about undefined names."""
 
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from distillgen.errors import Problem, PromptInvalid, PromptMissing, RowFailed, nearest
 from distillgen.files import dumps
-from distillgen.recipe import RuleSetting, Settings, spell
+from distillgen.recipe import spell
+from distillgen.settings import Settings
+from distillgen.step_settings import RuleSetting
 from distillgen.toml_lines import line_of
 
 MAX_RENDERED_CHARS = 10_000_000
@@ -80,6 +83,9 @@ class PromptSettings(Settings):
         if self.output == "json":
             return list(self.json_schema.get("properties", {}))
         return ["label"] if self.output == "labels" else ["answer"]
+
+
+_EXPRESSION = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 
 
 class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
@@ -169,6 +175,11 @@ class Prompt:
         own = frozenset(self.settings.values)
         asked = frozenset().union(*(template.needs for _, template in self.turns))
         return (asked | ({self.settings.turns} if self.settings.turns else frozenset())) - own
+
+    @property
+    def fixed_texts(self) -> tuple[str, ...]:
+        """What it says to every row: its turns without what is filled in."""
+        return tuple(part for _, template in self.turns for part in _EXPRESSION.split(template.text) if part.strip())
 
     def where(self, name: str) -> str:
         """Return `file:line` of a variable's first use."""

@@ -5,8 +5,8 @@ import contextlib
 import math
 from collections.abc import Sequence
 
-from distillgen.road import Outcomes
 from distillgen.rows import Failure, Outcome, Row, SeedEnd
+from distillgen.shapes import Outcomes
 from distillgen.tally import Tally
 
 
@@ -21,7 +21,7 @@ class LookAhead:
         self._wanted, self._tally = wanted, tally
         self._fed = 0
         self._settled = asyncio.Event()
-        self._counted: dict[str, list[tuple[str, Sequence[Outcome], bool]]] = {}
+        self._counted: dict[str, list[tuple[str, Sequence[Outcome], int]]] = {}
 
     @property
     def is_reached(self) -> bool:
@@ -33,15 +33,18 @@ class LookAhead:
         causes = self._tally.causes
         return self._tally.published + causes["queued"] + causes["in_batch"]
 
-    def step(self, name: str, results: Sequence[Outcome], is_born: bool = False) -> None:
+    def step(self, name: str, results: Sequence[Outcome], rows_in: int = 1) -> None:
         """Hold what a step made of a row until its seed is settled: see Tally.step."""
-        self._counted.setdefault(origin_of(results[0]), []).append((name, results, is_born))
+        if not results:  # merged into others, which are held
+            self._tally.step(name, results, rows_in)
+            return
+        self._counted.setdefault(origin_of(results[0]), []).append((name, results, rows_in))
 
-    def settle(self, origin: str) -> None:
+    def settle(self, end: SeedEnd) -> None:
         """Count a seed of which everything has passed."""
-        for held in self._counted.pop(origin, ()):
+        for held in self._counted.pop(end.origin, ()):
             self._tally.step(*held)
-        self._tally.settled += 1
+        self._tally.settled += not end.is_made
         self._settled.set()
 
     async def room(self) -> None:
@@ -70,7 +73,7 @@ async def until_reached(outcomes: Outcomes, ahead: LookAhead) -> Outcomes:
         async for outcome in outcomes:
             yield outcome
             if isinstance(outcome, SeedEnd):
-                ahead.settle(outcome.origin)
+                ahead.settle(outcome)
                 if ahead.is_reached:
                     return
 

@@ -1,6 +1,7 @@
 """How rows travel: all steps at once, asking out of order, order restored where it matters, memory flat.
 
 A position is one outcome that enters a run of row steps. Positions are settled as answers come and leave in order.
+What a step is stands in shapes.py; how a position goes through a run of row steps, in walk.py.
 """
 
 import asyncio
@@ -11,86 +12,18 @@ import tempfile
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Protocol, TypeAlias, TypeGuard
+from typing import IO, TypeAlias
 
-from distillgen.errors import RowFailed
-from distillgen.rows import Failure, Outcome, Row
-from distillgen.teacher.several import Answer, Question
+from distillgen.rows import Outcome, Row, SeedEnd
+from distillgen.shapes import GroupStep, Outcomes, Step, StreamStep, Tally, is_group, is_rounds, is_stream
+from distillgen.walk import Walk
 
 LOOK_AHEAD = 100_000  # positions between the oldest unsettled one and the newest
 IN_MEMORY = 1_000  # settled positions that wait for their turn in memory (four for each row in flight, if those
 # are more, because replies of one moment come in any order); the others wait in a file
 PIPE_ROWS = 256  # rows read ahead from a pipe
 BREATH = 64  # positions after which others get a turn
-
-
-class RowStep(Protocol):
-    """A plain function from a row to what becomes of it."""
-
-    @property
-    def name(self) -> str:
-        """How the step is called in provenance, rejections and the funnel."""
-
-    def __call__(self, row: Row) -> Sequence[Outcome]:
-        """Return the row changed, several rows, or a rejection."""
-
-
-class AskingStep(Protocol):
-    """A row step that needs a teacher: it says what to ask and what to make of a reply; the road does the asking."""
-
-    @property
-    def name(self) -> str:
-        """How the step is called in provenance, rejections and the funnel."""
-
-    def questions(self, row: Row) -> Sequence[Question]:
-        """Return one question per sample. Raises RowFailed when the row does not fit the prompt."""
-
-    def stored(self, question: Question) -> Answer | None:
-        """Return the stored answer, None when a teacher must be asked."""
-
-    async def ask(self, question: Question) -> Answer:
-        """Return a teacher's answer. Raises RowFailed, or the error that stops the run."""
-
-    def ask_again(self, question: Question, answer: Answer) -> Question | None:
-        """Return what to ask after an answer that is of no use as it is, None when it will do or is the last."""
-
-    def row_of(self, row: Row, sample: int) -> Row:
-        """Return the row that a sample of another makes, before it has an answer."""
-
-    def rows(self, row: Row, sample: int, answer: Answer) -> Iterable[Outcome]:
-        """Return what becomes of a row with the answer to one of its questions."""
-
-
-class StreamStep(Protocol):
-    """A step that sees rows in seed order and remembers some of them."""
-
-    is_stream: bool
-
-    @property
-    def name(self) -> str:
-        """How the step is called in provenance, rejections and the funnel."""
-
-    def __call__(self, row: Row) -> Outcome:
-        """Return the row or a rejection."""
-
-
-Step: TypeAlias = RowStep | AskingStep | StreamStep
-
-
-def is_asking(step: Step) -> TypeGuard[AskingStep]:
-    """Whether a step needs a teacher."""
-    return hasattr(step, "questions")
-
-
-def is_stream(step: Step) -> TypeGuard[StreamStep]:
-    """Whether a step must see rows in order."""
-    return hasattr(step, "is_stream")
-
-
-Outcomes: TypeAlias = AsyncGenerator[Outcome, None]
-Place: TypeAlias = tuple[int, ...]
-Tally: TypeAlias = Callable[[str, Sequence[Outcome], bool], None]
-
+PAUSE = 0.02  # seconds without a row after which a block is closed
 
 Drain: TypeAlias = Callable[[], Awaitable[None]]
 
@@ -104,7 +37,7 @@ def travel(
 ) -> Outcomes:
     """Return what becomes of every row, in the order in which they came; close it to stop what is under way.
 
-    `tally` hears what a step made of each row, and whether that row was born there (a second sample);
+    `tally` hears what a step made of how many rows: 1, 0 for a further sample, which was born there, or a group;
     `spool` is the folder for what memory shall not hold;
     `in_flight` is how many rows may wait for answers at once;
     `drain` is awaited when the road ends early, before rows that wait for answers are given up.
@@ -120,128 +53,103 @@ def travel(
     for step in steps:
         if is_stream(step):
             outcomes = _in_stream(row_steps(outcomes, run), step, tally)
-            run = []
+        elif is_group(step):
+            outcomes = _in_groups(row_steps(outcomes, run), step, tally)
+        elif is_rounds(step):
+            go = functools.partial(travel, steps=step.inner, tally=tally, spool=spool, in_flight=in_flight, drain=drain)
+            outcomes = step.grow(row_steps(outcomes, run), go, tally)
         else:
             run.append(step)
+            continue
+        run = []
     return row_steps(outcomes, run)
 
 
 async def _in_stream(outcomes: Outcomes, step: StreamStep, tally: Tally) -> Outcomes:
+    async with contextlib.aclosing(in_blocks(outcomes, step.block_rows)) as blocks:
+        async for block in blocks:
+            rows = [outcome for outcome in block if isinstance(outcome, Row)]
+            results = iter(step(rows) if rows else ())
+            for outcome in block:
+                if isinstance(outcome, Row):
+                    result = next(results)
+                    tally(step.name, (result,), 1)
+                    yield result
+                else:
+                    yield outcome
+
+
+async def in_blocks(outcomes: Outcomes, size: int) -> AsyncGenerator[list[Outcome], None]:
+    """Yield outcomes in blocks of at most `size`; a block is closed early when nothing more comes for a moment."""
+    block: list[Outcome] = []
+    some, full, room = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def fill() -> None:
+        async for outcome in outcomes:
+            block.append(outcome)
+            some.set()
+            if len(block) >= size:
+                full.set()
+                room.clear()
+                await room.wait()
+
+    filler = asyncio.create_task(fill())
+    filler.add_done_callback(lambda _: some.set())
+    filler.add_done_callback(lambda _: full.set())
+    try:
+        while not filler.done() or block:
+            await some.wait()
+            before = 0
+            while len(block) > before and not full.is_set():
+                before = len(block)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(PAUSE):
+                        await full.wait()
+            ready, block = block, []
+            if not filler.done():
+                some.clear()
+                full.clear()
+            room.set()
+            if ready:
+                yield ready
+        filler.result()
+    finally:
+        filler.cancel()
+        await asyncio.gather(filler, return_exceptions=True)
+        await outcomes.aclose()
+
+
+async def _in_groups(outcomes: Outcomes, step: GroupStep, tally: Tally) -> Outcomes:
+    """Collect what was made from one row, which comes in a row, and pass on what becomes of it."""
+    held: list[Outcome] = []
+
+    def settle() -> list[Outcome]:
+        rows = sum(isinstance(outcome, Row) for outcome in held)
+        if not rows:
+            return held
+        results = step(held)
+        tally(step.name, results, rows)
+        return [*(outcome for outcome in held if not isinstance(outcome, Row)), *results]
+
     async with contextlib.aclosing(outcomes):
         async for outcome in outcomes:
-            if isinstance(outcome, Row):
-                result = step(outcome)
-                tally(step.name, (result,), False)
-                yield result
-            else:
+            if held and (isinstance(outcome, SeedEnd) or _parent_of(outcome) != _parent_of(held[0])):
+                for settled in settle():
+                    yield settled
+                held = []
+            if isinstance(outcome, SeedEnd):
                 yield outcome
-
-
-class Walk:
-    """Takes one position through a run of row steps: at once as far as stored answers reach, the rest as a task.
-
-    `samples` are the tasks of rows that wait for several answers at once.
-    """
-
-    def __init__(self, steps: tuple[Step, ...], tally: Tally) -> None:
-        self._steps, self._tally = steps, tally
-        self._asks = tuple(is_asking(step) for step in steps)
-        self.samples: set[asyncio.Task[None]] = set()
-
-    def start(self, outcome: Outcome) -> "list[Outcome] | Awaitable[list[Outcome]]":
-        """Return what becomes of a position, or something to await for it when a teacher must be asked."""
-        if not isinstance(outcome, Row):
-            return [outcome]
-        settled: list[tuple[Place, Outcome]] = []
-        waiting: list[_Waiting] = []
-        self._go(outcome, 0, (), settled, waiting)
-        return self._finish(settled, waiting) if waiting else _ordered(settled)
-
-    def _go(
-        self, row: Row, index: int, place: Place, settled: "list[tuple[Place, Outcome]]", waiting: "list[_Waiting]"
-    ) -> None:
-        """Walk a row on from step `index` until it ends or needs an answer that is not stored."""
-        if index == len(self._steps):
-            settled.append((place, row))
-            return
-        if not self._asks[index]:
-            plain: RowStep = self._steps[index]  # type: ignore[assignment]  # `travel` lets no stream in here
-            self._enter(index, place, plain(row), settled, waiting)
-            return
-        step: AskingStep = self._steps[index]  # type: ignore[assignment]
-        try:
-            questions = step.questions(row)
-        except RowFailed as failed:
-            self._enter(index, place, [_failure(row, step.name, failed)], settled, waiting)
-            return
-        for sample, question in enumerate(questions):
-            answer = step.stored(question)
-            while answer is not None and (further := step.ask_again(question, answer)) is not None:
-                question, answer = further, step.stored(further)
-            if answer is None:
-                waiting.append((row, index, (*place, sample), sample, question))
             else:
-                self._enter(index, (*place, sample), step.rows(row, sample, answer), settled, waiting, sample > 0)
-
-    def _enter(
-        self, index: int, place: Place, results: Iterable[Outcome],
-        settled: "list[tuple[Place, Outcome]]", waiting: "list[_Waiting]", is_born: bool = False,
-    ) -> None:  # fmt: skip
-        results = tuple(results)
-        self._tally(self._steps[index].name, results, is_born)
-        for number, result in enumerate(results):
-            if isinstance(result, Row):
-                self._go(result, index + 1, (*place, number), settled, waiting)
-            else:
-                settled.append(((*place, number), result))
-
-    async def _finish(self, settled: "list[tuple[Place, Outcome]]", waiting: "list[_Waiting]") -> list[Outcome]:
-        await self._follow_all(waiting, settled)
-        return _ordered(settled)
-
-    async def _follow_all(self, waiting: "Sequence[_Waiting]", settled: "list[tuple[Place, Outcome]]") -> None:
-        """Follow each. An error of one ends the run; the others go on until the road has drained: they are paid for."""
-        if len(waiting) == 1:
-            await self._follow(waiting[0], settled)
-            return
-        tasks = [asyncio.create_task(self._follow(each, settled)) for each in waiting]
-        self.samples.update(tasks)
-        await asyncio.gather(*tasks)
-        self.samples.difference_update(tasks)
-
-    async def _follow(self, waits: "_Waiting", settled: "list[tuple[Place, Outcome]]") -> None:
-        """Ask for one answer and walk on from there, as often as it takes."""
-        row, index, place, sample, question = waits
-        step: AskingStep = self._steps[index]  # type: ignore[assignment]
-        results: Iterable[Outcome]
-        try:
-            answer = await step.ask(question)
-            while (further_question := step.ask_again(question, answer)) is not None:
-                question = further_question
-                answer = step.stored(question) or await step.ask(question)
-        except RowFailed as failed:
-            if failed.cause == "not_sent":  # the run is ending: the row did not fail, it is given up as the others are
-                raise asyncio.CancelledError from None
-            results = [_failure(step.row_of(row, sample), step.name, failed)]
-        else:
-            results = step.rows(row, sample, answer)
-        further: list[_Waiting] = []
-        self._enter(index, place, results, settled, further, sample > 0)
-        if further:
-            await self._follow_all(further, settled)
+                held.append(outcome)
+        for settled in settle():
+            yield settled
 
 
-_Waiting: TypeAlias = tuple[Row, int, Place, int, Question]
-
-
-def _failure(row: Row, step: str, failed: RowFailed) -> Failure:
-    return Failure(row, step, failed.cause, failed.detail, failed.lasting, failed.attempts, failed.last_reply)
-
-
-def _ordered(settled: list[tuple[Place, Outcome]]) -> list[Outcome]:
-    if len(settled) > 1:
-        settled.sort(key=lambda each: each[0])
-    return [outcome for _, outcome in settled]
+def _parent_of(outcome: Outcome) -> str:
+    """Return the id of the row that an outcome was made from, its own when it was made from none."""
+    assert not isinstance(outcome, SeedEnd)
+    row = outcome if isinstance(outcome, Row) else outcome.row
+    return row.parent or row.id
 
 
 class Turnstile:

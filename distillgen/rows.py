@@ -60,9 +60,13 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class SeedEnd:
-    """Everything that came of a seed has passed: it travels behind the seed's rows where somebody must know."""
+    """Everything that came of a seed has passed: it travels behind the seed's rows where somebody must know.
+
+    `is_made` marks the end of a row that a bootstrap made, which stands in for a seed.
+    """
 
     origin: str
+    is_made: bool = False
 
 
 Outcome: TypeAlias = Row | Rejection | Failure | SeedEnd

@@ -18,8 +18,8 @@ import zstandard
 
 from distillgen.errors import ExtraMissing, Problem, SeedsEmpty, SeedsInvalid, SeedsMissing, nearest
 from distillgen.files import canonical
-from distillgen.recipe import SeedSettings
 from distillgen.rows import Row
+from distillgen.settings import SeedSettings
 
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "txt"}
 DOCUMENTS = {".txt", ".md", ".markdown", ".rst"}
@@ -114,7 +114,7 @@ class SeedReader:
     def _readings(self) -> Reading:
         for path in self.settings.paths:
             if path == "-":
-                yield from _read_file(
+                yield from read_stream(
                     "standard input", self.stdin or open(0, "rb", closefd=False), self.settings.format or "jsonl"
                 )
             else:
@@ -131,8 +131,7 @@ class SeedReader:
                 f"no seeds at {path!r}", where=str(whole), fix="check `path` under [seeds] in the recipe"
             )
         for file in files:
-            with _open(file) as stream:
-                yield from _read_file(str(file), stream, self.settings.format or _format(file))
+            yield from read_rows(file, self.settings.format)
 
     def _lacking(self, place: Place, columns: dict[str, Any]) -> Problem | None:
         if columns.keys() >= self.required and all(name in columns for name in self.settings.id):
@@ -167,6 +166,15 @@ def _spell(key: bytes) -> str:
     return "".join([_PAIRS[number >> shift & 1023] for shift in (70, 60, 50, 40, 30, 20, 10, 0)])
 
 
+def read_rows(file: Path, form: str | None = None) -> Reading:
+    """Yield each row of a file with its place, or what is wrong with it; the file's name tells the format if not given.
+
+    Raises SeedsMissing and SeedsInvalid for a file that cannot be opened, decompressed, or told the format of.
+    """
+    with _open(file) as stream:
+        yield from read_stream(str(file), stream, form or _format(file))
+
+
 _HINT = Problem("nothing was sent for these", "", "mend them, or go on without them: --skip-bad-seeds")
 
 
@@ -195,10 +203,11 @@ def _open(file: Path) -> Iterator[IO[bytes]]:
     except (gzip.BadGzipFile, EOFError, zstandard.ZstdError) as error:
         raise SeedsInvalid(f"cannot decompress: {error}", where=str(file)) from None
     except OSError as error:
-        raise SeedsMissing(f"cannot read seeds: {error.strerror or error}", where=str(file)) from None
+        raise SeedsMissing(f"cannot read it: {error.strerror or error}", where=str(file)) from None
 
 
-def _read_file(name: str, stream: IO[bytes], form: str) -> Reading:
+def read_stream(name: str, stream: IO[bytes], form: str) -> Reading:
+    """Yield each row of an open stream with its place, or what is wrong with it."""
     readers: dict[str, Callable[[str, IO[bytes]], Reading]] = {
         "jsonl": _read_jsonl,
         "csv": _read_csv,
@@ -273,7 +282,7 @@ def _read_parquet(name: str, stream: IO[bytes]) -> Reading:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise ExtraMissing("Parquet seeds need pyarrow", fix="pip install 'distillgen[parquet]'") from None
+        raise ExtraMissing("Parquet files need pyarrow", fix="pip install 'distillgen[parquet]'") from None
     number = 0
     try:
         for batch in parquet.ParquetFile(stream).iter_batches(batch_size=1024):

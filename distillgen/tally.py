@@ -12,14 +12,16 @@ if TYPE_CHECKING:
     from distillgen.teacher import Teacher
 
 SAMPLES = 3
+MEASURED = {"agreement", "score"}  # the figures on a row's trail whose mean is of interest
 
 
 @dataclass
 class StepCount:
-    """What one step did. rows in + born = rows out + rejected + failed."""
+    """What one step did. rows in + born = rows out + rejected + failed + merged."""
 
     rows_in: int = 0
     born: int = 0
+    merged: int = 0
     out: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
@@ -39,16 +41,18 @@ class Tally:
     passing_failures: int = 0
     last_failure: str = ""
     samples: list[dict[str, Any]] = field(default_factory=list)
+    measured: dict[str, list[float]] = field(default_factory=dict)  # of published rows: [sum, number] of a figure
     teachers: "dict[str, Teacher]" = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
-    def step(self, name: str, results: Sequence[Outcome], is_born: bool = False) -> None:
-        """Count what a step made of one row, or of a further sample of it, which was born there."""
+    def step(self, name: str, results: Sequence[Outcome], rows_in: int = 1) -> None:
+        """Count what a step made of a row, of none (a further sample of it is born there), or of a group of rows."""
         count = self.steps.get(name)
         if count is None:
             count = self.steps[name] = StepCount()
-        count.rows_in += not is_born
-        count.born += len(results) - (not is_born)
+        count.rows_in += rows_in
+        count.born += max(len(results) - rows_in, 0)
+        count.merged += max(rows_in - len(results), 0)
         for result in results:
             if isinstance(result, Rejection):
                 count.rejected[result.rule] += 1
@@ -65,12 +69,22 @@ class Tally:
         fresh = Tally(teachers=self.teachers, started=self.started)
         vars(self).update(vars(fresh))
 
-    def row_published(self, split: str, training: dict[str, Any]) -> None:
-        """Count a row that the student will see, and keep the first few to show."""
+    def row_published(self, split: str, training: dict[str, Any], trail: Sequence[Mapping[str, Any]]) -> None:
+        """Count a row that the student will see, with its scores, and keep the first few to show."""
         self.published += 1
         self.splits[split] += 1
+        for record in trail:
+            for figure in MEASURED & record.keys():
+                so_far = self.measured.setdefault(figure, [0.0, 0])
+                so_far[0] += record[figure]
+                so_far[1] += 1
         if len(self.samples) < SAMPLES:
             self.samples.append(training)
+
+    def mean(self, figure: str) -> float | None:
+        """Return the mean of `agreement` or `score` over the published rows that have it, None when none has."""
+        total, number = self.measured.get(figure, (0.0, 0))
+        return total / number if number else None
 
     @property
     def rejected(self) -> int:
@@ -129,6 +143,7 @@ class Tally:
                 "step": name,
                 "in": c.rows_in,
                 "born": c.born,
+                "merged": c.merged,
                 "out": c.out,
                 "rejected": dict(c.rejected),
                 "failed": dict(c.failed),

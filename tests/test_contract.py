@@ -11,7 +11,8 @@ import pytest
 from loopback import Loopback, Say, answer, error, reply, words
 
 from distillgen.errors import CredentialsRefused, RowFailed
-from distillgen.recipe import LimitSettings, TeacherSettings, read_recipe
+from distillgen.recipe import read_recipe
+from distillgen.settings import LimitSettings, TeacherSettings
 from distillgen.teacher import open_teachers
 from distillgen.teacher.answers import Account, AnswerStore, request_key
 from distillgen.teacher.asking import Asks, Endpoint, Fault, Reply, Request, Siblings

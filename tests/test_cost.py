@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distillgen.errors import UsageError
-from distillgen.recipe import PriceSettings, TeacherSettings
+from distillgen.settings import PriceSettings, TeacherSettings
 from distillgen.teacher.asking import Reply, Request
 from distillgen.teacher.cost import (
     FREE,

@@ -20,7 +20,8 @@ from loopback import Bucket, Loopback, Say, answer, error, reply, words
 
 from distillgen.errors import BudgetSpent, InsecureUrl, TeacherUnavailable, UsageError
 from distillgen.files import digest
-from distillgen.recipe import TeacherSettings, read_recipe
+from distillgen.recipe import read_recipe
+from distillgen.settings import TeacherSettings
 from distillgen.status import examine
 from distillgen.teacher import Teacher, drain, open_teachers, providers, purse_of, sharing
 from distillgen.teacher.answers import Account, AnswerStore, Charge, request_key

@@ -21,7 +21,7 @@ from distillgen.errors import (
     RowFailed,
     TeacherUnavailable,
 )
-from distillgen.recipe import LimitSettings
+from distillgen.settings import LimitSettings
 from distillgen.teacher import breaker, chat, learning, retries
 from distillgen.teacher.answers import request_key
 from distillgen.teacher.asking import Asks, Endpoint, Fault, Request

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distillgen.recipe import TeacherSettings
+from distillgen.settings import TeacherSettings
 from distillgen.teacher.providers import (
     Preset,
     for_model,

@@ -19,7 +19,8 @@ from test_batch import Builds
 from test_several import pair, second  # noqa: F401
 
 from distillgen.errors import DiskFull, DistillgenError, NotWritable, RowFailed, TeacherUnavailable
-from distillgen.recipe import LimitSettings, TeacherSettings, read_recipe
+from distillgen.recipe import read_recipe
+from distillgen.settings import LimitSettings, TeacherSettings
 from distillgen.teacher import open_teachers
 from distillgen.teacher.answers import Account, AnswerStore, Charge
 from distillgen.teacher.asking import Asks, Endpoint, Fault, Reply, Request, Siblings

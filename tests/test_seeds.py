@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distillgen.errors import SeedsEmpty, SeedsInvalid, SeedsMissing
-from distillgen.recipe import SeedSettings
+from distillgen.settings import SeedSettings
 from distillgen.seeds import SeedReader
 
 

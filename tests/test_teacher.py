@@ -15,7 +15,7 @@ from distillgen.errors import (
     Damaged,
     NewerFormat,
 )
-from distillgen.recipe import TeacherSettings
+from distillgen.settings import TeacherSettings
 from distillgen.teacher.answers import Account, AnswerStore, Charge, request_key
 from distillgen.teacher.asking import Reply
 from distillgen.teacher.identity import Identity, RequestMaker

@@ -24,6 +24,7 @@ class Format(StrEnum):
 
     MESSAGES = "messages"
     PROMPT_COMPLETION = "prompt-completion"
+    PREFERENCE = "preference"
 
 
 class Reasoning(StrEnum):
@@ -149,7 +150,7 @@ def show(
         return
     out = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
     for record in records:
-        if "messages" in record and "rule" not in record and "cause" not in record:
+        if "rule" not in record and "cause" not in record:
             for line in conversation(record):
                 out.print(line)
         else:

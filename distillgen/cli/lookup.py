@@ -10,7 +10,7 @@ import typer
 from distillgen.cli.guard import guarded, project_recipe
 
 if TYPE_CHECKING:
-    from distillgen.recipe import TeacherSettings
+    from distillgen.settings import TeacherSettings
     from distillgen.teacher.providers import Preset
 
 prompts = typer.Typer(
@@ -214,7 +214,8 @@ def check_teacher(
 def _named_teacher(name: str, recipe: Path | None) -> "tuple[str, TeacherSettings, Path, Path]":
     """Return a teacher's name and settings, the folder of its recipe, and where state is kept. Raises UsageError."""
     from distillgen.errors import UsageError, nearest
-    from distillgen.recipe import TeacherSettings, read_recipe
+    from distillgen.recipe import read_recipe
+    from distillgen.settings import TeacherSettings
     from distillgen.state import state_folder
     from distillgen.teacher import providers
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from distillgen import __version__
-from distillgen.cli import build, datasets, lookup, pipe, start
+from distillgen.cli import build, datasets, lookup, pipe, sieves, start
 
 app = typer.Typer(
     name="distillgen",
@@ -39,6 +39,9 @@ app.command("plan", rich_help_panel="Make a dataset")(build.plan)
 app.command("build", rich_help_panel="Make a dataset")(build.build)
 app.command("status", rich_help_panel="Make a dataset")(build.status)
 app.command("generate", rich_help_panel="Use it in a pipe")(pipe.generate)
+app.command("filter", rich_help_panel="Use it in a pipe")(sieves.filter_)
+app.command("deduplicate", rich_help_panel="Use it in a pipe")(sieves.deduplicate)
+app.command("decontaminate", rich_help_panel="Use it in a pipe")(sieves.decontaminate)
 app.command("log", rich_help_panel="Look at datasets")(datasets.log)
 app.command("show", rich_help_panel="Look at datasets")(datasets.show)
 app.command("export", rich_help_panel="Look at datasets")(datasets.export)

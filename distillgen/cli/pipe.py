@@ -1,15 +1,15 @@
 """Command `generate`."""
 
 import contextlib
-import json
 import sys
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
 from distillgen.cli.build import Budget, Set, SkipBad, State, UnknownPrice, on_budget, progress, say_notes, say_stopping
 from distillgen.cli.guard import guarded, run_until_stopped
+from distillgen.cli.lines import RejectedFile, opened, say_what_was_left_out, write_line
 
 if TYPE_CHECKING:
     from distillgen.rows import Outcome
@@ -39,10 +39,7 @@ def generate(
         int | None, typer.Option("--max-tokens", min=1, metavar="N", help="Of a reply.", show_default=False)
     ] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", min=0, show_default=False)] = None,
-    rejected: Annotated[
-        Path | None,
-        typer.Option("--rejected", metavar="FILE", help="Write rows that were left out there.", show_default=False),
-    ] = None,
+    rejected: RejectedFile = None,
     failed: Annotated[
         Path | None,
         typer.Option("--failed", metavar="FILE", help="Write rows without an answer there.", show_default=False),
@@ -96,7 +93,7 @@ def generate(
         console.say(f"warning: {warning}", style="yellow")
     tally = Tally()
     with contextlib.ExitStack() as files:
-        writer = _Writer(tally, *(_opened(path, files) for path in (rejected, failed)))
+        writer = _Writer(tally, *(opened(path, files) for path in (rejected, failed)))
 
         async def work() -> None:
             async with progress(tally, None):
@@ -104,29 +101,15 @@ def generate(
 
         run_until_stopped(work(), say_stopping)
     say_notes(tally)
-    if tally.rejected or tally.failed:
-        reasons = console.counts(dict(tally.reasons()))
-        console.say(f"{tally.rejected:,} rejected, {tally.failed:,} failed: {reasons}", style="yellow")
+    say_what_was_left_out(tally)
     if tally.passing_failures:
         again = "run it without --offline to ask for them" if offline else "run the same command again to mend them"
         console.say(f"last failure: {tally.last_failure}\n{again}", style="yellow")
         raise typer.Exit(3)
 
 
-def _opened(path: Path | None, files: contextlib.ExitStack) -> IO[bytes] | None:
-    from distillgen.files import disk_errors
-
-    if path is None:
-        return None
-    with disk_errors(path):
-        return files.enter_context(path.open("wb"))
-
-
 class _Writer:
-    """Writes rows to standard output, each line at once, and what was left out where it was asked for.
-
-    JSON is UTF-8, whatever the terminal speaks.
-    """
+    """Writes rows to standard output, each line at once, and what was left out where it was asked for."""
 
     def __init__(self, tally: "Tally", rejected: IO[bytes] | None, failed: IO[bytes] | None) -> None:
         self._tally, self._rejected, self._failed = tally, rejected, failed
@@ -136,17 +119,11 @@ class _Writer:
         from distillgen.rows import Failure, Rejection, Row
 
         if isinstance(outcome, Row):
-            self._line(sys.stdout.buffer, dict(outcome.columns))
+            write_line(sys.stdout.buffer, dict(outcome.columns))
             self._tally.published += 1
         elif isinstance(outcome, Rejection):
             said = {"rule": outcome.rule, "detail": outcome.detail}
-            self._line(self._rejected, {**outcome.row.columns, "rejected": said})
+            write_line(self._rejected, {**outcome.row.columns, "rejected": said})
         elif isinstance(outcome, Failure):
             said = {"cause": outcome.cause, "detail": outcome.detail, "attempts": str(outcome.attempts)}
-            self._line(self._failed, {**outcome.row.columns, "failed": said})
-
-    @staticmethod
-    def _line(file: IO[bytes] | None, row: dict[str, Any]) -> None:
-        if file is not None:
-            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-            file.flush()
+            write_line(self._failed, {**outcome.row.columns, "failed": said})

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias
 
 from distillgen.dataset.versions import Version
+from distillgen.errors import UsageError
 from distillgen.files import JsonlFile, disk_errors, dumps, read_jsonl
 
 Reasoning: TypeAlias = Literal["think", "field", "drop"]
@@ -20,7 +21,7 @@ def read_rows(version: Version, split: str | None = None) -> Iterator[tuple[str,
 
 def messages(row: Mapping[str, Any], version: Version, reasoning: Reasoning) -> dict[str, Any]:
     """Return `{"messages": [...]}`: OpenAI's chat format, which most trainers take."""
-    return {"messages": _conversation(row, reasoning)}
+    return {"messages": _conversation(row, version, reasoning)}
 
 
 def prompt_completion(row: Mapping[str, Any], version: Version, reasoning: Reasoning) -> dict[str, Any]:
@@ -28,21 +29,35 @@ def prompt_completion(row: Mapping[str, Any], version: Version, reasoning: Reaso
 
     Trainers compute the loss on the completion only.
     """
-    *prompt, completion = _conversation(row, reasoning)
+    *prompt, completion = _conversation(row, version, reasoning)
     student = version.manifest.recipe.get("student", {})
     if student.get("prompt") is not None and student.get("system") is None and reasoning != "field":
         return {"prompt": prompt[0]["content"], "completion": completion["content"]}
     return {"prompt": prompt, "completion": [completion]}
 
 
+def preference(row: Mapping[str, Any], version: Version, reasoning: Reasoning) -> dict[str, Any]:
+    """Return `{"prompt", "chosen", "rejected"}`, each a list of messages: what preference trainers such as DPO take."""
+    if "chosen" not in row:
+        raise _unfit(version, "has no pairs of a better and a worse answer", "[student] `rejected` makes them")
+    return {name: row[name] for name in ("prompt", "chosen", "rejected")}
+
+
 FORMATS: Mapping[str, Callable[[Mapping[str, Any], Version, Reasoning], dict[str, Any]]] = {
     "messages": messages,
     "prompt-completion": prompt_completion,
+    "preference": preference,
 }
 
 
-def _conversation(row: Mapping[str, Any], reasoning: Reasoning) -> list[dict[str, Any]]:
+def _unfit(version: Version, what: str, fix: str) -> UsageError:
+    return UsageError(f"{version.label} {what}", where=str(version.folder), fix=fix)
+
+
+def _conversation(row: Mapping[str, Any], version: Version, reasoning: Reasoning) -> list[dict[str, Any]]:
     """Return the messages with the reasoning trace where it was asked for."""
+    if "messages" not in row:
+        raise _unfit(version, "holds preference pairs, not conversations", "--format preference")
     *turns, answer = row["messages"]
     trace = row.get("reasoning") or ""
     if reasoning == "think" and trace:

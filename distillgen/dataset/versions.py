@@ -22,11 +22,13 @@ from distillgen.files import (
     sync_folder,
     write_atomically,
 )
-from distillgen.recipe import Recipe, StudentSettings
+from distillgen.recipe import Recipe
 from distillgen.rows import Failure, Rejection, Row
+from distillgen.settings import StudentSettings
 
 ROWS_PER_FILE = 100_000
 _FOLDER = re.compile(r"v(\d{4,})")
+REFUSED = "refused"  # the folder of a version that the quality gate did not let pass
 SIDECARS = ("provenance", "rejected", "failed")
 
 
@@ -254,7 +256,31 @@ class Publication:
             spare.unlink(missing_ok=True)  # another file system, or no links: the copy is as good
 
     def publish(self, manifest: Manifest, features: Sequence[Mapping[str, Any]]) -> Version:
-        """Write the card and the manifest, move the version into place, and move `latest` to it."""
+        """Make the version whole, move it into place, and move `latest` to it."""
+        folder = folder_of(self._home, self.number)
+        manifest = self._complete(manifest, features)
+        with disk_errors(folder):
+            self._staging.rename(folder)
+            sync_folder(self._home)
+            point_latest(self._home, folder.name)
+            shutil.rmtree(self._home / REFUSED, ignore_errors=True)
+        return Version(folder, manifest)
+
+    def put_aside(self, manifest: Manifest, features: Sequence[Mapping[str, Any]]) -> Path:
+        """Make the version whole, and keep it where nobody takes it for a published one; return its folder.
+
+        It stands in the place of the one put aside before.
+        """
+        folder = self._home / REFUSED
+        self._complete(manifest, features)
+        with disk_errors(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            self._staging.rename(folder)
+            sync_folder(self._home)
+        return folder
+
+    def _complete(self, manifest: Manifest, features: Sequence[Mapping[str, Any]]) -> Manifest:
+        """Write the card and the manifest."""
         card = write_card(manifest, features, self.sample)
         write_atomically(self._staging / "README.md", card.encode())
         files = dict(self.files)
@@ -264,14 +290,10 @@ class Publication:
         manifest = manifest.model_copy(update={"files": files})
         write_atomically(self._staging / FILE_NAME, manifest.dump())
         (self._staging / FILE_NAME).chmod(0o444)
-        folder = folder_of(self._home, self.number)
-        with disk_errors(folder):
+        with disk_errors(self._staging):
             sync_folder(self._staging / "data")
             sync_folder(self._staging)
-            self._staging.rename(folder)
-            sync_folder(self._home)
-            point_latest(self._home, folder.name)
-        return Version(folder, manifest)
+        return manifest
 
     def close(self) -> None:
         """Throw away what was not published."""

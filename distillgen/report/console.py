@@ -125,13 +125,21 @@ def clock(seconds: float) -> str:
 
 
 def conversation(row: Mapping[str, Any]) -> Iterable[Text]:
-    """Yield a training row as a conversation, made safe for a terminal."""
-    styles = {"user": "cyan", "assistant": "green", "system": "magenta"}
+    """Yield a training row as a conversation, or as one with two endings, made safe for a terminal."""
     yield Text(safe(f"── {row['id']}"), style="dim")
-    for turn in row["messages"]:
+    for turn in row.get("messages") or row["prompt"]:
         if turn["role"] == "assistant" and row.get("reasoning"):
             yield Text.assemble(("reasoning: ", "dim"), (safe(row["reasoning"]), "dim"))
-        yield Text.assemble((f"{safe(turn['role'])}: ", f"bold {styles.get(turn['role'], '')}"), safe(turn["content"]))
+        yield _turn(turn["role"], turn["content"])
+    for ending in ("chosen", "rejected"):
+        for turn in row.get(ending, ()):
+            yield _turn(turn["role"], turn["content"], f" ({ending})")
+
+
+def _turn(role: str, content: str, ending: str = "") -> Text:
+    styles = {"user": "cyan", "assistant": "green", "system": "magenta"}
+    style = "red" if ending == " (rejected)" else styles.get(role, "")
+    return Text.assemble((f"{safe(role)}{ending}: ", f"bold {style}"), safe(content))
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:

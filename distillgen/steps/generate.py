@@ -7,8 +7,8 @@ from typing import Any
 from distillgen.errors import RowFailed
 from distillgen.files import canonical, digest
 from distillgen.prompts import Messages, Prompt
-from distillgen.recipe import GenerateStep
 from distillgen.rows import Failure, Outcome, Rejection, Row
+from distillgen.step_settings import GenerateStep
 from distillgen.steps.rules import Rule, apply_rules
 from distillgen.steps.structured import labels_schema, parse_structured
 from distillgen.teacher import several

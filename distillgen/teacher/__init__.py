@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from distillgen.errors import BudgetSpent, DistillgenError
 from distillgen.files import digest, room_for_files
-from distillgen.recipe import Recipe, Source, TeacherSettings
+from distillgen.recipe import Recipe, Source
+from distillgen.settings import TeacherSettings
 from distillgen.teacher import providers
 from distillgen.teacher.answers import Account, AnswerStore
 from distillgen.teacher.asking import Asks, Endpoint, Reply, Request

@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 
 from distillgen.errors import DistillgenError, Problem, nearest
 from distillgen.files import safe_name
-from distillgen.recipe import Recipe, Source, TeacherSettings
+from distillgen.recipe import Recipe, Source
+from distillgen.settings import TeacherSettings
 from distillgen.teacher import providers
 from distillgen.teacher.cost import FREE, find_prices
 from distillgen.teacher.embedded import require_runtime

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import orjson
 
 from distillgen.errors import UsageError
-from distillgen.recipe import PriceSettings, TeacherSettings
+from distillgen.settings import PriceSettings, TeacherSettings
 from distillgen.teacher import providers
 from distillgen.teacher.asking import Reply, Request
 from distillgen.teacher.replies import TokenUsage

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from distillgen.files import dumps
-from distillgen.recipe import TeacherSettings
+from distillgen.settings import TeacherSettings
 from distillgen.teacher import providers
 from distillgen.teacher.answers import request_key
 from distillgen.teacher.asking import Request, Siblings

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from distillgen.errors import RowFailed
-from distillgen.recipe import LimitSettings
+from distillgen.settings import LimitSettings
 from distillgen.teacher.asking import Asks, Fault, Reply, Request
 from distillgen.teacher.breaker import Breaker
 from distillgen.teacher.learning import Learned

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.errors import RequestsRefused, RowFailed, TeacherUnavailable
-from distillgen.recipe import TeacherSettings
+from distillgen.settings import TeacherSettings
 from distillgen.teacher import locate, providers
 from distillgen.teacher.asking import Fault
 from distillgen.teacher.cost import Meter

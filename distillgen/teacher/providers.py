@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from distillgen.errors import CredentialsError, InsecureUrl, UsageError
 from distillgen.files import dumps
-from distillgen.recipe import TeacherSettings
+from distillgen.settings import TeacherSettings
 
 EMBEDDED = "embedded"
 # What an OpenAI-compatible endpoint may take besides model, messages and response_format.

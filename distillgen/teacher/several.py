@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distillgen.errors import CredentialsError, QuotaSpent, RowFailed, TeacherUnavailable
-from distillgen.recipe import GenerateStep
+from distillgen.step_settings import GenerateStep
 from distillgen.teacher.asking import Reply, Request
 
 if TYPE_CHECKING:

@@ -1,0 +1,45 @@
+"""What the commands of a pipe share: JSON lines out, each at once; files for what is left out; what is said at the end.
+
+JSON is UTF-8, whatever the terminal speaks.
+"""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from distillgen.tally import Tally
+
+RejectedFile = Annotated[
+    Path | None,
+    typer.Option("--rejected", metavar="FILE", help="Write rows that were left out there.", show_default=False),
+]
+
+
+def opened(path: Path | None, files: contextlib.ExitStack) -> IO[bytes] | None:
+    """Open a file to write rows to, if one is named."""
+    from distillgen.files import disk_errors
+
+    if path is None:
+        return None
+    with disk_errors(path):
+        return files.enter_context(path.open("wb"))
+
+
+def write_line(file: IO[bytes] | None, row: dict[str, Any]) -> None:
+    """Write one row, if there is a file for it."""
+    if file is not None:
+        file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
+        file.flush()
+
+
+def say_what_was_left_out(tally: "Tally") -> None:
+    """Print how many rows were rejected and failed, and why."""
+    from distillgen.report import console
+
+    if tally.rejected or tally.failed:
+        reasons = console.counts(dict(tally.reasons()))
+        console.say(f"{tally.rejected:,} rejected, {tally.failed:,} failed: {reasons}", style="yellow")

@@ -1,0 +1,221 @@
+"""Commands `filter`, `deduplicate`, `decontaminate`: quality steps for anybody's rows, in a pipe."""
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from distillgen.cli.guard import guarded, run_until_stopped
+from distillgen.cli.lines import RejectedFile, opened, say_what_was_left_out, write_line
+
+if TYPE_CHECKING:
+    from distillgen.checking import Maker
+    from distillgen.rows import Outcome
+
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column", "-c", metavar="NAME", show_default=False,
+        help="A column to look at; default: the answer, found in messages, ShareGPT, Alpaca and plain rows.",
+    ),
+]  # fmt: skip
+SkipBad = Annotated[bool, typer.Option("--skip-bad-rows", help="Go over lines that cannot be read.")]
+
+
+@guarded
+def filter_(
+    preset: Annotated[
+        str | None, typer.Option("--preset", "-p", help="chat, reasoning, labels or strict.", show_default=False)
+    ] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rule", "-r", metavar="RULE", show_default=False,
+            help="A rule, or a TOML table: '{ rule = \"length\", min_words = 5 }'. Repeat it.",
+        ),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--without", metavar="RULE", help="Leave a rule of the preset out.", show_default=False),
+    ] = None,
+    column: Annotated[
+        str | None,
+        typer.Option(
+            "--column", "-c", metavar="NAME", show_default=False,
+            help="The column that rules look at; default: the answer, found in messages, ShareGPT, Alpaca, plain rows.",
+        ),
+    ] = None,
+    rejected: RejectedFile = None,
+    skip_bad_rows: SkipBad = False,
+) -> None:  # fmt: skip
+    """Keep the rows of standard input that every rule lets pass, and write them to standard output.
+
+    Rows are JSON lines; they leave as they came, in their order, as soon as they may.
+    The rules are those of recipes: see docs/quality.md.
+
+    \b
+    Examples:
+      distillgen filter --preset chat < rows.jsonl > good.jsonl
+      distillgen filter -p chat --without repetition -r '{ rule = "length", min_words = 5 }' < rows.jsonl
+      cat rows.jsonl | distillgen filter -p strict --column output --rejected bad.jsonl | head -3
+
+    \b
+    Exit status:
+      0 done   2 options or rows are wrong   12 disk full
+      129, 130, 143 stopped by a signal   141 the reader went away
+    """
+    step: dict[str, Any] = {"use": "filter", "rules": [_setting(each) for each in rule or ()]}
+    step |= {"preset": preset, "without": without or []}
+    options = {"steps[0]": "--preset", "steps[0].preset": "--preset", "steps[0].without": "--without"}
+    options |= {f"steps[0].rules[{number}]": "--rule" for number in range(len(rule or ()))}
+    _run(step, options, [column or "answer"], rejected, skip_bad_rows, main=column)
+
+
+@guarded
+def deduplicate(
+    column: Columns = None,
+    near: Annotated[
+        float | None,
+        typer.Option(
+            "--near", metavar="T", show_default=False, help="Jaccard similarity that counts as the same: 0.8, say."
+        ),
+    ] = None,
+    words: Annotated[int, typer.Option("--words", metavar="N", help="Words of an n-gram.")] = 3,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against", metavar="NAME", show_default=False, help="Compare with a dataset or a file too. Repeat it."
+        ),
+    ] = None,
+    rejected: RejectedFile = None,
+    skip_bad_rows: SkipBad = False,
+) -> None:
+    """Keep the first of equal or nearly equal rows of standard input, and write them to standard output.
+
+    Rows are JSON lines; they leave as they came, in their order.
+    Every refused row names the kept row that it is like, and how much.
+
+    \b
+    Examples:
+      distillgen deduplicate < rows.jsonl > unique.jsonl
+      distillgen deduplicate --near 0.8 --rejected twins.jsonl < rows.jsonl > unique.jsonl
+      distillgen deduplicate -c question --near 0.7 --against old.jsonl < rows.jsonl
+
+    \b
+    Exit status:
+      0 done   2 options or rows are wrong   10 no such dataset   12 disk full
+      129, 130, 143 stopped by a signal   141 the reader went away
+    """
+    columns = column or ["answer"]
+    step = {"use": "deduplicate", "on": columns, "near": near, "words": words, "against": against or []}
+    options = {"steps[0].near": "--near", "steps[0].words": "--words", "steps[0].against": "--against"}
+    _run(step, options, columns, rejected, skip_bad_rows)
+
+
+@guarded
+def decontaminate(
+    against: Annotated[
+        list[str], typer.Option("--against", metavar="FILE", help="A benchmark: jsonl, csv, parquet, txt. Repeat it.")
+    ],
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column", "-c", metavar="NAME", show_default=False,
+            help="A column to check, each apart; default: prompt and answer.",
+        ),
+    ] = None,
+    benchmark_column: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--benchmark-column", metavar="NAME", show_default=False,
+            help="A column of the benchmark that counts; default: all texts.",
+        ),
+    ] = None,
+    words: Annotated[int, typer.Option("--words", metavar="N", help="Words of an n-gram: 8 or 13.")] = 8,
+    coverage: Annotated[
+        float, typer.Option("--coverage", metavar="SHARE", help="Share of an item's words that counts as holding it.")
+    ] = 0.5,
+    rejected: RejectedFile = None,
+    skip_bad_rows: SkipBad = False,
+) -> None:  # fmt: skip
+    """Keep the rows of standard input that hold no item of a benchmark, and write them to standard output.
+
+    Rows are JSON lines; they leave as they came, in their order, as soon as they may.
+
+    \b
+    Examples:
+      distillgen decontaminate --against gsm8k-test.jsonl < rows.jsonl > clean.jsonl
+      distillgen decontaminate --against test.csv --benchmark-column question -c question < rows.jsonl
+
+    \b
+    Exit status:
+      0 done   2 options, rows or benchmark are wrong   12 disk full
+      129, 130, 143 stopped by a signal   141 the reader went away
+    """
+    columns = column or ["prompt", "answer"]
+    files = [{"path": path, "columns": benchmark_column or []} for path in against]
+    step = {"use": "decontaminate", "against": files, "on": columns, "words": words, "coverage": coverage}
+    options = {f"steps[0].against[{number}]": "--against" for number in range(len(files))}
+    options |= {f"steps[0].against[{number}].columns": "--benchmark-column" for number in range(len(files))}
+    options |= {"steps[0].words": "--words", "steps[0].coverage": "--coverage"}
+    _run(step, options, columns if column else ["answer"], rejected, skip_bad_rows)
+
+
+def _setting(text: str) -> Any:
+    """Return a rule as a recipe states it: a name, or a TOML table."""
+    import tomllib
+
+    if not text.lstrip().startswith("{"):
+        return text
+    from distillgen.errors import UsageError
+
+    try:
+        return tomllib.loads(f"rule = {text}")["rule"]
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(
+            f"not a TOML table: {error}",
+            where="--rule",
+            fix="for instance --rule '{ rule = \"length\", min_words = 5 }'",
+        ) from None
+
+
+def _run(
+    step: Mapping[str, Any], options: Mapping[str, str], columns: Sequence[str], rejected: Path | None,
+    skip_bad: bool, main: str | None = None,
+) -> None:  # fmt: skip
+    """Take the rows of standard input through one step. `columns` are those that the first row must have."""
+    from distillgen.report import console
+    from distillgen.rows import Rejection, Row
+    from distillgen.sieve import ForeignRows, original, prepare_step, reason_of, sift
+    from distillgen.tally import Tally
+
+    make: Maker
+    make, warnings = prepare_step(step, options, Path.cwd(), main or "answer")
+    for warning in warnings:
+        console.say(f"warning: {warning}", style="yellow")
+    tally, rows = Tally(), ForeignRows(sys.stdin.buffer, columns, skip_bad=skip_bad)
+    with contextlib.ExitStack() as files:
+        spool = Path(files.enter_context(tempfile.TemporaryDirectory(prefix="distillgen-")))
+        aside = opened(rejected, files)
+
+        def write(outcome: "Outcome") -> None:
+            if isinstance(outcome, Row):
+                write_line(sys.stdout.buffer, original(outcome))
+                tally.published += 1
+            elif isinstance(outcome, Rejection):
+                write_line(aside, {**original(outcome.row), "rejected": reason_of(outcome)})
+
+        run_until_stopped(sift(rows, make, tally, write, spool), _say_stopping)
+    say_what_was_left_out(tally)
+    if rows.skipped:
+        console.say(f"bad rows skipped: {rows.skipped:,}", style="yellow")
+
+
+def _say_stopping() -> None:
+    from distillgen.report.console import say
+
+    say("stopping: what was read is decided; press Ctrl-C again to leave at once", style="yellow")
