@@ -3,14 +3,16 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from distillgen.dataset.training_rows import StudentTemplates
+from distillgen.earlier import PREVIOUS, Place, check_earlier, open_earlier
 from distillgen.errors import DistillgenError, Problem, PromptInvalid, PromptMissing, nearest
 from distillgen.prompts import Prompt, Template, load_prompt, missing_columns, parse_at
 from distillgen.recipe import Key, Recipe, Source, step_name
 from distillgen.shapes import Step
 from distillgen.step_settings import (
+    BenchmarkSettings,
     BootstrapStep,
     DecontaminateStep,
     DeduplicateStep,
@@ -22,12 +24,17 @@ from distillgen.step_settings import (
     VerifyStep,
 )
 from distillgen.step_settings import Step as StepSettings
+from distillgen.steps.deduplicate import Deduplicate
 from distillgen.steps.filter import Filter
 from distillgen.steps.generate import Generate, labels_of, list_property, reply_schema, written_columns
 from distillgen.steps.rules import Context, Rule, RuleProblem, bind_rule, settings_of
 from distillgen.steps.structured import wrong_schema
 from distillgen.teacher import Teacher, several
 
+if TYPE_CHECKING:
+    from distillgen.steps.benchmarks import Item
+
+T = TypeVar("T")
 LABELS_FIX = 'labels = ["positive", "negative"]   (in a pipe: --label positive --label negative)'
 
 
@@ -37,6 +44,7 @@ class Means:
 
     teachers: Mapping[str, Teacher]
     spool: Path
+    place: Place
     prefer_first: bool = False
 
     def of(self, names: Sequence[str]) -> dict[str, Teacher]:
@@ -100,6 +108,18 @@ class Check:
             return
         self.wanted_of_seeds.add(column)
 
+    def _try(self, make: Callable[..., T], *arguments: Any) -> T | None:
+        """Return what is made, or None and keep the error."""
+        try:
+            return make(*arguments)
+        except DistillgenError as error:
+            self.errors.append(error)
+            return None
+
+    @property
+    def _place(self) -> Place:
+        return Place(self.source.folder, self.source.folder / "datasets" / self.recipe.name)
+
     def _want_at(self, column: str, what: str, *key: str | int) -> None:
         self._want(column, self.source.problem(f"no column {column!r} {what}", key))
 
@@ -155,7 +175,7 @@ class Check:
         for column in step.pair or ():
             self._want_at(column, "to compare", *place, "pair")
         self._written.add(step.write)
-        return lambda means: Judge(step_name(place, step), step, prompt, means.of(names))
+        return lambda means: Judge(step_name(place, step), step, prompt, means.of(names), means.teachers)
 
     def _load(self, name: str, place: Key) -> Prompt | None:
         try:
@@ -245,14 +265,46 @@ class Check:
             yield rule
 
     def _deduplicate(self, place: Key, step: DeduplicateStep) -> Maker:
-        from distillgen.steps.deduplicate import Deduplicate
-
         for column in step.columns:
             self._want_at(column, "to compare", *place, "on")
-        return lambda means: Deduplicate(step_name(place, step), step.columns, step.near)
+        if step.against == PREVIOUS and not self.recipe.dataset.append:
+            what = "without `append` every row takes the road again, and is in the version before"
+            self.problems.append(self.source.problem(what, (*place, "against"), "set `append = true` under [dataset]"))
+        self._try(check_earlier, step, self._place)
+        name, bands = step_name(place, step), (step.bands[0], step.bands[1]) if step.bands else None
+        return lambda means: Deduplicate(
+            name, step.columns, step.near, words=step.words, bands=bands, samples=step.samples,
+            earlier=open_earlier(step, name, means.place, means.spool), remembers=step.against == PREVIOUS,
+            spool=means.spool,
+        )  # fmt: skip
 
     def _decontaminate(self, place: Key, step: DecontaminateStep) -> Maker:
-        raise NotImplementedError
+        from distillgen.steps.benchmarks import Benchmarks
+        from distillgen.steps.decontaminate import Decontaminate
+
+        for column in step.columns or ():
+            self._want_at(column, "to check", *place, "on")
+        benchmarks = self._try(lambda: Benchmarks.build(self._items(step), words=step.words, stock=step.stock))
+        if benchmarks is None:
+            return _never
+        self.warnings += benchmarks.warnings()
+        columns = step.columns or self._seen_by_student()
+        return lambda means: Decontaminate(step_name(place, step), columns, benchmarks, step.coverage)
+
+    def _items(self, step: DecontaminateStep) -> "Iterator[Item]":
+        from distillgen.steps.benchmarks import read_benchmark
+
+        for stated in step.against:
+            benchmark = BenchmarkSettings(path=stated) if isinstance(stated, str) else stated
+            yield from read_benchmark(self.source.folder / benchmark.path, benchmark.columns, name=benchmark.name)
+
+    def _seen_by_student(self) -> list[str]:
+        """Return the columns that the student's templates name, each of which is a text by itself."""
+        student = self.recipe.student
+        texts = [text for text in (student.prompt, student.completion, student.rejected) if text is not None]
+        compiled = [self._template(text, ("student",)) for text in texts]
+        named = [name for template in compiled if template is not None for name in sorted(template.needs)]
+        return list(dict.fromkeys(named))
 
     def _verify(self, place: Key, step: VerifyStep) -> Maker:
         raise NotImplementedError

@@ -60,7 +60,7 @@ async def run(prepared: Prepared, tally: Tally, write: Callable[[Outcome], None]
             prepared.recipe, prepared.source, prepared.teachers_used, store, state=prepared.state, offline=offline
         ) as teachers:
             tally.teachers = teachers
-            outcomes = set_out(prepared, Options(), tally, teachers)
+            outcomes = set_out(prepared, Options(), tally, teachers, prepared.steps(teachers))
             async with contextlib.aclosing(outcomes):
                 async for outcome in outcomes:
                     write(outcome)

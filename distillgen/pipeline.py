@@ -3,10 +3,10 @@
 import contextlib
 import platform
 import time
-from collections.abc import AsyncGenerator, Container, Iterator
+from collections.abc import AsyncGenerator, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from distillgen import __version__
 from distillgen.dataset.gate import what_is_missing
@@ -14,6 +14,7 @@ from distillgen.dataset.manifest import Manifest
 from distillgen.dataset.splits import split_of
 from distillgen.dataset.training_rows import training_row
 from distillgen.dataset.versions import Publication, Version
+from distillgen.earlier import Memory, is_remembering
 from distillgen.errors import (
     BudgetSpent,
     DistillgenError,
@@ -29,7 +30,7 @@ from distillgen.preparation import Prepared
 from distillgen.reach import LookAhead, until_reached, while_decided
 from distillgen.road import in_thread, travel
 from distillgen.rows import Failure, Outcome, Rejection, Row, SeedEnd
-from distillgen.shapes import Outcomes
+from distillgen.shapes import Outcomes, Step
 from distillgen.steps.text import text_of
 from distillgen.tally import Tally
 from distillgen.teacher import Teacher, drain, open_teachers
@@ -84,18 +85,20 @@ async def build(prepared: Prepared, options: Options, tally: Tally) -> Result:
         ) as teachers:
             tally.teachers = teachers
             try:
-                ends = await go(prepared, options, tally, teachers, publication)
+                ends, memory = await go(prepared, options, tally, teachers, publication)
                 pending = await submit(teachers, tally)
             except STOPS as stop:
                 if not options.publish_partial:
                     raise
                 stopped, pending = stop, []
-                ends = await go_again(prepared, options, tally, teachers, publication)
+                ends, memory = await go_again(prepared, options, tally, teachers, publication)
                 if not publication.splits:
                     raise stop
         if pending:
             return Result(None, None, tally, pending=pending)
         result = publish(publication, prepared, options, tally, ends)
+        if result.version is not None:
+            memory.save(result.version)
         result.stop = stopped
         return result
 
@@ -103,37 +106,40 @@ async def build(prepared: Prepared, options: Options, tally: Tally) -> Result:
 async def go(
     prepared: Prepared, options: Options, tally: Tally, teachers: dict[str, Teacher], publication: Publication,
     *, is_decided: bool = False,
-) -> str:  # fmt: skip
+) -> tuple[str, Memory]:  # fmt: skip
     """Take the seeds down the road into a publication, with `is_decided` as far as everything is decided.
 
-    Returns why it did not take all of them: limit, target_rows, stopped; or nothing.
+    Returns why it did not take all of them (limit, target_rows, stopped; or nothing), and what the next run is to be
+    compared with.
     """
+    steps = prepared.steps(teachers, prefer_first=options.prefer_first)
+    memory = Memory(prepared.place, {step.name: step for step in steps if is_remembering(step)})
     target = prepared.recipe.dataset.target_rows
     wanted = None if target is None else target - sum(publication.splits.values())
     ahead = LookAhead(wanted, tally) if is_decided or wanted is not None else None
     if ahead is not None and ahead.is_reached:
-        return "target_rows"
-    outcomes = set_out(prepared, options, tally, teachers, publication.inherited, ahead)
+        return "target_rows", memory
+    outcomes = set_out(prepared, options, tally, teachers, steps, publication.inherited, ahead)
     if is_decided:
         outcomes = while_decided(outcomes)
     if ahead is not None:
         outcomes = until_reached(outcomes, ahead)
     async with contextlib.aclosing(outcomes):
         async for outcome in outcomes:
-            keep(outcome, publication, prepared, tally)
+            if keep(outcome, publication, prepared, tally):
+                memory.published(outcome)
     if ahead is not None and ahead.is_reached:
-        return "target_rows"
-    return "stopped" if is_decided else "limit" if options.limit is not None else ""
+        return "target_rows", memory
+    return "stopped" if is_decided else "limit" if options.limit is not None else "", memory
 
 
 def set_out(
-    prepared: Prepared, options: Options, tally: Tally, teachers: dict[str, Teacher], known: Container[str] = (),
-    ahead: LookAhead | None = None,
+    prepared: Prepared, options: Options, tally: Tally, teachers: dict[str, Teacher], steps: Sequence[Step],
+    known: Container[str] = (), ahead: LookAhead | None = None,
 ) -> Outcomes:  # fmt: skip
     """Return what becomes of the seeds, but for those `known`, in their order; close it to stop what is under way."""
     return travel(
-        read_seeds(prepared, options, tally, known, ahead),
-        prepared.steps(teachers, prefer_first=options.prefer_first),
+        read_seeds(prepared, options, tally, known, ahead), steps,
         tally=tally.step if ahead is None else ahead.step,
         spool=prepared.state / "spool", in_flight=rows_at_once(teachers),
         drain=lambda: drain(teachers.values()),
@@ -142,7 +148,7 @@ def set_out(
 
 async def go_again(
     prepared: Prepared, options: Options, tally: Tally, teachers: dict[str, Teacher], publication: Publication
-) -> str:
+) -> tuple[str, Memory]:
     """Take the seeds down the road once more, without a call, as far as everything was decided when the run stopped."""
     for teacher in teachers.values():
         teacher.go_offline()
@@ -193,22 +199,24 @@ async def _at_once(rows: Iterator[Row]) -> AsyncGenerator[Row, None]:
         yield row
 
 
-def keep(outcome: Outcome, publication: Publication, prepared: Prepared, tally: Tally) -> None:
-    """Put one outcome where it belongs: a split, the rejected, or the failed rows."""
+def keep(outcome: Outcome, publication: Publication, prepared: Prepared, tally: Tally) -> TypeGuard[Row]:
+    """Put one outcome where it belongs: a split, the rejected, or the failed rows. Returns whether it is published."""
     if isinstance(outcome, Row):
         training = training_row(outcome, prepared.student)
         if isinstance(training, Rejection):
             tally.step("student", (training,))
             publication.rejected(training)
-            return
+            return False
         by = prepared.recipe.dataset.split_by
         split = split_of(text_of(outcome, by) if by else outcome.origin, prepared.recipe.dataset.splits)
         publication.row(split, training, outcome)
         tally.row_published(split, training, outcome.trail)
-    elif isinstance(outcome, Failure):
+        return True
+    if isinstance(outcome, Failure):
         publication.failed(outcome)
     elif isinstance(outcome, Rejection):
         publication.rejected(outcome)
+    return False
 
 
 def publish(publication: Publication, prepared: Prepared, options: Options, tally: Tally, ends: str) -> Result:

@@ -16,9 +16,11 @@ from distillgen.prompts import Messages
 from distillgen.recipe import Recipe
 from distillgen.road import travel
 from distillgen.rows import Outcome, Row, SeedEnd
-from distillgen.shapes import Step
-from distillgen.step_settings import GenerateStep
+from distillgen.shapes import Step, is_rounds
+from distillgen.step_settings import GenerateStep, JudgeStep
+from distillgen.steps.bootstrap import Bootstrap
 from distillgen.steps.generate import Generate
+from distillgen.steps.judge import Judge
 from distillgen.tally import StepCount, Tally
 from distillgen.teacher import Teacher, open_teachers
 from distillgen.teacher.answers import AnswerStore
@@ -68,9 +70,10 @@ async def foresee(prepared: Prepared, options: Options) -> dict[str, Any]:
             async with open_teachers(
                 prepared.recipe, prepared.source, prepared.teachers_used, store, state=prepared.state, offline=True
             ) as teachers:
-                steps = prepared.steps(teachers, prefer_first=options.prefer_first)
+                road = prepared.steps(teachers, prefer_first=options.prefer_first)
+                steps = [each for step in road for each in (step, *(step.inner if is_rounds(step) else ()))]
                 seeds = read_seeds(prepared, options, tally)
-                outcomes = travel(seeds, steps, tally=tally.step, spool=Path(spare), in_flight=BESIDE)
+                outcomes = travel(seeds, road, tally=tally.step, spool=Path(spare), in_flight=BESIDE)
                 async with contextlib.aclosing(outcomes):
                     async for outcome in outcomes:
                         _note(outcome, steps, first, seen)
@@ -81,6 +84,7 @@ async def foresee(prepared: Prepared, options: Options) -> dict[str, Any]:
         "seeds": tally.seeds,
         "skipped_seeds": prepared.seeds.skipped,
         "steps": [_step(step, tally) for step in steps],
+        "rounds": [step.settings.rounds for step in steps if isinstance(step, Bootstrap)],
         "teachers": asked,
         "usd": _sum([each["usd"] for each in asked]),
         "target_rows": prepared.recipe.dataset.target_rows,
@@ -89,7 +93,7 @@ async def foresee(prepared: Prepared, options: Options) -> dict[str, Any]:
         "prompts": [
             {"step": step.name, "prompt": step.prompt.name, "messages": first[step.name]}
             for step in steps
-            if isinstance(step, Generate) and step.name in first
+            if isinstance(step, Generate | Judge) and step.name in first
         ],
         "warnings": [str(warning) for warning in prepared.warnings],
     }
@@ -104,7 +108,7 @@ def _note(outcome: Outcome, steps: Sequence[Step], first: dict[str, Messages], s
         if record.get("tokens"):
             seen.setdefault(record["teacher"], Seen()).add(record["key"], record["tokens"])
     for step in steps:
-        if isinstance(step, Generate) and step.name not in first:
+        if isinstance(step, Generate | Judge) and step.name not in first:
             with contextlib.suppress(RowFailed):
                 first[step.name] = step.render(row)
 
@@ -113,8 +117,8 @@ def _step(step: Step, tally: Tally) -> dict[str, Any]:
     """Return what is known of one step: calls it needs, answers it has, calls that depend on others' answers."""
     count = tally.steps.get(step.name, StepCount())
     outlook: dict[str, Any] = {"step": step.name, "rows": count.rows_in + count.born}
-    if isinstance(step, Generate):
-        samples = step.settings.sample_count
+    if isinstance(step, Generate | Judge):
+        samples = step.settings.sample_count if isinstance(step, Generate) else 1  # a judge's row fails once
         calls = count.failed.get("not_stored", 0)
         outlook |= {"calls": calls, "stored": count.rows_in * samples - calls}
         names = list(tally.steps)
@@ -128,8 +132,8 @@ def _step(step: Step, tally: Tally) -> dict[str, Any]:
 def _builds(recipe: Recipe, steps: Sequence[Step], tally: Tally) -> int:
     """Return how many builds it takes: one, and one more for each step that asks in batches and lacks answers."""
     rounds = 0
-    for settings, step in zip(recipe.steps, steps, strict=True):
-        if isinstance(settings, GenerateStep):
+    for (_, settings), step in zip(recipe.all_steps(), steps, strict=True):
+        if isinstance(settings, GenerateStep | JudgeStep):
             outlook = _step(step, tally)
             is_batch = any(recipe.teachers[name].mode == "batch" for name in recipe.teachers_of(settings))
             rounds += is_batch and bool(outlook["calls"] or outlook.get("more"))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from distillgen.checking import Check, Maker, Means
 from distillgen.dataset.training_rows import StudentTemplates
+from distillgen.earlier import Place
 from distillgen.errors import DistillgenError, Problem, RecipeInvalid
 from distillgen.prompts import Prompt, Template
 from distillgen.recipe import Key, Recipe, Source, read_recipe
@@ -49,8 +50,13 @@ class Prepared:
 
     def steps(self, teachers: Mapping[str, Teacher], *, prefer_first: bool = False) -> list[Step]:
         """Return the steps of the road, in order, with their teachers, as if no row had passed them."""
-        means = Means(teachers, self.state / "spool", prefer_first)
+        means = Means(teachers, self.state / "spool", self.place, prefer_first)
         return [make(means) for make in self.makers]
+
+    @property
+    def place(self) -> Place:
+        """Where earlier rows are."""
+        return Place(self.source.folder, self.home, self.state)
 
 
 def prepare(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from distillgen.checking import Check, Maker, Means
+from distillgen.earlier import Place
 from distillgen.errors import Problem, RecipeInvalid, SeedsInvalid, UsageError, nearest
 from distillgen.foreign import ANSWER, columns_of, put_back
 from distillgen.recipe import check_recipe
@@ -77,7 +78,8 @@ def prepare_step(
 
 async def sift(rows: ForeignRows, make: Maker, tally: Tally, write: Callable[[Outcome], None], spool: Path) -> None:
     """Take rows through a step and hand every outcome to `write`, in order. Raises DistillgenError."""
-    step = make(Means({}, spool))
+    here = Path.cwd()
+    step = make(Means({}, spool, Place(here, here)))
     outcomes = travel(in_thread(rows), [step], tally=tally.step, spool=spool, in_flight=IN_FLIGHT)
     async with contextlib.aclosing(outcomes):
         async for outcome in outcomes:

@@ -197,7 +197,8 @@ def _run(
     make, warnings = prepare_step(step, options, Path.cwd(), main or "answer")
     for warning in warnings:
         console.say(f"warning: {warning}", style="yellow")
-    tally, rows = Tally(), ForeignRows(sys.stdin.buffer, columns, skip_bad=skip_bad)
+    stdin = open(0, "rb", closefd=False)  # a stream of our own: a thread may wait on it to the very end
+    tally, rows = Tally(), ForeignRows(stdin, columns, skip_bad=skip_bad)
     with contextlib.ExitStack() as files:
         spool = Path(files.enter_context(tempfile.TemporaryDirectory(prefix="distillgen-")))
         aside = opened(rejected, files)
