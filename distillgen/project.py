@@ -2,7 +2,9 @@
 
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from distillgen.errors import UsageError, nearest
 from distillgen.files import disk_errors, write_atomically
@@ -27,17 +29,24 @@ def create(folder: Path, name: str, model: str | None) -> list[Path]:
     source = ready_recipes()[name]
     text = source.read_text(encoding="utf-8")
     if model is not None:
-        text = re.sub(r'^model = ".*"', f'model = "{find_model(model).name}"', text, count=1, flags=re.MULTILINE)
+        text = re.sub(r'^model = ".*"', f'model = "{find_model(model).name}"', text, flags=re.MULTILINE)
     written = [target]
-    seeds = tomllib.loads(text)["seeds"]["path"]
-    copies = {target: text.encode()}
-    for path in [seeds] if isinstance(seeds, str) else seeds:
-        copies[folder / path] = (source.parent / path).read_bytes()
-    for path, content in copies.items():
-        if path != target and path.exists():
-            continue  # somebody's own
-        write_atomically(path, content)
-        written += [path] if path != target else []
+    write_atomically(target, text.encode())
+    for path in _files_of(tomllib.loads(text), source.parent):
+        if not (folder / path).exists():  # else somebody's own
+            write_atomically(folder / path, (source.parent / path).read_bytes())
+            written.append(folder / path)
     with disk_errors(folder):
         (folder / "prompts").mkdir(exist_ok=True)
     return written
+
+
+def _files_of(recipe: Mapping[str, Any], library: Path) -> list[Path]:
+    """Return the files that a ready recipe reads, relative to it, each with the licence that lies beside it."""
+    named = [recipe["seeds"]["path"], *(path for step in recipe["steps"] for path in step.get("against", ()))]
+    files: list[Path] = []
+    for name in named:
+        path = library / name
+        beside = [path.with_suffix(".LICENSE")] if path.with_suffix(".LICENSE").is_file() else []
+        files += [*(sorted(path.iterdir()) if path.is_dir() else [path]), *beside]
+    return [path.relative_to(library) for path in dict.fromkeys(files)]
