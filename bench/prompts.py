@@ -43,6 +43,9 @@ TRIALS = {
     "evolve": Trial("{{ question }}", "{{ evolved }}"),
     "explain": Trial("Explain: {{ topic }}"),
     "judge": Trial("Question: {{ question }} Answer: {{ answer }}", "{{ critique }} Score: {{ score }}"),
+    "judge_pair": Trial(
+        "Question: {{ question }} First: {{ first }} Second: {{ second }}", "{{ critique }} Winner: {{ winner }}"
+    ),
     "label": Trial("{{ text }}", "{{ label }}", LABELS),
     "label_with_rationale": Trial("{{ text }}", "{{ rationale }} Label: {{ label }}", LABELS),
     "persona": Trial("{{ question }}"),
@@ -110,6 +113,8 @@ def agrees(columns: Mapping[str, Any]) -> bool:
     gold = columns["gold"]
     if "label" in columns:
         return bool(columns["label"] == gold)
+    if "winner" in columns:
+        return bool(columns["winner"] == gold)
     if "score" in columns:
         return bool(columns["score"] >= LEAST_SCORE) == bool(gold == "good")
     numbers = re.findall(r"\d+(?:\.\d+)?", columns["answer"].replace(",", ""))

@@ -27,6 +27,7 @@ from distillgen.step_settings import Step as StepSettings
 from distillgen.steps.deduplicate import Deduplicate
 from distillgen.steps.filter import Filter
 from distillgen.steps.generate import Generate, labels_of, list_property, reply_schema, written_columns
+from distillgen.steps.judge import Judge, wrong_prompt
 from distillgen.steps.rules import Context, Rule, RuleProblem, bind_rule, settings_of
 from distillgen.steps.structured import wrong_schema
 from distillgen.teacher import Teacher, several
@@ -157,8 +158,6 @@ class Check:
         )  # fmt: skip
 
     def _judge(self, place: Key, step: JudgeStep) -> Maker:
-        from distillgen.steps.judge import Judge
-
         names = self.recipe.teachers_of(step, place)
         self.teachers_used.update(names)
         prompt = self._load(step.prompt or ("judge_pair" if step.pair else "judge"), place)
@@ -166,10 +165,8 @@ class Check:
             return _never
         values = {**step.values, **({"rubric": step.rubric} if step.rubric is not None else {})}
         prompt = self._bind(prompt, values, place)
-        wanted = "winner" if step.pair else "score"
-        if wanted not in prompt.settings.json_schema.get("properties", {}):
-            what = f"prompt {prompt.name!r} writes no {wanted!r}"
-            self.problems.append(self.source.problem(what, (*place, "prompt"), "its JSON schema must have it"))
+        if wrong := wrong_prompt(prompt, is_pair=bool(step.pair)):
+            self.problems.append(self.source.problem(wrong, (*place, "prompt")))
         given = {**values, **({"first": "", "second": ""} if step.pair else {})}
         self._want_variables(prompt, given, step.read, place)
         for column in step.pair or ():
@@ -307,7 +304,25 @@ class Check:
         return list(dict.fromkeys(named))
 
     def _verify(self, place: Key, step: VerifyStep) -> Maker:
-        raise NotImplementedError
+        from distillgen.steps.mathematics import require_mathematics
+        from distillgen.steps.sandbox import Limits, find_sandbox
+        from distillgen.steps.verify import verify_step, wrong_pattern
+
+        answer = step.answer or self._main
+        self._want_at(answer, "to check", *place, "answer")
+        self._want_at(step.reference, "to check against", *place, "reference")
+        if step.extract and (wrong := wrong_pattern(step.extract)):
+            self.problems.append(self.source.problem(f"`extract` {wrong}", (*place, "extract")))
+        if step.how == "math":
+            self._try(require_mathematics)
+        sandbox = self._try(find_sandbox) if step.how == "code" else None
+        if step.keep == "all":
+            self._written.add(step.write)
+        limits = Limits(seconds=step.seconds, memory_mb=step.memory_mb)
+        return lambda means: verify_step(
+            step_name(place, step), step.how, answer=answer, reference=step.reference, extract=step.extract,
+            keep=step.keep, write=step.write, tolerance=step.tolerance, sandbox=sandbox, limits=limits,
+        )  # fmt: skip
 
     def _select(self, place: Key, step: SelectStep) -> Maker:
         from distillgen.steps.select import Select

@@ -60,7 +60,8 @@ async def run(prepared: Prepared, tally: Tally, write: Callable[[Outcome], None]
             prepared.recipe, prepared.source, prepared.teachers_used, store, state=prepared.state, offline=offline
         ) as teachers:
             tally.teachers = teachers
-            outcomes = set_out(prepared, Options(), tally, teachers, prepared.steps(teachers))
+            steps = prepared.steps(teachers)  # one, which holds nothing
+            outcomes = set_out(prepared, Options(), tally, teachers, steps)
             async with contextlib.aclosing(outcomes):
                 async for outcome in outcomes:
                     write(outcome)

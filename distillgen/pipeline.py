@@ -30,7 +30,7 @@ from distillgen.preparation import Prepared
 from distillgen.reach import LookAhead, until_reached, while_decided
 from distillgen.road import in_thread, travel
 from distillgen.rows import Failure, Outcome, Rejection, Row, SeedEnd
-from distillgen.shapes import Outcomes, Step
+from distillgen.shapes import Outcomes, Step, close
 from distillgen.steps.text import text_of
 from distillgen.tally import Tally
 from distillgen.teacher import Teacher, drain, open_teachers
@@ -99,6 +99,7 @@ async def build(prepared: Prepared, options: Options, tally: Tally) -> Result:
         result = publish(publication, prepared, options, tally, ends)
         if result.version is not None:
             memory.save(result.version)
+        memory.close()
         result.stop = stopped
         return result
 
@@ -124,10 +125,13 @@ async def go(
         outcomes = while_decided(outcomes)
     if ahead is not None:
         outcomes = until_reached(outcomes, ahead)
-    async with contextlib.aclosing(outcomes):
-        async for outcome in outcomes:
-            if keep(outcome, publication, prepared, tally):
-                memory.published(outcome)
+    try:
+        async with contextlib.aclosing(outcomes):
+            async for outcome in outcomes:
+                if keep(outcome, publication, prepared, tally):
+                    memory.published(outcome)
+    finally:
+        await close(step for step in steps if not is_remembering(step))
     if ahead is not None and ahead.is_reached:
         return "target_rows", memory
     return "stopped" if is_decided else "limit" if options.limit is not None else "", memory

@@ -16,7 +16,7 @@ from distillgen.prompts import Messages
 from distillgen.recipe import Recipe
 from distillgen.road import travel
 from distillgen.rows import Outcome, Row, SeedEnd
-from distillgen.shapes import Step, is_rounds
+from distillgen.shapes import Step, close, is_rounds
 from distillgen.step_settings import GenerateStep, JudgeStep
 from distillgen.steps.bootstrap import Bootstrap
 from distillgen.steps.generate import Generate
@@ -77,6 +77,7 @@ async def foresee(prepared: Prepared, options: Options) -> dict[str, Any]:
                 async with contextlib.aclosing(outcomes):
                     async for outcome in outcomes:
                         _note(outcome, steps, first, seen)
+                await close(road)
                 left = _left(prepared.recipe, store)
                 asked = [_teacher(t, seen.get(t.identity.name, Seen()), left) for t in teachers.values()]
     return {
@@ -107,6 +108,9 @@ def _note(outcome: Outcome, steps: Sequence[Step], first: dict[str, Messages], s
     for record in row.trail:
         if record.get("tokens"):
             seen.setdefault(record["teacher"], Seen()).add(record["key"], record["tokens"])
+        for score in record.get("scores", ()):
+            if score.get("tokens"):
+                seen.setdefault(score["judge"], Seen()).add(score["key"], score["tokens"])
     for step in steps:
         if isinstance(step, Generate | Judge) and step.name not in first:
             with contextlib.suppress(RowFailed):

@@ -122,3 +122,14 @@ def is_group(step: Step) -> TypeGuard[GroupStep]:
 def is_rounds(step: Step) -> TypeGuard[RoundsStep]:
     """Whether a step has a road of its own."""
     return hasattr(step, "grow")
+
+
+async def close(steps: Iterable[Step]) -> None:
+    """Let go of what steps hold: programs that wait for more, files on the spool."""
+    for step in steps:
+        if is_rounds(step):
+            await close(step.inner)
+        elif hasattr(step, "aclose"):
+            await step.aclose()
+        elif hasattr(step, "close"):
+            step.close()

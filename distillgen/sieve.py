@@ -13,6 +13,7 @@ from distillgen.recipe import check_recipe
 from distillgen.road import in_thread, travel
 from distillgen.rows import Outcome, Rejection, Row
 from distillgen.seeds import read_stream
+from distillgen.shapes import close
 from distillgen.tally import Tally
 
 PIPE = "standard input"
@@ -81,9 +82,12 @@ async def sift(rows: ForeignRows, make: Maker, tally: Tally, write: Callable[[Ou
     here = Path.cwd()
     step = make(Means({}, spool, Place(here, here)))
     outcomes = travel(in_thread(rows), [step], tally=tally.step, spool=spool, in_flight=IN_FLIGHT)
-    async with contextlib.aclosing(outcomes):
-        async for outcome in outcomes:
-            write(outcome)
+    try:
+        async with contextlib.aclosing(outcomes):
+            async for outcome in outcomes:
+                write(outcome)
+    finally:
+        await close([step])
 
 
 def reason_of(rejection: Rejection) -> dict[str, str]:

@@ -221,8 +221,6 @@ class SelectStep(Settings):
     def _possible(self) -> "SelectStep":
         if self.keep in ("best", "pair") and self.by is None:
             raise ValueError(f'`keep = "{self.keep}"` needs `by`, the column with the score')
-        if self.keep == "pair" and self.min_samples == 1:
-            return self.model_copy(update={"min_samples": 2})
         return self
 
 

@@ -15,13 +15,13 @@ PACKAGE = REPOSITORY / "distillgen"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom of the road to its top; a module may import what stands before it, and its own folder.
 ROAD = [
-    "__init__", "errors", "files", "state", "rows", "toml_lines", "recipe", "prompts", "seeds", "teacher", "road", "steps", "dataset",
-    "preparation", "tally", "reach", "pipeline", "plan", "pipe", "status", "project", "doctor", "report", "cli", "__main__",
+    "__init__", "errors", "files", "state", "rows", "toml_lines", "settings", "step_settings", "recipe", "prompts", "seeds",
+    "foreign", "teacher", "shapes", "walk", "road", "steps", "dataset", "earlier", "checking", "preparation", "tally", "sieve", "reach", "pipeline", "plan", "pipe", "status", "project", "doctor", "report", "cli", "__main__",
 ]  # fmt: skip
 # Typer itself loads pydantic to read options.
 HEAVY = {
     "httpx", "aiohttp", "openai", "numpy", "scipy", "datasketch", "jinja2", "orjson", "zstandard",
-    "jsonschema_rs", "regex", "genai_prices", "httpx2", "tenacity", "pyarrow", "xllamacpp", "datasets",
+    "jsonschema_rs", "regex", "py3langid", "math_verify", "genai_prices", "httpx2", "tenacity", "pyarrow", "xllamacpp", "datasets",
 }  # fmt: skip
 
 
@@ -90,7 +90,8 @@ def test_help_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> Non
 
 
 COMMANDS = [
-    [], ["init"], ["plan"], ["build"], ["status"], ["generate"], ["log"], ["show"], ["export"], ["prompts"],
+    [], ["init"], ["plan"], ["build"], ["status"], ["generate"], ["filter"], ["deduplicate"],
+    ["decontaminate"], ["log"], ["show"], ["export"], ["prompts"],
     ["prompts", "show"], ["prompts", "render"], ["teachers"], ["teachers", "check"], ["teachers", "install"], ["doctor"],
 ]  # fmt: skip
 
@@ -124,7 +125,7 @@ def test_the_readme_names_every_dependency() -> None:
 
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = project["dependencies"] + [
-        d for extra in ("embedded", "parquet") for d in project["optional-dependencies"][extra]
+        d for extra in ("embedded", "parquet", "language", "math") for d in project["optional-dependencies"][extra]
     ]
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     for requirement in wanted:
@@ -132,11 +133,11 @@ def test_the_readme_names_every_dependency() -> None:
 
 
 def test_every_recipe_key_is_documented() -> None:
-    import distillgen.recipe as recipe
+    from distillgen import recipe, settings, step_settings
 
     page = (REPOSITORY / "docs" / "recipe.md").read_text(encoding="utf-8")
-    for model in vars(recipe).values():
-        if isinstance(model, type) and issubclass(model, recipe.Settings) and model is not recipe.Settings:
+    for model in [model for module in (recipe, settings, step_settings) for model in vars(module).values()]:
+        if isinstance(model, type) and issubclass(model, settings.Settings) and model is not settings.Settings:
             for name in model.model_fields:
                 assert f"`{name}`" in page, f"{model.__name__}.{name}"
 

@@ -1,41 +1,124 @@
-"""The step `deduplicate`: exact duplicates by digest (16 bytes a row), near-duplicates by real Jaccard similarity."""
+"""The step `deduplicate`: equal rows by digest, near-duplicates by the real Jaccard similarity of their word n-grams.
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+Blocks are for speed. Candidates among the rows kept before are looked up for all rows of a block at once; rows that
+share a key with another of their block are then taken one after the other. How rows are cut changes nothing.
+"""
 
-import xxhash
+import contextlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from distillgen.rows import Outcome, Rejection, Row
-from distillgen.steps.text import normalise, text_of
+from distillgen.steps.known import IndexSettings, Known, group_of
+from distillgen.steps.text import text_of
 
-if TYPE_CHECKING:
-    from distillgen.steps.similarity import KeptTexts
+if TYPE_CHECKING:  # NumPy is loaded by the first block
+    from distillgen.steps.near_index import Part
+    from distillgen.steps.near_saved import Index
+    from distillgen.steps.nearest import Found
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """An index of rows that are there before the first one, and what stands before their names in rejections."""
+
+    index: "Index"
+    prefix: str = ""
 
 
 class Deduplicate:
-    """A stream step: a row is kept unless it equals, or nearly equals, an earlier kept row, which is then named."""
+    """A stream step: a row is kept unless it equals, or nearly equals, an earlier kept row, which is then named.
 
-    is_stream = True
+    `near` is the threshold of Jaccard similarity, None for equal rows only; `words` are those of an n-gram; `bands`
+    says how many bands of how many rows lead to candidates, by default what finds 98 % of the pairs at the threshold.
+    Samples of one prompt are not compared with each other unless `samples` says so. A row without text is kept.
+    `earlier` are the rows of other datasets or files; `spool` is the folder for what memory shall not hold.
+    With `remembers` a kept row notes under which name it was compared, for the index of a later run.
+    """
 
-    def __init__(self, name: str, columns: Sequence[str], near: float | None) -> None:
+    block_rows = 4096
+
+    def __init__(
+        self, name: str, columns: Sequence[str], near: float | None, *, words: int = 3,
+        bands: tuple[int, int] | None = None, samples: Literal["keep", "compare"] = "keep",
+        earlier: Sequence[Earlier] = (), spool: Path | None = None,
+        remembers: bool = False,
+    ) -> None:  # fmt: skip
         self.name = name
-        self._columns = tuple(columns)
-        self._exact: dict[bytes, str] = {}
-        self._kept = None if near is None else _kept_texts(near)
+        self._columns, self._near, self._words, self._bands = tuple(columns), near, words, bands
+        self._compares_samples = samples == "compare"
+        self.earlier, self._spool, self.remembers = tuple(earlier), spool, remembers
+        self._part: Part | None = None
 
-    def __call__(self, row: Row) -> Outcome:
-        """Return the row, or the rejection that names the earlier row and the similarity."""
-        text = "\x1f".join(text_of(row, column) for column in self._columns)
-        exact = xxhash.xxh3_128_digest(normalise(text).encode())
-        if (first := self._exact.get(exact)) is not None:
-            return Rejection(row, self.name, "exact_duplicate", f"of {first}")
-        if self._kept is not None and (found := self._kept.nearest_or_keep(row.id, text)):
-            return Rejection(row, self.name, "near_duplicate", f"of {found[0]}, Jaccard {found[1]:.3f}")
-        self._exact[exact] = row.id
-        return row.passed({"step": self.name})
+    @property
+    def settings(self) -> IndexSettings:
+        """What an index of earlier rows must have been made with."""
+        return index_settings(self._columns, self._near, words=self._words, bands=self._bands)
+
+    def __call__(self, rows: Sequence[Row]) -> list[Outcome]:
+        """Return for each row the row, or the rejection that names the kept row and the similarity."""
+        from distillgen.steps.near_index import in_blocks
+
+        found = [each for block in in_blocks(map(self._known, rows)) for each in self._decide(block)]
+        return [self._outcome(row, each) for row, each in zip(rows, found, strict=True)]
+
+    def _known(self, row: Row) -> Known:
+        texts = [text_of(row, column) for column in self._columns]
+        return Known(row.id, texts) if self._compares_samples else Known(row.id, texts, group_of(row.trail))
+
+    def _decide(self, known: Sequence[Known]) -> "list[Found | None]":
+        """Return what each of some rows is like, and take in those that are like none."""
+        import numpy as np
+
+        from distillgen.steps.near_index import Crowded, block_of
+        from distillgen.steps.nearest import Source, decide
+
+        mine = self._kept
+        sources = [Source(part, each.prefix) for each in self.earlier for part in each.index.parts]
+        block = block_of(known, self.settings)
+        with contextlib.suppress(Crowded):
+            found = decide(block, [*sources, Source(mine)], self._near, compares_samples=self._compares_samples)
+            mine.add(block, np.array([each is None for each in found], np.bool_))
+            return found
+        half = len(known) // 2
+        return [*self._decide(known[:half]), *self._decide(known[half:])]
+
+    @property
+    def _kept(self) -> "Part":
+        from distillgen.steps.near_index import Part
+
+        if self._part is None:
+            self._part = Part.empty(self._spool)
+        return self._part
+
+    def _outcome(self, row: Row, found: "Found | None") -> Outcome:
+        if found is None:
+            return row.passed({"step": self.name, "as": row.id} if self.remembers else {"step": self.name})
+        if found.jaccard is None:
+            return Rejection(row, self.name, "exact_duplicate", f"of {found.name}")
+        return Rejection(row, self.name, "near_duplicate", f"of {found.name}, Jaccard {found.jaccard:.3f}")
+
+    def save(self, folder: Path, published: Collection[str], grown_from: "Index | None" = None) -> None:
+        """Save the index of the kept rows whose ids were published, after the rows of the index it grew from."""
+        from distillgen.steps.near_saved import save_index
+
+        save_index(folder, self.settings, self._kept, published, grown_from)
+
+    def close(self) -> None:
+        """Let the spool go. The earlier indexes are their owner's."""
+        if self._part is not None:
+            self._part.close()
+            self._part = None
 
 
-def _kept_texts(near: float) -> "KeptTexts":
-    from distillgen.steps.similarity import KeptTexts  # numpy and datasketch are loaded by those who need them
+def index_settings(
+    columns: Sequence[str], near: float | None, *, words: int = 3, bands: tuple[int, int] | None = None
+) -> IndexSettings:
+    """Return what the rows of an index have in common when they are compared like that."""
+    from distillgen.steps.similarity import bands_for
 
-    return KeptTexts(near)
+    if near is None:
+        return IndexSettings(tuple(columns), None)
+    return IndexSettings(tuple(columns), words, *(bands or bands_for(near)))

@@ -13,12 +13,23 @@ from typing import Any, NamedTuple
 import pydantic
 
 from distillgen.errors import nearest
-from distillgen.recipe import FilterStep, RuleSetting
 from distillgen.rows import Row
+from distillgen.step_settings import FilterStep, RuleSetting
 from distillgen.steps.rules.basics import check_length, length, not_empty, not_truncated
 from distillgen.steps.rules.format import check_format, format_
+from distillgen.steps.rules.identity import check_identity, teacher_identity
+from distillgen.steps.rules.language import (
+    check_language,
+    check_reasoning_language,
+    language,
+    reasoning_language,
+)
+from distillgen.steps.rules.leaks import check_prompt_leak, prompt_leak, special_tokens
+from distillgen.steps.rules.own import check_function, function
+from distillgen.steps.rules.pii import check_pii, pii
 from distillgen.steps.rules.presets import PRESETS
 from distillgen.steps.rules.refusal import not_refusal
+from distillgen.steps.rules.repetition import check_repetition, repetition
 from distillgen.steps.rules.verdict import Context, Mended, RuleProblem, Verdict
 
 __all__ = ["PRESETS", "RULES", "Context", "Rule", "RuleProblem", "Verdict", "apply_rules", "bind_rule"]
@@ -38,8 +49,16 @@ RULES: Mapping[str, Kind] = {
     "not_empty": Kind(not_empty),
     "not_truncated": Kind(not_truncated),
     "not_refusal": Kind(not_refusal),
+    "teacher_identity": Kind(teacher_identity, check_identity),
+    "prompt_leak": Kind(prompt_leak, check_prompt_leak),
+    "special_tokens": Kind(special_tokens),
+    "repetition": Kind(repetition, check_repetition),
     "length": Kind(length, check_length, is_idle_alone=True),
     "format": Kind(format_, check_format, is_idle_alone=True),
+    "language": Kind(language, check_language),
+    "reasoning_language": Kind(reasoning_language, check_reasoning_language),
+    "pii": Kind(pii, check_pii),
+    "function": Kind(function, check_function),
 }
 _GIVEN = {"row", "context"}  # what the road hands to a rule; the other parameters are the recipe's
 
@@ -78,7 +97,7 @@ def apply_rules(row: Row, rules: Iterable[Rule]) -> Judged:
 
 def bind_rule(setting: RuleSetting, column: str, context: Context | None = None) -> Rule:
     """Return a rule as a recipe states it, on `column` unless it names another. Raises RuleProblem."""
-    parameters = {"rule": setting} if isinstance(setting, str) else dict(setting)
+    parameters = _spelled_out(setting)
     name = parameters.pop("rule", None)
     if not isinstance(name, str):
         raise RuleProblem("a rule without `rule`", "", f"known: {', '.join(RULES)}")
@@ -88,7 +107,9 @@ def bind_rule(setting: RuleSetting, column: str, context: Context | None = None)
     arguments = _checked(name, {"column": column, **parameters}, context)
     if "context" in _signature(name):
         arguments["context"] = context
-    return Rule(name, arguments["column"], functools.partial(RULES[name].judge, **arguments))
+    # A rejection names an own function, not the rule that calls it.
+    shown = arguments["call"] if name == "function" else name
+    return Rule(shown, arguments["column"], functools.partial(RULES[name].judge, **arguments))
 
 
 def settings_of(step: FilterStep) -> list[tuple[RuleSetting, int | None]]:
@@ -112,7 +133,14 @@ def settings_of(step: FilterStep) -> list[tuple[RuleSetting, int | None]]:
 
 def name_of(setting: RuleSetting) -> Any:
     """Return the name of a rule in a setting."""
-    return setting if isinstance(setting, str) else setting.get("rule")
+    return _spelled_out(setting).get("rule")
+
+
+def _spelled_out(setting: RuleSetting) -> dict[str, Any]:
+    """Return a setting as a table: a name alone stands for the rule, `module:function` for one of the author's own."""
+    if not isinstance(setting, str):
+        return dict(setting)
+    return {"rule": "function", "call": setting} if ":" in setting else {"rule": setting}
 
 
 def parameters_of(name: str) -> list[str]:

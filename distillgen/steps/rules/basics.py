@@ -1,6 +1,6 @@
 """Rules `not_empty`, `not_truncated` and `length`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from distillgen.rows import Row
@@ -15,23 +15,41 @@ def not_empty(row: Row, *, column: str) -> str | None:
 
 def not_truncated(row: Row, *, column: str) -> str | None:
     """Refuse answers that ran into the teacher's length limit (finish_reason `length`)."""
-    for record in reversed(row.trail):
-        if column in record.get("wrote", ()):
-            tokens = record.get("tokens") or {}
-            reason = f"{column} was cut off after {tokens.get('completion', 'an unknown number of')} tokens"
-            return reason if record.get("finish_reason") == "length" else None
-    return None
+    record = _record_of(row, column)
+    if record is None or record.get("finish_reason") != "length":
+        return None
+    tokens = record.get("tokens") or {}
+    return f"{column} was cut off after {tokens.get('completion', 'an unknown number of')} tokens"
 
 
 def length(
-    row: Row, *, column: str, min_words: int = 0, max_words: int = 0, min_chars: int = 0, max_chars: int = 0
+    row: Row,
+    *,
+    column: str,
+    min_words: int = 0,
+    max_words: int = 0,
+    min_chars: int = 0,
+    max_chars: int = 0,
+    min_tokens: int = 0,
+    max_tokens: int = 0,
 ) -> str | None:
-    """Refuse texts outside the stated numbers of white-space separated words or of characters; 0 means no bound."""
+    """Refuse texts outside the stated numbers of white-space separated words, characters or tokens; 0 means no bound.
+
+    Tokens are those that the teacher reported for the reply that wrote the column, less those of its reasoning where
+    it reports them apart. Nobody else knows its tokenizer, so a row of which nothing was reported is refused: a bound
+    that is stated holds for every row that passes.
+    """
     text = text_of(row, column)
-    for unit, size, least, most in (
-        ("words", len(text.split()) if min_words or max_words else 0, min_words, max_words),
-        ("characters", len(text), min_chars, max_chars),
+    for unit, least, most in (
+        ("words", min_words, max_words),
+        ("characters", min_chars, max_chars),
+        ("tokens", min_tokens, max_tokens),
     ):
+        if not (least or most):
+            continue
+        size = len(text.split()) if unit == "words" else len(text) if unit == "characters" else _tokens(row, column)
+        if size is None:
+            return f"how many tokens {column} has is not known: no teacher reported it"
         if size < least:
             return f"{column} has {size} {unit}, needs {least}"
         if most and size > most:
@@ -41,7 +59,20 @@ def length(
 
 def check_length(given: Mapping[str, Any], context: Context) -> None:
     """Raise RuleProblem for bounds that no text fits."""
-    for unit in ("words", "chars"):
+    for unit in ("words", "chars", "tokens"):
         least, most = given.get(f"min_{unit}", 0), given.get(f"max_{unit}", 0)
         if least < 0 or most < 0 or (most and least > most):
             raise RuleProblem(f"rule 'length': no text has {least} to {most} {unit}", f"max_{unit}")
+
+
+def _record_of(row: Row, column: str) -> Mapping[str, Any] | None:
+    """Return what is on record of the reply that wrote a column last, None for a column of the seeds."""
+    written: Iterator[Mapping[str, Any]] = (r for r in reversed(row.trail) if column in r.get("wrote", ()))
+    return next(written, None)
+
+
+def _tokens(row: Row, column: str) -> int | None:
+    tokens = (_record_of(row, column) or {}).get("tokens") or {}
+    if (completion := tokens.get("completion")) is None:
+        return None
+    return max(0, int(completion) - int(tokens.get("reasoning") or 0))

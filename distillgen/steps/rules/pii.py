@@ -1,0 +1,111 @@
+"""Rule `pii`: personal data and secrets, refused or masked. How each kind is found is in pii_kinds.py."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from distillgen.rows import Row
+from distillgen.steps.rules.pii_kinds import FINDERS
+from distillgen.steps.rules.verdict import Context, Mended, RuleProblem, Verdict
+from distillgen.steps.text import text_of
+
+_NAMES = {
+    "key": "a key",
+    "iban": "an IBAN",
+    "card": "a card number",
+    "ssn": "a US social security number",
+    "ip": "an IP address",
+    "phone": "a phone number",
+    "email": "an e-mail address",
+}
+
+
+class Found(NamedTuple):
+    """A piece of personal data in a text: its kind and where it stands."""
+
+    start: int
+    end: int
+    kind: str
+
+
+def pii(
+    row: Row,
+    *,
+    column: str,
+    kinds: list[str] = [],  # noqa: B006  (never changed)
+    action: Literal["drop", "mask"] = "drop",
+) -> Verdict:
+    """Refuse texts with personal data or secrets, or mask them as `[EMAIL]`, `[PHONE]`, ...
+
+    `kinds` (default all): `key` (keys and tokens by their makers' prefixes, private keys, JWT), `iban` (checksum), `card`
+    (issuer's range and Luhn), `ssn` (US), `ip` (public addresses), `phone` (international, and the common national forms
+    of the US, UK, France, Germany, Brazil, China, Japan and India), `email`. Prefixes follow gitleaks' rules
+    (https://github.com/gitleaks/gitleaks), the rest RFC 2606, 5737 and 3849, ISO 13616, ISO/IEC 7812, NANPA and
+    Ofcom. Examples that belong to nobody survive, see pii_kinds.py. The reason shows a value shortened and partly hidden.
+    """
+    wanted = kinds or list(FINDERS)
+    text = text_of(row, column)
+    found = _find(text, wanted)
+    if not found:
+        return None
+    first = found[0]
+    reason = f"{column} holds {_NAMES[first.kind]}: {_hidden(text[first.start : first.end], first.kind)!r}"
+    if action == "drop":
+        return reason
+    counts: Counter[str] = Counter()
+    masked = _masked(row.columns[column], wanted, counts)
+    if counts.total() < len(found):  # a number in JSON, say: it cannot become a word
+        return f"{reason}, which cannot be masked"
+    return Mended({column: masked}, {"masked": dict(sorted(counts.items()))})
+
+
+def check_pii(given: Mapping[str, Any], context: Context) -> None:
+    """Raise RuleProblem for a kind that there is not."""
+    for kind in given.get("kinds", []):
+        if kind not in FINDERS:
+            raise RuleProblem(f"rule 'pii': unknown kind {kind!r}", "kinds", f"known: {', '.join(FINDERS)}")
+
+
+def _find(text: str, kinds: Sequence[str]) -> list[Found]:
+    """Return what was found, in order; two that overlap become one, of the kind that FINDERS names first."""
+    taken: list[Found] = []
+    for kind in FINDERS:
+        if kind in kinds:
+            taken += [Found(start, end, kind) for start, end in FINDERS[kind](text)]
+    if len(taken) < 2:
+        return taken
+    order = {kind: place for place, kind in enumerate(FINDERS)}
+    kept: list[Found] = []
+    for found in sorted(taken, key=lambda found: (found.start, order[found.kind])):
+        if not kept or found.start >= kept[-1].end:
+            kept.append(found)
+        else:
+            kind = min(found.kind, kept[-1].kind, key=order.__getitem__)
+            kept[-1] = Found(kept[-1].start, max(found.end, kept[-1].end), kind)
+    return kept
+
+
+def _masked(value: Any, kinds: Sequence[str], counts: Counter[str]) -> Any:
+    """Return a column's value with what was found replaced, in the strings of lists and objects too."""
+    if isinstance(value, str):
+        parts, end = [], 0
+        for found in _find(value, kinds):
+            parts += [value[end : found.start], f"[{found.kind.upper()}]"]
+            end = found.end
+            counts[found.kind] += 1
+        return "".join([*parts, value[end:]])
+    if isinstance(value, list):
+        return [_masked(part, kinds, counts) for part in value]
+    if isinstance(value, dict):
+        return {_masked(key, kinds, counts): _masked(part, kinds, counts) for key, part in value.items()}
+    return value
+
+
+def _hidden(value: str, kind: str) -> str:
+    """Return a value so that its owner would know it and nobody else: `al…@e…`, `+4…67`, `sk-p…`."""
+    if kind == "email":
+        local, _, domain = value.partition("@")
+        return f"{local[: min(2, len(local) - 1)]}…@{domain[0]}…"
+    if kind == "key":
+        return value[:4] + "…"
+    return f"{value[:2]}…{value[-2:]}"

@@ -1,0 +1,262 @@
+"""How each kind of personal data is found in a text, and what is nobody's and survives.
+
+A finder yields (start, end) of what it found. Every repetition in the patterns is bounded, so the time is linear in
+the text. Checksums are computed here: python-stdnum has them too, at 6 MB and under the LGPL, for ten lines.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeAlias
+
+Finder: TypeAlias = Callable[[str], Iterator[tuple[int, int]]]
+
+# -- keys: their makers' prefixes, as gitleaks has them -----------------------------------------------------------------
+
+_KEY = re.compile(
+    r"""(?<![A-Za-z0-9_-])(?:
+      sk-(?:proj-|svcacct-|admin-|ant-(?:api|admin)\d\d-|or-v1-)?[A-Za-z0-9_-]{20,200}  # OpenAI, Anthropic, OpenRouter
+    | gh[pousr]_[A-Za-z0-9]{36,255} | github_pat_[A-Za-z0-9_]{22,255} | glpat-[A-Za-z0-9_-]{20,64}
+    | (?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16} | AIza[A-Za-z0-9_-]{35} | ya29\.[A-Za-z0-9_-]{20,200}
+    | xox[abeoprs]-[A-Za-z0-9-]{10,200} | xapp-\d-[A-Za-z0-9-]{10,200} | [sr]k_live_[A-Za-z0-9]{16,200}
+    | hf_[A-Za-z0-9]{34} | gsk_[A-Za-z0-9]{40,64} | npm_[A-Za-z0-9]{36} | pypi-AgEIcHlwaS5vcmc[A-Za-z0-9_-]{50,250}
+    | SG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43} | dop_v1_[a-f0-9]{64} | \d{8,10}:AA[A-Za-z0-9_-]{33}
+    | eyJ[A-Za-z0-9_-]{10,1000}\.eyJ[A-Za-z0-9_-]{10,2000}\.[A-Za-z0-9_-]{10,1000}
+    )(?![A-Za-z0-9_-])""",
+    re.VERBOSE,
+)
+_KEY_MARKS = (
+    *("sk-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "AKIA", "ASIA", "ABIA", "ACCA", "AIza"),
+    *("ya29.", "xox", "xapp-", "k_live_", "hf_", "gsk_", "npm_", "pypi-", "SG.", "dop_v1_", ":AA", "eyJ"),
+)
+_PRIVATE_KEY = re.compile(r"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----")
+_KEY_BODY = re.compile(r"(?:\s|\\n)*((?:[A-Za-z0-9+/=:, .-]|\s|\\n){60,8000}?)(?:-----END[A-Z0-9 ]{1,50}-----|\Z)")
+_PLACEHOLDER = re.compile(r"x{4}|X{4}|\.\.\.|your|YOUR|example|EXAMPLE|12345|abcdef|placeholder|-key-|_key_")
+_SAMPLE_JWT = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxMjM0NTY3ODkw"  # the one that jwt.io shows
+
+
+def keys(text: str) -> Iterator[tuple[int, int]]:
+    """Find keys, tokens and private keys; placeholders (`sk-xxxx`, AWS's `...EXAMPLE`, jwt.io's token) survive."""
+    if any(mark in text for mark in _KEY_MARKS):
+        for found in _KEY.finditer(text):
+            value = found[0]
+            if not value.startswith(_SAMPLE_JWT) and not _PLACEHOLDER.search(value) and len(set(value)) > 10:
+                yield found.span()
+    if "PRIVATE KEY" in text:
+        for found in _PRIVATE_KEY.finditer(text):
+            body = _KEY_BODY.match(text, found.end())  # a header alone is documentation
+            if body and not _PLACEHOLDER.search(body[1]):
+                yield found.start(), body.end()
+
+
+# -- numbers with checksums ---------------------------------------------------------------------------------------------
+
+_CARD = re.compile(r"(?<![\w.-])(?<!\d[ -])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{1,7}|\d{4}([ -])\d{6}\2\d{4,5})(?![ -]?\w)")
+_ISSUERS = re.compile(
+    r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(?:2[2-9]|[3-6]\d|7[01])\d{13}|2720\d{12}|3[47]\d{13}"
+    r"|6(?:011|5\d\d|4[4-9]\d)\d{12}|35(?:2[89]|[3-8]\d)\d{12}|3(?:0[0-5]|[689]\d)\d{11}|62\d{14,17}"
+)
+# Numbers that Stripe, PayPal and Adyen publish for tests.
+_TEST_CARDS = frozenset(
+    "4242424242424242 4111111111111111 4012888888881881 4222222222222 4000056655665556 4000000000000002"
+    " 4000000000000077 4917610000000000 5555555555554444 5105105105105100 5200828282828210 2223003122003222"
+    " 2223000048400011 378282246310005 371449635398431 378734493671000 6011111111111117 6011000990139424"
+    " 6011981111111113 36227206271667 30569309025904 38520000023237 3530111333300000 3566002020360505"
+    " 6200000000000005 6205500000000000004 4532015112830366 4539578763621486".split()
+)
+
+
+def cards(text: str) -> Iterator[tuple[int, int]]:
+    """Find card numbers: an issuer's range and length, grouped as on a card or not at all, with a check digit that fits
+    (ISO/IEC 7812). The processors' test numbers survive."""
+    for found in _CARD.finditer(text):
+        digits = found[0].replace(" ", "").replace("-", "")
+        if _ISSUERS.fullmatch(digits) and luhn(digits) and digits not in _TEST_CARDS and len(set(digits)) > 3:
+            yield found.span()
+
+
+def luhn(digits: str) -> bool:
+    """Say whether the last digit is the check digit of the others (ISO/IEC 7812-1)."""
+    doubled = (sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2])
+    return (sum(map(int, digits[-1::-2])) + sum(doubled)) % 10 == 0
+
+
+# Length by country, from the SWIFT registry of IBAN formats.
+_IBAN_LENGTHS = {
+    code: int(length)
+    for length, codes in (
+        entry.split(":")
+        for entry in (
+            "15:NO 16:BE 18:DK,FI,FO,GL,NL,SD,FK 19:MK,SI 20:AT,BA,EE,KZ,LT,LU,MN,XK 21:CH,HR,LI,LV"
+            " 22:BG,BH,CR,DE,GB,GE,IE,ME,RS,VA 23:AE,GI,IL,IQ,OM,SO,TL 24:AD,CZ,ES,MD,PK,RO,SA,SE,SK,TN,VG"
+            " 25:LY,PT,ST 26:IS,TR 27:BI,DJ,FR,GR,IT,MC,MR,SM 28:AL,AZ,BY,CY,DO,GT,HN,HU,LB,NI,PL,SV"
+            " 29:BR,EG,PS,QA,UA 30:JO,KW,MU,YE 31:MT,SC 32:LC 33:RU"
+        ).split()
+    )
+    for code in codes.split(",")
+}
+_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,29}(?![a-z0-9])")
+# Those that the registry, Wikipedia and banks print as examples.
+_SAMPLE_IBANS = frozenset(
+    "DE89370400440532013000 DE75512108001245126199 DE12500105170648489890 GB82WEST12345698765432 GB29NWBK60161331926819"
+    " GB33BUKB20201555555555 FR1420041010050500013M02606 FR7630006000011234567890189 CH9300762011623852957"
+    " IT60X0542811101000000123456 ES9121000418450200051332 NL91ABNA0417164300 BE68539007547034 AT611904300234573201"
+    " PL61109010140000071219812874 PT50000201231234567890154 SE4550000000058398257466 IE29AIBK93115212345678"
+    " LU280019400644750000 GR1601101250000000012300695".split()
+)
+
+
+def ibans(text: str) -> Iterator[tuple[int, int]]:
+    """Find account numbers by country, length and checksum (ISO 13616). Printed examples survive."""
+    for found in _IBAN.finditer(text):
+        length = _IBAN_LENGTHS.get(found[0][:2], 99)
+        places = [place for place, character in enumerate(found[0]) if character != " "]
+        if len(places) < length:
+            continue
+        end = places[length - 1] + 1  # words in capitals may stand behind it
+        number = found[0][:end].replace(" ", "")
+        digits = "".join(str(int(character, 36)) for character in number[4:] + number[:4])
+        if number not in _SAMPLE_IBANS and int(digits) % 97 == 1:
+            yield found.start(), found.start() + end
+
+
+_SSN = re.compile(r"(?<![\w.-])(?!000|666|9)\d{3}-(?!00)\d\d-(?!0000)\d{4}(?![\w-])")
+_SAMPLE_SSNS = frozenset(("078-05-1120", "219-09-9999", "123-45-6789", "111-11-1111", "555-55-5555"))
+
+
+def ssns(text: str) -> Iterator[tuple[int, int]]:
+    """Find US social security numbers as written, `AAA-GG-SSSS`, in the ranges that are given out."""
+    return (found.span() for found in _SSN.finditer(text) if found[0] not in _SAMPLE_SSNS)
+
+
+# -- IP addresses -------------------------------------------------------------------------------------------------------
+
+_IP4 = re.compile(r"(?<![\w.-])\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?!\.?[\w])")
+_IP6 = re.compile(r"(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,36}(?![\w:])")
+_RESOLVERS = frozenset(
+    "8.8.8.8 8.8.4.4 1.1.1.1 1.0.0.1 9.9.9.9 149.112.112.112 208.67.222.222 208.67.220.220 4.2.2.2"
+    " 2001:4860:4860::8888 2001:4860:4860::8844 2606:4700:4700::1111 2606:4700:4700::1001 2620:fe::fe".split()
+)
+_VERSION = re.compile(
+    r"(?:\bv|version|release|build|section|chapter|firmware|abschnitt|版本)[ .:=]{0,3}\Z", re.IGNORECASE
+)
+_HEADING = re.compile(r"[ *]{1,4}[A-Z][a-z]")
+
+
+def addresses(text: str) -> Iterator[tuple[int, int]]:
+    """Find public IPv4 and IPv6 addresses. Private, reserved and documentation ranges, the well-known resolvers,
+    1.2.3.x, versions and numbered headings survive."""
+    if text.count(".") >= 3:
+        for found in _IP4.finditer(text):
+            if _is_public(found[0]) and not found[0].startswith("1.2.3.") and not _is_numbering(text, *found.span()):
+                yield found.span()
+    if text.count(":") >= 2:
+        yield from (found.span() for found in _IP6.finditer(text) if _is_public(found[0]))
+
+
+def _is_public(value: str) -> bool:
+    try:
+        address = ipaddress.ip_address(value)
+    except ValueError:
+        return False
+    return address.is_global and not address.is_multicast and str(address) not in _RESOLVERS
+
+
+def _is_numbering(text: str, start: int, end: int) -> bool:
+    if _VERSION.search(text[max(0, start - 14) : start]):
+        return True
+    opens_line = not text[max(0, start - 5) : start].rpartition("\n")[2].strip(" #*")
+    return opens_line and bool(_HEADING.match(text, end)) and (start < 5 or "\n" in text[start - 5 : start])
+
+
+# -- phone numbers ------------------------------------------------------------------------------------------------------
+
+_PHONE = re.compile(
+    r"""(?<![\w.,+$€£¥/=*^-])(?<![\d)][ ])(?:
+      (?:\+|00(?=[1-9]))[1-9]\d{0,2}[ .\-/]?(?:\(0?\d{1,4}\)[ .\-/]?)?\d(?:[ .\-/]?\d){5,12}    # abroad
+    | (?:1[ .-])?(?:\([2-9]\d\d\)[ ]?[2-9]\d\d[ .-]\d{4}|[2-9]\d\d(?P<us>[.-])[2-9]\d\d(?P=us)\d{4})  # US, Canada
+    | 0[1-9](?P<fr>[ .-])(?:\d\d(?P=fr)){3}\d\d                                                     # France
+    | 0[1-9]\d{1,4}[ ]?[/–-][ ]?\d(?:[ -]?\d){5,8} | 01[567]\d[ ]?\d{7,8}                            # Germany
+    | \(?0(?:2\d\)?[ ]\d{4}[ ]\d{4}|1\d{3}\)?[ ]\d{6}|1\d\d\)?[ ]\d{3}[ ]\d{4}|7\d{3}[ ]?\d{3}[ ]?\d{3})  # UK
+    | \(\d\d\)[ ]?9?\d{4}-\d{4}                                                                     # Brazil
+    | 1[3-9]\d(?P<cn>[ -]?)\d{4}(?P=cn)\d{4}                                                        # China
+    | 0(?:[789]0-\d{4}|\d-\d{4}|\d\d-\d{3}|\d{3}-\d\d)-\d{4}                                         # Japan
+    | [6-9]\d{4}[ -]\d{5}                                                                           # India
+    )(?!\w|[ .\-/]\d|,\d|%|[ ]?[€$£+*/=^×])""",
+    re.VERBOSE,
+)
+_LABELLED = re.compile(
+    r"(?:\btel|phone|\bcall|mobile|\bcell|\bfax|whatsapp|telefon|handy|\btél|móvil|celular|teléfono|cellulare|\bтел"
+    r"|电话|手机|電話|携帯)\w{0,4}(?: (?:number|no\.|nr\.|at|is|us at|me at)){0,2}[:：. ]{1,3}"
+    r"(?P<number>[(\d]\d(?:[ ().\-/]{0,2}\d){6,12})(?![\w%]|[.,-]\d)",
+    re.IGNORECASE,
+)
+_DIGITS = re.compile(r"\d[ ().\-/]{0,3}\d[ ().\-/]{0,3}\d[ ().\-/]{0,3}\d[ ().\-/]{0,3}\d[ ().\-/]{0,3}\d[ ().\-/]{0,3}\d")
+_OTHER_NUMBER = re.compile(
+    r"(?:isbn|issn|doi|order|invoice|account|\bid|\bno|serial|zip|plz|isbn-1[03])[\w ]{0,3}[.:#-]{0,2}\s?\Z", re.IGNORECASE
+)
+# Numbers for fiction: 555-01xx and area code 555 (NANPA), Ofcom's; toll-free ones belong to no person.
+_FICTION = re.compile(
+    r"(?:\+?1[ .-]?)?\(?(?:\d{3}\)?[ .-]?555[ .-]?01\d\d|555\)?[ .-]?\d{3}[ .-]?\d{4}"
+    r"|8(?:00|33|44|55|66|77|88)\)?[ .-]?\d{3}[ .-]?\d{4})"
+    r"|(?:(?:\+|00)44[ ]?(?:\(0\))?[ ]?|\(?0)(?:20\)?[ ]?7946[ ]?0\d{3}|7700\)?[ ]?900[ ]?\d{3}|1632\)?[ ]?960[ ]?\d{3})"
+)
+
+
+def phones(text: str) -> Iterator[tuple[int, int]]:
+    """Find phone numbers: international ones, the common national forms, and any behind a word such as "phone:".
+
+    Numbers kept for fiction, toll-free ones, and those that only count up or repeat a digit survive.
+    """
+    if not _DIGITS.search(text):
+        return
+    for found in _PHONE.finditer(text):
+        if _is_somebodys(text, found.start(), found[0]):
+            yield found.span()
+    for found in _LABELLED.finditer(text):
+        if _is_somebodys(text, found.start("number"), found["number"]):
+            yield found.span("number")
+
+
+def _is_somebodys(text: str, start: int, number: str) -> bool:
+    digits = "".join(character for character in number if character.isdigit())
+    if not 7 <= len(digits) <= 15 or len(set(digits)) < 3 or digits.lstrip("1") in "234567890123456789":
+        return False
+    return not _FICTION.fullmatch(number) and not _OTHER_NUMBER.search(text[max(0, start - 16) : start])
+
+
+# -- e-mail -------------------------------------------------------------------------------------------------------------
+
+_LOCAL = re.compile(r"[A-Za-z0-9_%+](?:[A-Za-z0-9._%+-]{0,62}[A-Za-z0-9_%+-])?\Z")
+_DOMAIN = re.compile(r"@((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,6}([A-Za-z]{2,24}))(?![\w@-])")
+_NOBODYS_DOMAIN = re.compile(  # RFC 2606 and 6761, and what everybody writes in their place
+    r"(?:[\w.-]*\.)?(?:example\.(?:com|net|org|edu)|[\w-]+\.(?:example|test|invalid|localhost|local|internal)"
+    r"|(?:your|my|our|the)?-?(?:domain|company|companyname|website|site|organi[sz]ation|university|school|business|email)"
+    r"\.(?:com|org|net|edu))",
+    re.IGNORECASE,
+)
+_NOBODY = re.compile(r"(?:your|my)[._-]?\w.*|git|no-?reply|name|user|username|email|someone|first\.?name\.?last\.?name", re.IGNORECASE)
+_FILES = frozenset("png jpg jpeg gif svg webp css js ts json py md html pdf zip txt csv xml yml yaml toml".split())
+
+
+def emails(text: str) -> Iterator[tuple[int, int]]:
+    """Find e-mail addresses; reserved domains, placeholders such as `your.name@company.com`, and `git@` survive."""
+    place = text.find("@")
+    while place != -1:
+        domain = _DOMAIN.match(text, place)
+        local = _LOCAL.search(text[max(0, place - 64) : place]) if domain else None
+        if domain and local and domain[2].lower() not in _FILES:
+            if not _NOBODYS_DOMAIN.fullmatch(domain[1]) and not _NOBODY.fullmatch(local[0]):
+                yield place - len(local[0]), domain.end()
+        place = text.find("@", place + 1)
+
+
+FINDERS: Mapping[str, Finder] = {
+    "key": keys,
+    "iban": ibans,
+    "card": cards,
+    "ssn": ssns,
+    "ip": addresses,
+    "phone": phones,
+    "email": emails,
+}
