@@ -20,10 +20,10 @@ from distillgen.rows import Row
 from distillgen.seeds import read_rows
 from distillgen.shapes import Step
 from distillgen.step_settings import DeduplicateStep
-from distillgen.steps.deduplicate import Deduplicate, Earlier, group_of, index_settings
+from distillgen.steps.deduplicate import Deduplicate, Earlier, index_settings
+from distillgen.steps.known import IndexSettings, Known, group_of
 
 if TYPE_CHECKING:
-    from distillgen.steps.near_index import IndexSettings, Known
     from distillgen.steps.near_saved import Index
 
 PREVIOUS = "previous"
@@ -42,7 +42,7 @@ class Place:
         """The folder of published datasets."""
         return self.folder / "datasets"
 
-    def index_folder(self, content: str, name: str, settings: "IndexSettings") -> Path | None:
+    def index_folder(self, content: str, name: str, settings: IndexSettings) -> Path | None:
         """Return the folder of the index of some content for one step, next to those of other contents."""
         if self.state is None:
             return None
@@ -127,13 +127,11 @@ def _file_or_version(reference: str, place: Place) -> Path | Version:
 
 
 def _of_version(
-    version: Version, step: DeduplicateStep, name: str, settings: "IndexSettings", place: Place, spool: Path
+    version: Version, step: DeduplicateStep, name: str, settings: IndexSettings, place: Place, spool: Path
 ) -> Earlier:
     columns = _against(step)
 
-    def known() -> Iterator["Known"]:
-        from distillgen.steps.near_index import Known
-
+    def known() -> Iterator[Known]:
         for record in read_jsonl(version.folder / "provenance.jsonl.zst"):
             trail: Sequence[Mapping[str, Any]] = record["steps"]
             passed = next((number for number, each in enumerate(trail) if each["step"] == name), len(trail))
@@ -146,13 +144,11 @@ def _of_version(
 
 
 def _of_file(
-    path: Path, step: DeduplicateStep, name: str, settings: "IndexSettings", place: Place, spool: Path
+    path: Path, step: DeduplicateStep, name: str, settings: IndexSettings, place: Place, spool: Path
 ) -> Earlier:
     columns = _against(step)
 
-    def known() -> Iterator["Known"]:
-        from distillgen.steps.near_index import Known
-
+    def known() -> Iterator[Known]:
         for where, found in read_rows(path):
             if isinstance(found, Problem):
                 raise SeedsInvalid("bad row", problems=[Problem(found.what, found.where, "mend it, or take it out")])
@@ -164,7 +160,7 @@ def _of_file(
 
 
 def _kept_or_made(
-    folder: Path | None, settings: "IndexSettings", known: Callable[[], Iterable["Known"]], spool: Path
+    folder: Path | None, settings: IndexSettings, known: Callable[[], Iterable[Known]], spool: Path
 ) -> "Index":
     from distillgen.steps.near_saved import index_of, open_index, save_index
 

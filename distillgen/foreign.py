@@ -86,7 +86,7 @@ def _text_at(row: Mapping[str, Any], name: str) -> Path | None:
 def _in_turns(turns: Sequence[Any], path: Path, role: str, content: str) -> View:
     """Return the last answer of a conversation, and the last question before it."""
     spoken = [
-        (_SPEAKERS.get(turn.get(role), turn.get(role)), index)
+        (_SPEAKERS.get(str(turn.get(role)), turn.get(role)), index)
         for index, turn in enumerate(turns)
         if isinstance(turn, dict) and isinstance(turn.get(content), str)
     ]

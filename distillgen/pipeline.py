@@ -256,10 +256,9 @@ def stop_at_gate(manifest: Manifest, publication: Publication, prepared: Prepare
     )  # fmt: skip
     if short:
         folder = publication.put_aside(manifest, prepared.student.features)
-        shown = folder if folder.is_absolute() else f"./{folder}"
         raise GateClosed(
             f"the quality gate is closed: {'; '.join(short)}",
-            fix=f"nothing was published; see `distillgen show {shown} --rejected`, then change the recipe or its gate",
+            fix=f"nothing was published; see `distillgen show {folder} --rejected`, then change the recipe or its gate",
         )
 
 

@@ -85,7 +85,6 @@ async def foresee(prepared: Prepared, options: Options) -> dict[str, Any]:
         "seeds": tally.seeds,
         "skipped_seeds": prepared.seeds.skipped,
         "steps": [_step(step, tally) for step in steps],
-        "rounds": [step.settings.rounds for step in steps if isinstance(step, Bootstrap)],
         "teachers": asked,
         "usd": _sum([each["usd"] for each in asked]),
         "target_rows": prepared.recipe.dataset.target_rows,
@@ -121,6 +120,8 @@ def _step(step: Step, tally: Tally) -> dict[str, Any]:
     """Return what is known of one step: calls it needs, answers it has, calls that depend on others' answers."""
     count = tally.steps.get(step.name, StepCount())
     outlook: dict[str, Any] = {"step": step.name, "rows": count.rows_in + count.born}
+    if isinstance(step, Bootstrap):
+        outlook["rounds"] = step.settings.rounds
     if isinstance(step, Generate | Judge):
         samples = step.settings.sample_count if isinstance(step, Generate) else 1  # a judge's row fails once
         calls = count.failed.get("not_stored", 0)

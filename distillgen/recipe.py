@@ -227,7 +227,7 @@ def _problems(error: ValidationError, table: Mapping[str, Any], source: Source) 
 
 
 def _say(entry: Any, path: Sequence[str | int]) -> str:
-    if entry["type"] == "too_short":
+    if entry["type"] == "too_short" and not entry["input"]:
         return f"{str(path[-1])!r} is empty"
     message = entry["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
