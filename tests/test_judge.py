@@ -431,3 +431,13 @@ def test_a_build_in_which_the_writer_alone_is_judge_publishes_nothing(judged: Pr
     done = judged.run("build")
     assert done.returncode == 6 and "own_answer 6" in done.stderr and other.seen == 0
     assert "own_answers = true" in done.stderr
+
+
+def test_a_build_knows_the_writer_by_every_name_it_has(judged: Project, loopback: Loopback, other: Loopback) -> None:
+    judged.edit(
+        'model = "grader"', f'model = "grader"\n[teachers.strict]\nbase_url = "{loopback.url}"\nmodel = "writer"'
+    )
+    judged.edit('teacher = ["main", "other"]', 'teacher = ["strict", "other"]')
+    judged.build()
+    assert (loopback.seen, other.seen) == (6, 6)
+    assert {tuple(row["steps"][1]["left_out"]) for row in judged.sidecar("provenance")} == {("strict",)}

@@ -1,10 +1,14 @@
 """The step `select`: what is kept of the samples of one parent, and why each other one is not."""
 
+import json
+from collections import Counter
 from typing import Any
 
 import pytest
+from conftest import Project
 from hypothesis import given
 from hypothesis import strategies as st
+from loopback import Body, Loopback, Say, reply
 
 from distillgen.rows import Failure, Outcome, Rejection, Row
 from distillgen.step_settings import SelectStep
@@ -88,7 +92,7 @@ def test_votes_by_number() -> None:
     results = select(outcomes, keep="majority", compare="number")
     assert kept(results) == ["p.0"] and results["p.2"] == ("not_selected", "agrees with p.0")
     assert results["p.3"] == ("no_vote", "no number in 'I do not know'")
-    assert results["p.4"] == ("outvoted", "says '7', 3 of 5 say 'The total is 1,200 dollars.'")
+    assert results["p.4"] == ("outvoted", "says '7', 3 of 5 say '1,200'")
 
 
 def test_long_and_hostile_answers_are_quoted_and_cut() -> None:
@@ -241,3 +245,78 @@ def test_at_most_one_is_kept_and_every_row_is_accounted_for(
     assert len(rows_out) <= 1 and len(rows_in) == len(rows_out) + len(refused) + merged
     assert len({*rows_out, *refused}) == len(results) and {*rows_out, *refused} <= set(rows_in)
     assert results == step(outcomes), "it remembers nothing"
+
+
+# -- whole builds ------------------------------------------------------------------------------------------------------
+
+RECIPE = """
+name = "demo"
+[seeds]
+path = "seeds.jsonl"
+[teachers.main]
+base_url = "{url}"
+model = "scripted"
+limits = {{ max_in_flight = 1 }}
+[[steps]]
+use = "generate"
+prompt = "answer"
+samples = 5
+{steps}
+[student]
+prompt = "{{{{ question }}}}"
+"""
+
+
+def in_turn(*answers: str) -> Any:
+    """A teacher that gives these answers to each question, one after the other, and scores by the length of one."""
+    seen: Counter[str] = Counter()
+
+    def behave(body: Body) -> Say:
+        asked = body["messages"][-1]["content"]
+        if "Rubric:" in asked:
+            score = min(len(asked.rpartition("Answer: ")[2]), 5)
+            return reply(json.dumps({"critique": "It is as long as that.", "score": score}))
+        seen[asked] += 1
+        return reply(answers[seen[asked] - 1])
+
+    return behave
+
+
+def funnel(project: Project, step: str) -> dict[str, Any]:
+    (counted,) = (each for each in project.manifest()["funnel"] if each["step"] == step)
+    return counted
+
+
+def test_a_build_with_a_majority_vote(project: Project, loopback: Loopback) -> None:
+    steps = '[[steps]]\nuse = "select"\nkeep = "majority"\ncompare = "number"\nmin_agreement = 0.6'
+    project.write("recipe.toml", RECIPE.format(url=loopback.url, steps=steps))
+    project.seeds([{"question": f"What is {n}?"} for n in range(3)])
+    loopback.behave = in_turn("It is 7.", "Seven, 7", "8", "I do not know", "7.0")
+    project.build()
+    assert [row["messages"][-1]["content"] for row in project.rows()] == ["It is 7."] * 3
+    assert [row["id"].rpartition(".")[2] for row in project.rows()] == ["0"] * 3, "its id stays its own"
+    counted = funnel(project, "2.select")
+    assert (counted["in"], counted["out"], counted["merged"]) == (15, 3, 0)
+    assert counted["rejected"] == {"not_selected": 6, "outvoted": 3, "no_vote": 3}
+    assert {row["steps"][-1]["agreement"] for row in project.sidecar("provenance")} == {0.6}
+    assert "nothing changed" in project.build().stderr and loopback.seen == 15
+
+
+def test_a_build_of_preference_pairs_by_judge(project: Project, loopback: Loopback) -> None:
+    steps = (
+        '[[steps]]\nuse = "judge"\nown_answers = true\n'
+        '[[steps]]\nuse = "select"\nkeep = "pair"\nby = "score"\nmin_gap = 2'
+    )
+    text = RECIPE.format(url=loopback.url, steps=steps)
+    project.write("recipe.toml", text + 'completion = "{{ chosen }}"\nrejected = "{{ rejected }}"\n')
+    project.seeds([{"question": f"What is {n}?"} for n in range(3)])
+    loopback.behave = in_turn("abc", "a", "abcd", "ab", "abcde")
+    project.build()
+    assert [(row["chosen"][-1]["content"], row["rejected"][-1]["content"]) for row in project.rows()] == [
+        ("abcde", "a")
+    ] * 3
+    counted = funnel(project, "3.select")
+    assert (counted["in"], counted["out"], counted["merged"], counted["rejected"]) == (15, 3, 3, {"not_selected": 9})
+    record = project.sidecar("provenance")[0]["steps"][-1]
+    assert (record["chosen"]["score"], record["rejected"]["score"]) == (5.0, 1.0)
+    assert [step["step"] for step in record["rejected"]["steps"]] == ["1.generate", "2.judge"]

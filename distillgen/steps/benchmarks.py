@@ -4,7 +4,7 @@ The rule: stock phrases, n-grams that are in more than `stock` texts of the benc
 the words in the n-grams that are left, the share that lies in n-grams which another text has too is the coverage. A
 text of fewer words than an n-gram is a single one. N-grams are compared by 64-bit hashes.
 
-The table takes about 80 bytes per n-gram of the benchmarks, and nothing for the texts that are looked at.
+The table takes some 140 bytes per n-gram of the benchmarks, and nothing for the texts that are looked at.
 """
 
 import bisect
@@ -30,19 +30,20 @@ from distillgen.steps.text import normalise
 MIN_WORDS = 5  # of a text: shorter ones ("42", "all of the above") cannot be told from chance
 ID_COLUMNS = ("id", "task_id", "question_id", "item_id", "unique_id")  # as benchmarks call them
 _READABLE = "a benchmark is a file whose name ends in .jsonl, .csv, .parquet or .txt (also .gz, .zst)"
-_BYTES = 4  # of a word's number in the table
 _ROOM = 8  # places of the filter per hash in it, or up to twice as many: one in so many of the others passes it
 
-_PLAIN = {code: chr(code).lower() if chr(code).isalnum() or chr(code) == "_" else " " for code in range(128)}
+_PLAIN = bytes(code if code < 128 and (chr(code).isalnum() or code == ord("_")) else ord(" ") for code in range(256))
 _TYPOGRAPHY = re.compile("[‘’“”„–—…•·«»×÷°€£→\u00a0]")  # no words, nor parts of words, after NFKC
 # As near-duplicates are compared: scripts that write no spaces are taken character by character.
 _WORD = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]|[\p{L}\p{N}\p{M}_]+")
 
 
-def words_of(text: str) -> list[str]:
-    """Return the words of a text in NFKC and without case; whatever stands between them is left out."""
+def words_of(text: str) -> list[bytes]:
+    """Return the words of a text in NFKC and without case, as UTF-8; whatever stands between them is left out."""
     plain = text if text.isascii() else _TYPOGRAPHY.sub(" ", text)  # ’ and — are often all that is not ASCII
-    return plain.translate(_PLAIN).split() if plain.isascii() else _WORD.findall(normalise(text))
+    if plain.isascii():
+        return plain.encode().lower().translate(_PLAIN).split()
+    return [word.encode() for word in _WORD.findall(normalise(text))]
 
 
 def plain_text(value: Any) -> str:
@@ -123,15 +124,15 @@ def _item_name(place: str, row: Mapping[str, Any]) -> str:
 
 
 class Overlap(NamedTuple):
-    """How much of a benchmark's text is in another text: the share of its words that count, and where they are."""
+    """How much of a benchmark's text is in another text: the share of its words that count, and by which n-grams."""
 
     coverage: float
     number: int  # of the benchmark's text, counted from the first
-    positions: NDArray[np.int64]  # of the shared n-grams, in the words of all texts
+    grams: frozenset[int]  # hashes of those that are shared
 
 
 class Probe(NamedTuple):
-    """How n-grams of some sizes are found fast in a text; all in bytes of packed word numbers.
+    """How n-grams of some sizes (in words) are found fast in a text.
 
     An n-gram of n words that is shared makes each k-gram in it shared, and one of them starts at a multiple of
     n - k + 1. So only those of a text are looked up, and n-grams only around those that are known.
@@ -152,14 +153,11 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Benchmarks:
-    """The texts of benchmarks as numbers of words, and the hashes of their n-grams, stock phrases left out."""
+    """The hashes of the n-grams of benchmarks, stock phrases left out, and where in their texts each is."""
 
     sources: Sequence[Source]
     counts: Mapping[str, Counter[str]]  # per benchmark: items, of these empty; texts, of these short, stock
-    _numbers: Mapping[str, int]  # of words, from 1 in the order of their first use
-    _spelled: Sequence[str]  # the words by number, the first being none
-    _words: NDArray[np.uint32]  # of all texts, one behind the other
-    _starts: NDArray[np.int64]  # of the texts in them
+    _starts: NDArray[np.int64]  # of the texts in the words of all, one behind the other, and the end
     _sizes: NDArray[np.int64]  # words of an n-gram, for each text
     _own: NDArray[np.int64]  # how many of the words before a position are in an n-gram that counts
     _hashes: NDArray[np.uint64]  # of the n-grams, sorted
@@ -182,53 +180,56 @@ class Benchmarks:
 
     def overlap(self, text: str) -> Overlap | None:
         """Return the benchmark's text that is covered most, the first of equal ones; None when nothing is shared."""
-        numbers = array("I", map(self._numbers.get, words_of(text), itertools.repeat(0)))
-        grams = self._shared(numbers.tobytes())
-        return self._most_covered(grams) if grams else None
+        grams = self._shared(words_of(text))
+        return self._most_covered(list(grams)) if grams else None
 
-    def longest_run(self, overlap: Overlap) -> str:
-        """Return the longest stretch of the benchmark's text that shared n-grams cover, as words."""
-        starts, size = overlap.positions, int(self._sizes[overlap.number])
-        breaks = np.flatnonzero(np.diff(starts) > size) + 1
-        runs = [(int(run[0]), int(run[-1]) + size) for run in np.split(starts, breaks)]
-        start, stop = max(runs, key=lambda run: run[1] - run[0])
-        return " ".join(self._spelled[number] for number in self._words[start:stop].tolist())
+    def longest_run(self, text: str, overlap: Overlap) -> str:
+        """Return the longest stretch of a text, as words, in which every n-gram is one of those in an overlap."""
+        words, size = words_of(text), int(self._sizes[overlap.number])
+        length = longest = last = 0
+        for start, hashed in enumerate(_hashes(words, size)):
+            length = length + 1 if hashed in overlap.grams else 0
+            if length > longest:
+                longest, last = length, start
+        return b" ".join(words[last + 1 - longest : last + size]).decode()
 
     def warnings(self) -> list[Problem]:
         """Say which texts of the benchmarks are not checked, and why."""
         return [problem for name, count in self.counts.items() for problem in _unchecked(name, count)]
 
-    def _shared(self, packed: bytes) -> set[int]:
-        """Return which n-grams of the table a text has."""
+    def _shared(self, words: list[bytes]) -> set[int]:
+        """Return which n-grams of the table a text has, by their places in it."""
         known, mask, hashes = self._filter, len(self._filter) - 1, self._hashes.data
         grams = set()
         for sizes, anchor, stride in self._probes:
             for hit in [
                 start
-                for start in range(0, len(packed) - anchor + 1, stride)
-                if known[xxh3_64_intdigest(packed[start : start + anchor]) & mask]
+                for start in range(0, len(words) - anchor + 1, stride)
+                if known[xxh3_64_intdigest(b" ".join(words[start : start + anchor])) & mask]
             ]:
                 for size in sizes:
-                    for start in range(max(hit - stride + _BYTES, 0), min(hit, len(packed) - size) + 1, _BYTES):
-                        hashed = xxh3_64_intdigest(packed[start : start + size])
+                    for start in range(max(hit - stride + 1, 0), min(hit, len(words) - size) + 1):
+                        hashed = xxh3_64_intdigest(b" ".join(words[start : start + size]))
                         if known[hashed & mask]:
                             place = bisect.bisect_left(hashes, hashed)
                             if place < len(hashes) and hashes[place] == hashed:
                                 grams.add(place)
         return grams
 
-    def _most_covered(self, grams: Iterable[int]) -> Overlap:
-        starts = np.sort(
-            np.concatenate([self._positions[self._firsts[gram] : self._firsts[gram + 1]] for gram in grams])
-        )
+    def _most_covered(self, grams: Sequence[int]) -> Overlap:
+        spans = [self._positions[self._firsts[gram] : self._firsts[gram + 1]] for gram in grams]
+        owners, starts = np.repeat(grams, [len(span) for span in spans]), np.concatenate(spans)
+        order = np.argsort(starts)
+        owners, starts = owners[order], starts[order]
         texts = np.searchsorted(self._starts, starts, side="right") - 1
-        nexts = np.append(starts[1:], len(self._words))
+        nexts = np.append(starts[1:], self._starts[-1])
         covered = self._own[np.minimum(starts + self._sizes[texts], nexts)] - self._own[starts]
         numbers, begins = np.unique(texts, return_index=True)
         whole = self._own[self._starts[numbers + 1]] - self._own[self._starts[numbers]]
         shares = np.add.reduceat(covered, begins) / whole
         best = int(np.argmax(shares))
-        return Overlap(float(shares[best]), int(numbers[best]), starts[texts == numbers[best]])
+        mine = self._hashes[owners[texts == numbers[best]]]
+        return Overlap(float(shares[best]), int(numbers[best]), frozenset(mine.tolist()))
 
 
 class _Grams(NamedTuple):
@@ -249,8 +250,9 @@ class _Reading:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._numbers: dict[str, int] = {}
-        self._words, self._ends, self._hashes = array("I"), array("q"), array("Q")
+        self._words: list[bytes] = []  # of all texts, one behind the other
+        self._spelled: dict[bytes, bytes] = {}  # each word once, so that it is kept only once
+        self._ends, self._hashes = array("q"), array("Q")
         self._sources: list[Source] = []
         self._counts: dict[str, Counter[str]] = {}
         self._known: dict[bytes, int] = {}  # different texts, by digest
@@ -266,14 +268,13 @@ class _Reading:
             if len(words) < MIN_WORDS:
                 count["short"] += 1
                 continue
-            packed = array("I", [self._numbers.setdefault(word, len(self._numbers) + 1) for word in words]).tobytes()
-            read.append(self._known.setdefault(xxh3_128_digest(packed), len(self._known)))
+            read.append(self._known.setdefault(xxh3_128_digest(b" ".join(words)), len(self._known)))
             if read[-1] < len(self._sources):
                 continue
-            self._words.frombytes(packed)
+            self._words += [self._spelled.setdefault(word, word) for word in words]
             self._ends.append(len(self._words))
             self._sources.append(Source(item.benchmark, item.name, column))
-            self._hashes.extend(_hashes(packed, min(self._size, len(words)) * _BYTES))
+            self._hashes.extend(_hashes(words, min(self._size, len(words))))
 
     def table(self, stock: int) -> Benchmarks:
         """Return the table of what was taken in. Raises UsageError when a benchmark has nothing that can be checked."""
@@ -292,8 +293,8 @@ class _Reading:
         probes = _probes(np.unique(grams.sizes).tolist(), self._size)
         anchors = np.fromiter(self._anchors(grams, probes), np.uint64)
         return Benchmarks(
-            self._sources, self._counts, self._numbers, ["", *self._numbers], np.array(self._words, np.uint32), starts,
-            sizes, own, hashes, np.append(firsts, len(grams.starts)), grams.starts, probes, _filter_of(hashes, anchors),
+            self._sources, self._counts, starts, sizes, own, hashes, np.append(firsts, len(grams.starts)), grams.starts,
+            probes, _filter_of(hashes, anchors),
         )  # fmt: skip
 
     def _without_stock(self, grams: _Grams, most: int) -> _Grams:
@@ -317,25 +318,22 @@ class _Reading:
         is_short = grams.sizes < self._size
         short: dict[int, set[int]] = {}
         for hashed, size in zip(grams.hashes[is_short].tolist(), grams.sizes[is_short].tolist(), strict=True):
-            short.setdefault(size * _BYTES, set()).add(hashed)
+            short.setdefault(size, set()).add(hashed)
         hashes, texts = array("Q"), array("q")
-        packed, begin = self._words.tobytes() if short else b"", 0
-        for number, end in enumerate(self._ends if short else ()):
-            text, begin = packed[begin * _BYTES : end * _BYTES], end
+        for number, (start, end) in enumerate(itertools.pairwise([0, *self._ends]) if short else ()):
             for size, known in short.items():
-                if size < len(text) and not known.isdisjoint(found := set(_hashes(text, size))):
-                    hashes.extend(found & known)
+                if size < end - start:
+                    hashes.extend(known.intersection(_hashes(self._words[start:end], size)))
                     texts.extend([number] * (len(hashes) - len(texts)))
         return hashes, texts
 
     def _anchors(self, grams: _Grams, probes: Iterable[Probe]) -> Iterator[int]:
         """Yield the hashes by which each probe finds its n-grams."""
-        packed = self._words.tobytes()
         for probe in probes:
-            mine = grams.only(np.isin(grams.sizes * _BYTES, probe.sizes))
-            places = np.flatnonzero(_covered(mine.starts, mine.sizes - probe.anchor // _BYTES + 1, len(self._words)))
-            for place in (places * _BYTES).tolist():
-                yield xxh3_64_intdigest(packed[place : place + probe.anchor])
+            mine = grams.only(np.isin(grams.sizes, probe.sizes))
+            places = np.flatnonzero(_covered(mine.starts, mine.sizes - probe.anchor + 1, len(self._words)))
+            for place in places.tolist():
+                yield xxh3_64_intdigest(b" ".join(self._words[place : place + probe.anchor]))
 
     def _times(self) -> NDArray[np.int64]:
         """Return how often each text was read."""
@@ -351,9 +349,9 @@ class _Reading:
                 raise UsageError(problems[0].what, problems=problems)
 
 
-def _hashes(packed: bytes, size: int) -> Iterator[int]:
-    """Yield the 64-bit hashes of the n-grams of a text, in bytes."""
-    return (xxh3_64_intdigest(packed[start : start + size]) for start in range(0, len(packed) - size + 1, _BYTES))
+def _hashes(words: Sequence[bytes], size: int) -> Iterator[int]:
+    """Yield the 64-bit hashes of the n-grams of a text, in order."""
+    return (xxh3_64_intdigest(b" ".join(words[start : start + size])) for start in range(len(words) - size + 1))
 
 
 def _probes(sizes: Iterable[int], most: int) -> list[Probe]:
@@ -362,8 +360,7 @@ def _probes(sizes: Iterable[int], most: int) -> list[Probe]:
     for group in ([size for size in sizes if size == most], [size for size in sizes if size < most]):
         if group:
             anchor = (min(group) + 1) // 2
-            stride = min(group) - anchor + 1
-            probes.append(Probe(tuple(size * _BYTES for size in group), anchor * _BYTES, stride * _BYTES))
+            probes.append(Probe(tuple(group), anchor, min(group) - anchor + 1))
     return probes
 
 

@@ -24,11 +24,11 @@ class Decontaminate:
 
     def __call__(self, row: Row) -> tuple[Outcome]:
         """Return the row with its highest coverage on the trail, or the rejection that names the item."""
-        best: tuple[Overlap, str] | None = None
+        best: tuple[Overlap, str, str] | None = None
         for column, text in texts_of(row.columns, self.columns):
             found = self.benchmarks.overlap(text)
             if found is not None and (best is None or _rank(found) > _rank(best[0])):
-                best = found, column
+                best = found, column, text
         if best is None:
             return (row.passed({"step": self.name}),)
         if best[0].coverage >= self.coverage:
@@ -36,9 +36,9 @@ class Decontaminate:
         overlap = round(best[0].coverage, 3)
         return (row.passed({"step": self.name, "overlap": overlap} if overlap else {"step": self.name}),)
 
-    def _evidence(self, found: Overlap, column: str) -> str:
+    def _evidence(self, found: Overlap, column: str, text: str) -> str:
         source = self.benchmarks.sources[found.number]
-        shared = self.benchmarks.longest_run(found)
+        shared = self.benchmarks.longest_run(text, found)
         shown = repr(shared if len(shared) <= SHOWN else f"{shared[: SHOWN - 1]}…")
         held = f"{100 * found.coverage:.0f} % of {source.benchmark} item {source.item} ({source.column})"
         return f"{column} holds {held}: {shown}"
