@@ -26,7 +26,8 @@ def test_build_publishes_a_version_with_everything_it_promises(demo: Project, lo
     assert {row["id"] for row in provenance} == {row["id"] for row in rows}
     generated = provenance[0]["steps"][0]
     assert generated["model"] == "scripted" and generated["tokens"]["completion"] == 11 and len(generated["key"]) == 64
-    assert manifest["funnel"][0] == {"step": "1.generate", "in": 20, "born": 0, "out": 20, "rejected": {}, "failed": {}}
+    counts = {"in": 20, "born": 0, "merged": 0, "out": 20, "rejected": {}, "failed": {}}
+    assert manifest["funnel"][0] == {"step": "1.generate", **counts}
 
 
 def test_data_is_read_only_and_files_have_their_checksum(demo: Project) -> None:
@@ -128,7 +129,7 @@ def test_rejected_and_failed_rows_are_kept_with_their_reason(demo: Project, loop
     for step in demo.manifest()["funnel"]:
         assert step["in"] + step["born"] == step["out"] + sum(step["rejected"].values()) + sum(step["failed"].values())
     shown = demo.run("show", "demo", "--rejected").stdout
-    assert "1.generate · not_refusal: answer begins" in shown
+    assert "1.generate · not_refusal: answer declines" in shown
 
 
 def test_rows_that_failed_for_now_are_mended_by_a_rerun(demo: Project, loopback: Loopback) -> None:

@@ -1,14 +1,10 @@
 """Rules and deduplication: rows that must pass, rows that must not, and why."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from distillgen.errors import RowFailed
-from distillgen.rows import Rejection, Row
-from distillgen.steps.deduplicate import Deduplicate
+from distillgen.rows import Row
 from distillgen.steps.rules import RuleProblem, bind_rule
-from distillgen.steps.similarity import PERMUTATIONS, SEED, bands_for, jaccard, shingles, sketch_of
 from distillgen.steps.structured import parse_structured, schema_error, wrong_schema
 
 
@@ -98,64 +94,6 @@ def test_wrong_settings(setting: object, said: str) -> None:
     with pytest.raises(RuleProblem) as caught:
         bind_rule(setting, "answer")  # type: ignore[arg-type]
     assert said in caught.value.fix
-
-
-def test_exact_duplicates_after_normalisation() -> None:
-    step = Deduplicate("d", ["answer"], None)
-    assert isinstance(step(row("Hello  World", "a")), Row)
-    twin = step(row("hello world\n", "b"))
-    assert isinstance(twin, Rejection) and (twin.rule, twin.detail) == ("exact_duplicate", "of a")
-
-
-def test_near_duplicates_name_the_kept_row_and_the_real_similarity() -> None:
-    text = " ".join(f"word{n}" for n in range(60))
-    step = Deduplicate("d", ["answer"], 0.8)
-    step(row(text, "a"))
-    twin = step(row(text + " and one more", "b"))
-    real = jaccard(shingles(text), shingles(text + " and one more"))
-    assert isinstance(twin, Rejection) and twin.detail == f"of a, Jaccard {real:.3f}" and 0.8 <= real < 1
-    far = " ".join(f"word{n}" for n in range(30)) + " " + " ".join(f"other{n}" for n in range(30))
-    assert isinstance(step(row(far, "c")), Row)
-
-
-def test_a_rejected_row_rejects_nobody() -> None:
-    chain = [" ".join(f"w{n}" for n in range(start, start + 60)) for start in (0, 5, 10)]
-    first, second, third = (shingles(text) for text in chain)
-    assert jaccard(first, second) >= 0.8 <= jaccard(second, third) and jaccard(first, third) < 0.8
-    step = Deduplicate("d", ["answer"], 0.8)
-    assert [isinstance(step(row(text, str(n))), Row) for n, text in enumerate(chain)] == [True, False, True]
-
-
-@given(st.lists(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=12).map(" ".join), max_size=25))
-def test_deduplicating_twice_equals_once_and_kept_rows_are_far_apart(texts: list[str]) -> None:
-    def kept(rows: list[Row]) -> list[Row]:
-        step = Deduplicate("d", ["answer"], 0.5)
-        return [out for each in rows if isinstance(out := step(each), Row)]
-
-    once = kept([row(text, str(n)) for n, text in enumerate(texts)])
-    assert [each.id for each in kept(once)] == [each.id for each in once]
-
-
-def test_scripts_without_spaces_have_shingles() -> None:
-    assert len(shingles("冰为什么浮在水上因为它的密度比水小")) > 10
-    assert len(shingles("")) == 0 and len(shingles("one")) == 1
-
-
-def test_bands_find_pairs_at_the_threshold() -> None:
-    assert bands_for(0.8) == (18, 7) and bands_for(0.7) == (25, 5)
-    for threshold in (0.3, 0.5, 0.7, 0.8, 0.9, 1.0):
-        bands, rows = bands_for(threshold)
-        assert bands * rows <= 128 and 1 - (1 - threshold**rows) ** bands >= 0.98
-
-
-def test_sketches_are_datasketchs_own() -> None:
-    from datasketch import MinHash
-
-    hashes = shingles("the quick brown fox jumps over the lazy dog")
-    mine = MinHash(num_perm=PERMUTATIONS, seed=SEED, hashfunc=int)
-    for value in hashes:
-        mine.update(int(value) & 0xFFFFFFFF)
-    assert (sketch_of(hashes).hashvalues == mine.hashvalues).all()
 
 
 def test_structured_replies() -> None:
