@@ -39,6 +39,7 @@ class Trial:
 
 TRIALS = {
     "answer": Trial("{{ question }}{% if input is defined %} {{ input }}{% endif %}"),
+    "answer_from_document": Trial("{{ document }} {{ question }}"),
     "chat": Trial(None),
     "evolve": Trial("{{ question }}", "{{ evolved }}"),
     "explain": Trial("Explain: {{ topic }}"),
@@ -109,8 +110,10 @@ def count(project: Path, prompt: str) -> Count | None:
 
 
 def agrees(columns: Mapping[str, Any]) -> bool:
-    """Whether what the teacher wrote says the same as the seed's `gold`: a label, a verdict, or a number."""
+    """Whether what the teacher wrote says the same as the seed's `gold`: a label, a verdict, a number, some words."""
     gold = columns["gold"]
+    if "document" in columns:
+        return str(gold).casefold() in columns["answer"].casefold()
     if "label" in columns:
         return bool(columns["label"] == gold)
     if "winner" in columns:

@@ -9,8 +9,8 @@ from distillgen.errors import PromptInvalid, PromptMissing, RowFailed
 from distillgen.prompts import Template, library, load_prompt
 
 LIBRARY = {
-    "answer", "chat", "evolve", "explain", "judge", "label", "label_with_rationale", "persona",
-    "questions_from_document", "reason", "rewrite", "self_instruct",
+    "answer", "answer_from_document", "chat", "evolve", "explain", "judge", "judge_pair", "label",
+    "label_with_rationale", "persona", "questions_from_document", "reason", "rewrite", "self_instruct",
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, clean_environment
 
+LICENCES = ("README.md", "gsm8k_test.LICENSE", "gsm8k_train.LICENSE", "self_instruct.LICENSE")
 pytestmark = [pytest.mark.embedded, pytest.mark.xdist_group("embedded")]
 
 
@@ -27,10 +28,13 @@ def test_the_wheel_builds_a_dataset_outside_the_checkout(tmp_path: Path) -> None
     )
     [wheel] = dist.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert (
-        "distillgen/library/prompts/explain.toml" in names
-        and "distillgen/library/recipes/seeds/questions.jsonl" in names
-    )
+    assert "distillgen/library/prompts/explain.toml" in names
+    recipes = REPOSITORY / "recipes"
+    shipped = {
+        f"distillgen/library/recipes/{path.relative_to(recipes)}" for path in recipes.rglob("*") if path.is_file()
+    }
+    assert shipped <= set(names), "every recipe and its seeds"
+    assert {f"distillgen/library/recipes/seeds/{name}" for name in LICENCES} <= set(names)
     assert not [name for name in names if name.endswith((".gguf", ".pyc")) or name.startswith(("tests", "bench"))]
     run(sys.executable, "-m", "venv", str(tmp_path / "venv"), cwd=tmp_path)
     python = str(tmp_path / "venv/bin/python")
@@ -50,3 +54,9 @@ def test_the_wheel_builds_a_dataset_outside_the_checkout(tmp_path: Path) -> None
     )
     assert "published quickstart@1 (partial: --limit): 3 rows" in done.stderr
     assert run(distillgen, "export", "quickstart", cwd=home).stdout.count("\n") == 3
+    reasoning = tmp_path / "reasoning"
+    run(distillgen, "init", str(reasoning), "--recipe", "reasoning", cwd=tmp_path)
+    assert {path.name for path in (reasoning / "seeds").iterdir()} == {
+        "gsm8k_test.LICENSE", "gsm8k_test.jsonl", "gsm8k_train.LICENSE", "gsm8k_train.jsonl",
+    }  # fmt: skip
+    assert "2.generate 0 answers stored, 800 calls" in run(distillgen, "plan", cwd=reasoning).stdout

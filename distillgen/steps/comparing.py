@@ -53,7 +53,8 @@ def _exact(answer: str, reference: str, _: float) -> Judged:
 
 def _bared(text: str) -> str:
     """Return a text without what does not count: case, white space, quotes, emphasis, punctuation at its end."""
-    return normalise(text).lstrip(_AROUND).rstrip(_AROUND + _AFTER)
+    text = normalise(text)
+    return text.lstrip(_AROUND).rstrip(_AROUND + _AFTER) or text
 
 
 # -- where an answer states its result ------------------------------------------------------------------------------
@@ -118,10 +119,11 @@ _LABEL = regex.compile(r"^\W*(?:(?:option|choice|answer)\b\W*)?(?P<label>[A-Za-z
 
 def _choice_patterns(label: str) -> Sequence[Any]:
     """Return the ways to state a choice; the last one stated counts, whichever way."""
-    word = r"(?:(?i:option|choice|letter|answer)\W*)?"
+    word = r"(?:(?i:\w{2,12}ly|therefore|thus)\W+)?(?:(?i:option|choice|letter|answer)\W*)?"
     return [
         regex.compile(
-            rf"(?i:\b(?:answer|choice)\b[^.\n]{{0,40}}?(?:\s(?:is|would\ be|should\ be)\b|[:=]))\W{{0,9}}?{word}{label}"
+            r"(?i:\b(?:answer|choice)\b(?!\ choices)[^.\n]{0,40}?(?:\s(?:is|would\ be|should\ be)\b|[:=]))\W{0,9}?"
+            rf"{word}{label}"
         ),
         regex.compile(rf"(?i:\b(?:choose|chose|select|pick|go\ with)\b)\W{{1,9}}{word}{label}"),
         regex.compile(rf"{label}\W{{0,9}}?\s(?i:is\ (?:the\ )?(?:correct|right|best|true|answer))\b"),

@@ -5,19 +5,22 @@ share a key with another of their block are then taken one after the other. How 
 """
 
 import contextlib
+import functools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from distillgen.rows import Outcome, Rejection, Row
-from distillgen.steps.known import IndexSettings, Known, group_of
+from distillgen.steps.known import EMBEDDING, IndexSettings, Known, group_of
 from distillgen.steps.text import text_of
 
 if TYPE_CHECKING:  # NumPy is loaded by the first block
-    from distillgen.steps.near_index import Part
+    from distillgen.steps.near_index import Block, Part
     from distillgen.steps.near_saved import Index
     from distillgen.steps.nearest import Found
+
+RULES = {"Jaccard": "near_duplicate", "cosine": "semantic_duplicate"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Deduplicate:
 
     `near` is the threshold of Jaccard similarity, None for equal rows only; `words` are those of an n-gram; `bands`
     says how many bands of how many rows lead to candidates, by default what finds 98 % of the pairs at the threshold.
+    `meaning` is the threshold of the cosine of embeddings, None for texts only (it needs the extra `semantic`).
     Samples of one prompt are not compared with each other unless `samples` says so. A row without text is kept.
     `earlier` are the rows of other datasets or files; `spool` is the folder for what memory shall not hold.
     With `remembers` a kept row notes under which name it was compared, for the index of a later run.
@@ -43,62 +47,68 @@ class Deduplicate:
     def __init__(
         self, name: str, columns: Sequence[str], near: float | None, *, words: int = 3,
         bands: tuple[int, int] | None = None, samples: Literal["keep", "compare"] = "keep",
-        earlier: Sequence[Earlier] = (), spool: Path | None = None,
+        meaning: float | None = None, earlier: Sequence[Earlier] = (), spool: Path | None = None,
         remembers: bool = False,
     ) -> None:  # fmt: skip
         self.name = name
         self._columns, self._near, self._words, self._bands = tuple(columns), near, words, bands
-        self._compares_samples = samples == "compare"
+        self._meaning, self._compares_samples = meaning, samples == "compare"
         self.earlier, self._spool, self.remembers = tuple(earlier), spool, remembers
         self._part: Part | None = None
+        if meaning is not None:
+            from distillgen.steps.semantic import require_embedding
 
-    @property
+            require_embedding()
+
+    @functools.cached_property
     def settings(self) -> IndexSettings:
         """What an index of earlier rows must have been made with."""
-        return index_settings(self._columns, self._near, words=self._words, bands=self._bands)
+        return index_settings(self._columns, self._near, words=self._words, bands=self._bands, meaning=self._meaning)
 
     def __call__(self, rows: Sequence[Row]) -> list[Outcome]:
         """Return for each row the row, or the rejection that names the kept row and the similarity."""
-        from distillgen.steps.near_index import in_blocks
+        from distillgen.steps.near_index import block_of, in_blocks
 
-        found = [each for block in in_blocks(map(self._known, rows)) for each in self._decide(block)]
+        blocks = (block_of(some, self.settings) for some in in_blocks(map(self._known, rows)))
+        found = [each for block in blocks for each in self._decide(block)]
         return [self._outcome(row, each) for row, each in zip(rows, found, strict=True)]
 
     def _known(self, row: Row) -> Known:
         texts = [text_of(row, column) for column in self._columns]
         return Known(row.id, texts) if self._compares_samples else Known(row.id, texts, group_of(row.trail))
 
-    def _decide(self, known: Sequence[Known]) -> "list[Found | None]":
+    def _decide(self, block: "Block") -> "list[Found | None]":
         """Return what each of some rows is like, and take in those that are like none."""
         import numpy as np
 
-        from distillgen.steps.near_index import Crowded, block_of
-        from distillgen.steps.nearest import Source, decide
+        from distillgen.steps.near_index import Crowded
+        from distillgen.steps.nearest import Limits, Source, decide
 
         mine = self._kept
         sources = [Source(part, each.prefix) for each in self.earlier for part in each.index.parts]
-        block = block_of(known, self.settings)
+        limits = Limits(self._near, self._meaning, self._compares_samples)
         with contextlib.suppress(Crowded):
-            found = decide(block, [*sources, Source(mine)], self._near, compares_samples=self._compares_samples)
+            found = decide(block, [*sources, Source(mine)], limits)
             mine.add(block, np.array([each is None for each in found], np.bool_))
             return found
-        half = len(known) // 2
-        return [*self._decide(known[:half]), *self._decide(known[half:])]
+        stop = len(block.names)
+        return [*self._decide(block.cut(0, stop // 2)), *self._decide(block.cut(stop // 2, stop))]
 
     @property
     def _kept(self) -> "Part":
-        from distillgen.steps.near_index import Part
+        from distillgen.steps.near_index import Part, dimensions_of
 
         if self._part is None:
-            self._part = Part.empty(self._spool)
+            self._part = Part.empty(self._spool, dimensions_of(self.settings))
         return self._part
 
     def _outcome(self, row: Row, found: "Found | None") -> Outcome:
         if found is None:
             return row.passed({"step": self.name, "as": row.id} if self.remembers else {"step": self.name})
-        if found.jaccard is None:
+        if not found.measure:
             return Rejection(row, self.name, "exact_duplicate", f"of {found.name}")
-        return Rejection(row, self.name, "near_duplicate", f"of {found.name}, Jaccard {found.jaccard:.3f}")
+        detail = f"of {found.name}, {found.measure} {found.similarity:.3f}"
+        return Rejection(row, self.name, RULES[found.measure], detail)
 
     def save(self, folder: Path, published: Collection[str], grown_from: "Index | None" = None) -> None:
         """Save the index of the kept rows whose ids were published, after the rows of the index it grew from."""
@@ -114,11 +124,13 @@ class Deduplicate:
 
 
 def index_settings(
-    columns: Sequence[str], near: float | None, *, words: int = 3, bands: tuple[int, int] | None = None
-) -> IndexSettings:
+    columns: Sequence[str], near: float | None, *, words: int = 3, bands: tuple[int, int] | None = None,
+    meaning: float | None = None,
+) -> IndexSettings:  # fmt: skip
     """Return what the rows of an index have in common when they are compared like that."""
-    from distillgen.steps.similarity import bands_for
-
+    embedding = None if meaning is None else EMBEDDING
     if near is None:
-        return IndexSettings(tuple(columns), None)
-    return IndexSettings(tuple(columns), words, *(bands or bands_for(near)))
+        return IndexSettings(tuple(columns), None, embedding=embedding)
+    from distillgen.steps.similarity import bands_for  # loads NumPy
+
+    return IndexSettings(tuple(columns), words, *(bands or bands_for(near)), embedding)

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import xxhash
 
+EMBEDDING = "wordllama 0.4.0 l2_supercat_256"
+
 
 class Group(NamedTuple):
     """Of which prompt a row is a sample (a hash, 0 for none), and its number among them."""
@@ -27,12 +29,16 @@ class Known(NamedTuple):
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """What the rows of an index have in common. `words` of an n-gram are None when only equal texts are wanted."""
+    """What the rows of an index have in common.
+
+    `words` of an n-gram are None when near-duplicates are not wanted, `embedding` when duplicates by meaning are not.
+    """
 
     columns: tuple[str, ...]
     words: int | None
     bands: int = 0
     band_rows: int = 0
+    embedding: str | None = None
 
 
 def group_of(trail: Sequence[Mapping[str, Any]]) -> Group:

@@ -11,12 +11,13 @@ import os
 import re
 import signal
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import DEVNULL, Process
 from typing import Any, NamedTuple
 
 import orjson
 
 from distillgen.errors import ExtraMissing
+from distillgen.steps.sandbox import end_process, start_process
 
 SECONDS = 5.0  # of processor time for one comparison; on the clock, four times as many
 MEMORY_MB = 1024
@@ -55,37 +56,39 @@ class Mathematics:
         self._idle: list[Process] = []
 
     async def compare(self, answer: str, reference: str) -> Compared:
-        """Say whether an answer means the same as its reference."""
+        """Say whether an answer means the same as its reference. Raises OSError when no process can be started."""
         async with self._slots:
             worker = self._idle.pop() if self._idle else await self._start()
             try:
                 compared = await self._ask(worker, answer, reference)
             except BaseException:
-                await _end(worker)
+                await end_process(worker)
                 raise
             if compared.trouble:
-                await _end(worker)
+                await end_process(worker)
             else:
                 self._idle.append(worker)
             return compared
 
     async def _start(self) -> Process:
-        # Nothing of the environment but where to find modules: no key is of use here.
-        kept = {name: os.environ[name] for name in ("PYTHONPATH", "LD_LIBRARY_PATH", "PATH") if name in os.environ}
-        worker = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", __name__, str(self._seconds), str(self._memory_mb),
-            stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env={**kept, "PYTHONHASHSEED": "0", "PYTHONUTF8": "1"},
-            start_new_session=True,  # its own: Ctrl-C in the terminal is for the parent
-        )  # fmt: skip
+        # Of the environment nothing but what finds modules and libraries: no key is of use here.
+        kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "PATH") if name in os.environ}
+        kept["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path.startswith("/"))
+        command = [sys.executable, "-P", "-m", __name__, str(self._seconds), str(self._memory_mb)]
+        environment = {**kept, "PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
+        worker = await start_process(command, environment, DEVNULL)
         try:
             assert worker.stdout is not None
             async with asyncio.timeout(START_SECONDS):
                 if await worker.stdout.readline() == b"ready\n":
                     return worker
+        except TimeoutError:
+            await end_process(worker)
+            raise OSError(f"math-verify was not ready within {START_SECONDS:g} s") from None
         except BaseException:
-            await _end(worker)
+            await end_process(worker)
             raise
-        await _end(worker)
+        await end_process(worker)
         raise ExtraMissing(
             "math-verify does not run here (an antlr4 runtime that it does not know, or too little memory?)",
             fix="pip install --force-reinstall 'distillgen[math]'",
@@ -112,17 +115,7 @@ class Mathematics:
     async def aclose(self) -> None:
         """End the workers. Safe to call twice."""
         while self._idle:
-            await _end(self._idle.pop())
-
-
-async def _end(worker: Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        worker.kill()
-    if worker.stdin is not None:
-        worker.stdin.close()
-    if worker.stdout is not None:
-        await worker.stdout.read()
-    await worker.wait()
+            await end_process(self._idle.pop())
 
 
 def _clean(text: str) -> str:

@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple, TypeAlias
+from typing import IO, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,19 +46,31 @@ class Crowded(Exception):
 
 
 class Block(NamedTuple):
-    """Rows that are compared: names, records, shingles, and sorted entries with the row's place in the block."""
+    """Rows that are compared. The entries, sorted, hold their places in the block; unwanted vectors are empty."""
 
     names: Sequence[str]
     records: NDArray[np.void]
     has_text: NDArray[np.bool_]
     sets: ShingleSets
     entries: Entries
+    vectors: NDArray[np.int8]
+
+    def cut(self, start: int, stop: int) -> "Block":
+        """Return the block of some of the rows."""
+        first = int(self.sets.starts[start])
+        sets = ShingleSets(self.sets.hashes[first : self.sets.ends[stop - 1]], self.sets.ends[start:stop] - first)
+        places = (self.entries & ROW_MASK).astype(np.int64)
+        chosen = (places >= start) & (places < stop)
+        entries = entries_of(self.entries[chosen], places[chosen] - start)
+        some = slice(start, stop)
+        return Block(self.names[some], self.records[some], self.has_text[some], sets, entries, self.vectors[some])
 
 
 def block_of(known: Sequence[Known], settings: IndexSettings) -> Block:
     """Return all that the comparison needs to know of rows. Rows without any text have no entries."""
     texts = [text for each in known for text in each.texts]
-    prints = fingerprints(texts, columns=len(settings.columns), words=settings.words)
+    columns = len(known[0].texts)
+    prints = fingerprints(texts, columns=columns, words=settings.words)
     records = np.zeros(len(known), RECORD)
     records["digest"] = prints.digests
     records["group"] = [each.group.of for each in known]
@@ -69,10 +81,19 @@ def block_of(known: Sequence[Known], settings: IndexSettings) -> Block:
         places = np.flatnonzero(prints.sets.ends > prints.sets.starts)
         signed = signatures(prints.sets, settings.bands * settings.band_rows)[places]
         keys = band_keys(signed, settings.bands, settings.band_rows)
-        entries += [entries_of(keys[:, band], places) for band in range(settings.bands)]
+        entries.append(entries_of(keys, places[:, None]).ravel())
     together = np.concatenate(entries)
     together.sort()
-    return Block([each.name for each in known], records, prints.has_text, prints.sets, together)
+    vectors = _vectors(known, settings)
+    return Block([each.name for each in known], records, prints.has_text, prints.sets, together, vectors)
+
+
+def _vectors(known: Sequence[Known], settings: IndexSettings) -> NDArray[np.int8]:
+    if settings.embedding is None:
+        return np.empty((len(known), 0), np.int8)
+    from distillgen.steps.semantic import embed
+
+    return embed(["\n".join(each.texts) for each in known])
 
 
 def in_blocks(known: Iterable[Known]) -> Iterator[list[Known]]:
@@ -207,30 +228,69 @@ def _checks(sets: ShingleSets) -> NDArray[np.uint32]:
     return (sums[sets.ends] - sums[sets.starts]).astype(np.uint32)
 
 
+def dimensions_of(settings: IndexSettings) -> int:
+    """Return how many numbers a row's vector has, none if meaning does not count."""
+    if settings.embedding is None:
+        return 0
+    from distillgen.steps.semantic import DIMENSIONS
+
+    return DIMENSIONS
+
+
+class _Growing:
+    """An array that rows can be added to."""
+
+    def __init__(self, rows: NDArray[Any]) -> None:
+        self._array, self._count = rows, len(rows)
+
+    @property
+    def rows(self) -> NDArray[Any]:
+        """What was added so far."""
+        return self._array[: self._count]
+
+    def add(self, rows: NDArray[Any]) -> None:
+        """Take in more rows."""
+        needed = self._count + len(rows)
+        if needed > len(self._array):
+            larger = np.empty((max(needed, len(self._array) * 3 // 2, 1024), *rows.shape[1:]), self._array.dtype)
+            larger[: self._count] = self.rows
+            self._array = larger
+        self._array[self._count : needed] = rows
+        self._count = needed
+
+
 class Part:
     """Kept rows, numbered from 0 in the order in which they were kept: all those of a run, or some of a saved index."""
 
-    def __init__(self, segments: Segments, records: NDArray[np.void], shingles: IO[bytes], names: IO[bytes]) -> None:
+    def __init__(
+        self, segments: Segments, records: NDArray[np.void], vectors: NDArray[np.int8], shingles: IO[bytes],
+        names: IO[bytes],
+    ) -> None:  # fmt: skip
         self.segments = segments
-        self._records, self._count = records, len(records)
+        self._records, self._vectors = _Growing(records), _Growing(vectors)
         self.shingles_file, self.names_file = shingles, names
 
     @classmethod
-    def empty(cls, spool: Path | None) -> "Part":
+    def empty(cls, spool: Path | None, dimensions: int = 0) -> "Part":
         """Return a part that rows can be added to. Its files have no names: they end with it, or with the process."""
         folder = spool or Path(tempfile.gettempdir())
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             files = [tempfile.TemporaryFile(dir=folder) for _ in range(2)]
-        return cls(Segments(), np.empty(0, RECORD), *files)
+        return cls(Segments(), np.empty(0, RECORD), np.empty((0, dimensions), np.int8), files[0], files[1])
 
     def __len__(self) -> int:
-        return self._count
+        return len(self.records)
 
     @property
     def records(self) -> NDArray[np.void]:
         """The records of the rows."""
-        return self._records[: self._count]
+        return self._records.rows
+
+    @property
+    def vectors(self) -> NDArray[np.int8]:
+        """The vectors of the rows."""
+        return self._vectors.rows
 
     def sizes(self, numbers: Numbers) -> Numbers:
         """Return how many shingles some rows have."""
@@ -269,7 +329,7 @@ class Part:
 
     def names(self) -> Iterator[str]:
         """Yield the names of all rows, in order."""
-        for first in range(0, self._count, 1 << 14):
+        for first in range(0, len(self), 1 << 14):
             ends = self.records["name_end"][first : first + (1 << 14)].tolist()
             start = self._span("name_end", first)[0]
             found = os.pread(self.names_file.fileno(), ends[-1] - start, start)
@@ -284,7 +344,7 @@ class Part:
         """Take in the rows of a block that are kept and have text."""
         kept = kept & block.has_text
         places = np.flatnonzero(kept)
-        if self._count + len(places) > int(ROW_MASK):
+        if len(self) + len(places) > int(ROW_MASK):
             raise DistillgenError(f"more than {int(ROW_MASK):,} rows to compare", fix="build the dataset in several")
         starts, ends = block.sets.starts, block.sets.ends
         hashes = block.sets.hashes[np.repeat(kept, ends - starts)]
@@ -298,23 +358,15 @@ class Part:
         records["check"] = _checks(block.sets)[places]
         records["shingles_end"] = self._end("shingles_end") + np.cumsum((ends - starts)[places])
         records["name_end"] = self._end("name_end") + np.cumsum([len(name) for name in names] or np.empty(0, np.int64))
-        numbers = self._count + np.cumsum(kept) - 1
-        self._append(records)
+        numbers = len(self) + np.cumsum(kept) - 1
+        self._records.add(records)
+        self._vectors.add(block.vectors[places])
         places_of_entries = (block.entries & ROW_MASK).astype(np.int64)
         chosen = kept[places_of_entries]
         self.segments.add(entries_of(block.entries[chosen], numbers[places_of_entries[chosen]]))
 
     def _end(self, field: str) -> int:
-        return int(self.records[field][-1]) if self._count else 0
-
-    def _append(self, records: NDArray[np.void]) -> None:
-        needed = self._count + len(records)
-        if needed > len(self._records):
-            larger = np.empty(max(needed, len(self._records) * 3 // 2, 1024), RECORD)
-            larger[: self._count] = self.records
-            self._records = larger
-        self._records[self._count : needed] = records
-        self._count = needed
+        return int(self.records[field][-1]) if len(self) else 0
 
     def close(self) -> None:
         """Let the files go."""

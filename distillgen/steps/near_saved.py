@@ -1,7 +1,7 @@
 """Saved indexes of kept rows: a folder of immutable files and a header, opened whole or not at all.
 
 The header, `index.json`, is written last. It says with which settings the index was made and lists its parts, the
-oldest rows first; a part is five files, named by its content. A grown index links to the parts of the one that it grew
+oldest rows first; a part is six files, named by its content. A grown index links to the parts of the one that it grew
 from and adds one of its own. Parts at the end that are no larger than the new one are written into it, so that there
 are few of them, and a row is written again only when its part has at least doubled.
 """
@@ -31,6 +31,7 @@ from distillgen.steps.near_index import (
     Part,
     Segments,
     block_of,
+    dimensions_of,
     entries_of,
     in_blocks,
 )
@@ -40,7 +41,7 @@ FORMAT = 1
 HEADER = "index.json"
 PIECE = 1 << 20  # bytes read and written at once
 TEMPORARY = ".part."
-KINDS = ("entries", "filter", "records", "names", "shingles")
+KINDS = ("entries", "filter", "records", "names", "vectors", "shingles")
 
 Chosen: TypeAlias = tuple[Part, NDArray[np.bool_]]  # a part, and which of its rows
 
@@ -65,7 +66,7 @@ class Index:
 
 def index_of(known: Iterable[Known], settings: IndexSettings, spool: Path | None = None) -> Index:
     """Return an index of all these rows, which are not compared with each other; of equal ones the first will do."""
-    part = Part.empty(spool)
+    part = Part.empty(spool, dimensions_of(settings))
     seen: set[tuple[int, ...]] = set()
     for rows in in_blocks(known):
         block = block_of(rows, settings)
@@ -187,12 +188,13 @@ def _file(folder: Path, path: Path | None = None) -> Iterator[IO[bytes]]:
 
 
 def _write_part(folder: Path, chosen: Sequence[Chosen]) -> dict[str, Any]:
-    """Write the five files of a part and return how the header describes it."""
+    """Write the six files of a part and return how the header describes it."""
     entries = _entries(chosen)
     contents: dict[str, Iterable[bytes | memoryview]] = {
         "entries": _pieces(entries.astype("<u8", copy=False)),
         "filter": _pieces(Filter.of([entries], len(entries)).bits),
         "records": _pieces(_records(chosen)),
+        "vectors": _pieces(np.concatenate([part.vectors[mask] for part, mask in chosen])),
         "names": (piece for part, mask in chosen for piece in _spans(part, mask, "name_end")),
         "shingles": (piece for part, mask in chosen for piece in _spans(part, mask, "shingles_end")),
     }
@@ -260,14 +262,15 @@ def _spans(part: Part, mask: NDArray[np.bool_], field: str) -> Iterator[bytes]:
 def _open_part(folder: Path, described: dict[str, Any]) -> Part | None:
     """Open a part, None when a file is not as the header says."""
     arrays: dict[str, NDArray[Any]] = {}
-    for kind, dtype in (("entries", "<u8"), ("filter", "u1"), ("records", RECORD), ("names", "u1")):
+    for kind, dtype in (("entries", "<u8"), ("filter", "u1"), ("records", RECORD), ("names", "u1"), ("vectors", "i1")):
         path, wanted = _path(folder, described, kind), described["files"][kind]
         if path.stat().st_size != wanted["bytes"]:
             return None
         arrays[kind] = np.memmap(path, dtype, "r") if wanted["bytes"] else np.empty(0, dtype)
         if xxhash.xxh3_128_hexdigest(arrays[kind].data) != wanted["xxh3_128"]:
             return None
-    if len(arrays["records"]) != described["rows"]:
+    rows = len(arrays["records"])
+    if rows != described["rows"] or not rows:
         return None
     shingles = _path(folder, described, "shingles")
     if shingles.stat().st_size != described["files"]["shingles"]["bytes"]:
@@ -276,7 +279,7 @@ def _open_part(folder: Path, described: dict[str, Any]) -> Part | None:
     with contextlib.ExitStack() as opened:
         files = [opened.enter_context(path.open("rb")) for path in (shingles, _path(folder, described, "names"))]
         opened.pop_all()
-        return Part(segments, arrays["records"], files[0], files[1])
+        return Part(segments, arrays["records"], arrays["vectors"].reshape(rows, -1), files[0], files[1])
 
 
 def _sweep(folder: Path, parts: Sequence[dict[str, Any]]) -> None:

@@ -19,7 +19,7 @@ import sys
 import sysconfig
 import tempfile
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,7 +113,8 @@ class Sandbox:
 
     def _bubblewrap(self, limits: Limits) -> Iterator[str]:
         yield from (self.program, "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts")
-        yield from ("--die-with-parent", "--new-session")
+        # Not --new-session: bubblewrap would leave the group that is killed before it asks to die with its parent.
+        yield "--die-with-parent"
         if self.has_user_namespace:
             yield from ("--unshare-user", "--uid", "65534", "--gid", "65534")
         else:  # run by root: the child becomes another user, which takes these
@@ -134,13 +135,45 @@ class Sandbox:
         limits = limits or Limits()
         async with self._slots:
             try:
-                process = await asyncio.create_subprocess_exec(
-                    *self.command(limits), stdin=PIPE, stdout=PIPE, stderr=PIPE, env=ENVIRONMENT, cwd="/",
-                    start_new_session=True,  # its own: Ctrl-C in the terminal is for the parent
-                )  # fmt: skip
+                process = await start_process(self.command(limits), ENVIRONMENT, PIPE)
             except OSError as error:
                 raise SandboxFailed(f"cannot start a process: {error.strerror}") from error
             return await _finished(process, program, limits)
+
+
+async def start_process(command: Sequence[str], environment: Mapping[str, str], stderr: int) -> Process:
+    """Start a process with pipes, in a session of its own: Ctrl-C in the terminal is for the parent.
+
+    Cancelled meanwhile, it ends the process first: asyncio alone would lose what that has started, or wait for ever.
+    """
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *command, stdin=PIPE, stdout=PIPE, stderr=stderr, env=environment, cwd="/", start_new_session=True
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        with contextlib.suppress(OSError):
+            await end_process(await starting)
+        raise
+
+
+async def end_process(process: Process) -> None:
+    """Kill a process with its group, and wait until it is gone."""
+    kill_group(process)
+    if process.stdin is not None:
+        process.stdin.close()
+    for stream in (process.stdout, process.stderr):
+        if stream is not None:
+            await stream.read()
+    await process.wait()
+
+
+def kill_group(process: Process) -> None:
+    """Kill a process of `start_process` with all that it started in its session."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 async def _finished(process: Process, program: Program, limits: Limits) -> Run:
@@ -164,6 +197,7 @@ class _Talk:
         self._ready, self._done = secrets.token_bytes(8).hex().encode(), secrets.token_bytes(8).hex().encode()
         self._left = limits.output_mb * MB
         self._stopped = ""
+        self._is_over = False
 
     async def hold(self) -> Run:
         """Run the process to its end."""
@@ -175,17 +209,17 @@ class _Talk:
                 self._read(self._process.stdout), self._read(self._process.stderr), self._say()
             )
             status = await self._process.wait()
+            self._is_over = True
         finally:
             timer.cancel()
             self.stop("cancelled")
         return self._judged(bytes(output), bytes(errors), status)
 
     def stop(self, why: str) -> None:
-        """Kill everything inside."""
-        if self._process.returncode is None:
+        """Kill everything inside. What listens at the pipes need not be the process itself, which may be gone."""
+        if not self._is_over:
             self._stopped = self._stopped or why
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            kill_group(self._process)
 
     async def _say(self) -> None:
         assert self._process.stdin is not None
@@ -206,8 +240,9 @@ class _Talk:
         return said
 
     def _judged(self, output: bytes, errors: bytes, status: int) -> Run:
-        if not output.startswith(self._ready) and not self._stopped:
-            raise SandboxFailed(f"cannot isolate a process: {_last_line(errors) or f'exit status {status}'}")
+        if not output.startswith(self._ready):
+            reason = self._stopped or _last_line(errors) or f"exit status {status}"
+            raise SandboxFailed(f"cannot isolate a process: {reason}")
         text = output[len(self._ready) :].decode("utf-8", "replace")
         if self._program.tests:
             passed = not self._stopped and output == self._ready + self._done

@@ -79,7 +79,6 @@ def isolate(visible: list[tuple[str, str]], room_bytes: int, *, has_user_namespa
     become_nobody()
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL)  # another user: the kernel has forgotten it
     _fork_and_wait()
-    os.setsid()
 
 
 def _write(path: str, text: str) -> None:
@@ -298,6 +297,7 @@ def main(arguments: list[str]) -> None:
         pairs = list(zip(arguments[7::2], arguments[8::2], strict=True))
         isolate(pairs, room, has_user_namespace=way == "user")
     require_isolation()
+    os.setsid()  # its own group: who waits for it stays in the one that is killed, and so ends it
     header = bytearray()
     while not header.endswith(b"\n"):
         header += _received(1).encode()

@@ -161,14 +161,12 @@ def signatures(sets: ShingleSets, permutations: int = PERMUTATIONS) -> NDArray[n
 
 def band_keys(signed: NDArray[np.uint32], bands: int, rows: int) -> Hashes:
     """Return a hash of every band of every signature, shape (signatures, bands); the band's number is part of it."""
-    keys = np.empty((bands, len(signed)), np.uint64)
-    for band in range(bands):
-        key = np.full(len(signed), band + 1, np.uint64)
-        for place in range(band * rows, (band + 1) * rows):
-            key *= _STEP
-            key ^= signed[:, place]
-        keys[band] = mix64(key * _STEP)
-    return keys.T
+    by_band = signed.T[: bands * rows].reshape(bands, rows, len(signed))
+    keys = np.repeat(np.arange(1, bands + 1, dtype=np.uint64)[:, None], len(signed), axis=1)
+    for place in range(rows):
+        keys *= _STEP
+        keys ^= by_band[:, place]
+    return mix64(keys * _STEP).T
 
 
 def mix64(values: Hashes) -> Hashes:
@@ -323,9 +321,12 @@ _FACTORS, _TERMS = _permutations()
 def _minima(hashes: NDArray[np.uint32], starts: NDArray[np.int64], permutations: int) -> NDArray[np.uint32]:
     """Return the least value of every permutation (first axis) among the hashes of every row."""
     result = np.empty((permutations, len(starts)), np.uint32)
-    permuted = np.empty_like(hashes)
-    for place in range(permutations):
-        np.multiply(hashes, _FACTORS[place], out=permuted)
-        np.add(permuted, _TERMS[place], out=permuted)
-        np.minimum.reduceat(permuted, starts, out=result[place])
+    together = max(CHUNK_SHINGLES // len(hashes), 1)  # several at once, if there are few hashes
+    permuted = np.empty((min(together, permutations), len(hashes)), np.uint32)
+    for start in range(0, permutations, together):
+        some = slice(start, min(start + together, permutations))
+        into = permuted[: some.stop - start]
+        np.multiply(hashes, _FACTORS[some, None], out=into)
+        np.add(into, _TERMS[some, None], out=into)
+        np.minimum.reduceat(into, starts, axis=1, out=result[some])
     return result

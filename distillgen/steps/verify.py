@@ -169,7 +169,9 @@ class MathJudge:
         try:
             compared = await self.mathematics.compare(answer, reference[-TAIL:])
         except OSError as error:
-            raise RowFailed("mathematics", f"cannot start a process: {error.strerror}", lasting=False) from error
+            raise RowFailed(
+                "mathematics", f"cannot start a process: {error.strerror or error}", lasting=False
+            ) from error
         if compared.trouble:
             return Judged(False, answer[-SHOWN:], reference, compared.trouble)
         if not compared.want:
@@ -211,7 +213,7 @@ class CodeJudge:
     async def __call__(self, row: Row, terms: Terms) -> Judged:
         """Return the verdict on a row. Raises NoReference, and RowFailed when the code could not be run."""
         wanted: Any = terms.wanted(row)
-        tests = tests_in(wanted if terms.extract else row.columns.get(terms.reference))
+        tests = read_tests(wanted if terms.extract else row.columns.get(terms.reference))
         code = code_in(text_of(row, terms.answer))
         if not code.strip():
             return Judged(False, why="no code found: the answer is empty")
@@ -253,8 +255,8 @@ def code_in(answer: str) -> str:
     return [answer, *codes, *defining][-1]
 
 
-def tests_in(reference: Any) -> Tests | list[Pair]:
-    """Return the tests in a reference: a text of asserts (or a list of them), an object with `tests` or `test` and
+def read_tests(reference: Any) -> Tests | list[Pair]:
+    """Read the tests in a reference: a text of asserts (or a list of them), an object with `tests` or `test` and
     perhaps `entry_point` (HumanEval), or a list of objects with `input` and `output`; JSON stands for what it says.
 
     Raises NoReference for anything else.

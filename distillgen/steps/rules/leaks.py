@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from distillgen.rows import Row
+from distillgen.steps.rules.fences import part
 from distillgen.steps.rules.verdict import Context, RuleProblem
 from distillgen.steps.text import text_of
 
 # Scripts without spaces are taken character by character; two of their characters count as one word.
 _SPACELESS = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai, Lao, kana, Han
 _WORD = re.compile(rf"[{_SPACELESS}]|[^\W_{_SPACELESS}]+")
+_ASCII_WORD = re.compile(r"[a-z0-9]+")
 _CHARACTER = re.compile(rf"[{_SPACELESS}]")
 _SCAFFOLD = re.compile(
     r"^[ \t]*(?:#{2,4} ?(?:Instruction|Response|Input|Human|Assistant|User|System|System Prompt)s? ?:"
@@ -19,13 +21,16 @@ _SCAFFOLD = re.compile(
     re.MULTILINE,
 )
 _ASKS = r"(?:User|Human|Usuario|Usuário|Utente|Utilisateur|Benutzer|Nutzer|Пользователь|用户|人类|ユーザー|사용자)"
-_ANSWERS = r"(?:Assistant|AI|Chatbot|Bot|Asistente|Assistente|Assistent|Ассистент|Помощник|助手|助理|アシスタント|어시스턴트)"
+_ANSWERS = (
+    r"(?:Assistant|AI|Chatbot|Bot|Asistente|Assistente|Assistent|Ассистент|Помощник|助手|助理|アシスタント|어시스턴트)"
+)
 _TURNS = re.compile(rf"^[ \t*]{{0,8}}(?:(?P<asks>{_ASKS})|(?P<answers>{_ANSWERS}))[ *]{{0,4}}[:：]", re.MULTILINE)
 _DIALOGUE = re.compile(
     r"dialog|conversation|chat|transcript|script|interview|role.?play|gespräch|unterhaltung|conversa|diálogo|conversación"
     r"|entretien|intervist|dialogo|диалог|разговор|对话|聊天|会話|対話|대화",
     re.IGNORECASE,
 )
+_INLINE = re.compile(r"`[^`\n]*`")
 _TAG = re.compile(r"\{\{[^{}\n]{1,200}\}\}|\{%[^{}\n]{1,200}%\}")
 _NAME = re.compile(r"[^\W\d]\w*")
 
@@ -42,9 +47,9 @@ def prompt_leak(
 
     Refused are: a run of `words` words (twice as many characters in scripts without spaces) that stands in the fixed
     texts of the template that wrote the column, in `texts`, or in a `system` turn of the row's `messages`, unless the
-    run also stands in the row's other columns, where the seed brought it; `{{ name }}` or `{% ... name ... %}` left over,
-    `name` a column of the row; lines such as `### Response:` or `[INST]`; and a dialogue that goes on (`User:` and
-    `Assistant:` at line starts after the answer) when none was asked for. Tags and scaffold inside code survive.
+    run also stands in the row's other columns, where the seed brought it; `{{ name }}` or `{% ... name ... %}` left
+    over, `name` a column of the row; lines such as `### Response:` or `[INST]`; and a dialogue that goes on (`User:`
+    and `Assistant:` at line starts after the answer) when none was asked for. Tags and scaffold inside code survive.
     Own rule; runs of words are what n-gram decontamination uses (datatrove, NeMo Curator), here against the prompt.
     """
     text = text_of(row, column)
@@ -67,11 +72,13 @@ def check_prompt_leak(given: Mapping[str, Any], context: Context) -> None:
         raise RuleProblem("rule 'prompt_leak': a text holds no words", "texts")
 
 
-def _system_turns(row: Row) -> Iterator[str]:
+def _turns(row: Row) -> list[dict[str, Any]]:
     turns = row.columns.get("messages")
-    for turn in turns if isinstance(turns, list) else ():
-        if isinstance(turn, dict) and turn.get("role") == "system" and isinstance(turn.get("content"), str):
-            yield turn["content"]
+    return [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+
+
+def _system_turns(row: Row) -> list[str]:
+    return [str(turn.get("content")) for turn in _turns(row) if turn.get("role") == "system"]
 
 
 def _others(row: Row, column: str) -> str:
@@ -81,20 +88,24 @@ def _others(row: Row, column: str) -> str:
         if column in record.get("wrote", ()):
             own |= {*record["wrote"], "reasoning"}
     parts = [text_of(row, name) for name in row.columns if name not in own and name != "messages"]
-    turns = row.columns.get("messages")
-    for turn in turns if isinstance(turns, list) and "messages" not in own else ():
-        if isinstance(turn, dict) and turn.get("role") != "system":
-            parts.append(str(turn.get("content")))
-    return "\n".join(parts)
+    said = (
+        [] if "messages" in own else [str(turn.get("content")) for turn in _turns(row) if turn.get("role") != "system"]
+    )
+    return "\n".join([*parts, *said])
 
 
 # -- runs of words ----------------------------------------------------------------------------------------------------
 
 
+def _words(text: str) -> list[str]:
+    """Return the words of a text in lower case."""
+    return (_ASCII_WORD if text.isascii() else _WORD).findall(text.lower())
+
+
 def _leaked_run(row: Row, column: str, text: str, told: Sequence[str], words: int) -> str | None:
-    """Return the first run of words that stands in `told` and not in the row's other columns, as the text has it."""
+    """Return the first run of words that stands in `told` and not in the row's other columns."""
+    tokens = _words(text)
     for size, (known, runs) in _told_runs(tuple(told), words).items():
-        tokens = _WORD.findall(text.lower())
         if not any(token in known for token in tokens[size - 1 :: size]):
             continue  # a run of `size` words holds exactly one word whose position is the last of `size`
         others: set[tuple[str, ...]] | None = None
@@ -103,7 +114,7 @@ def _leaked_run(row: Row, column: str, text: str, told: Sequence[str], words: in
             if run not in runs:
                 continue
             if others is None:
-                others = {*_runs(_WORD.findall(_others(row, column).lower()), size)}
+                others = {*_runs(_words(_others(row, column)), size)}
             if run not in others:
                 return (" " if size == words else "").join(run)
     return None
@@ -127,9 +138,8 @@ def _told_runs(told: tuple[str, ...], words: int) -> dict[int, tuple[frozenset[s
     """Return, for each length of run in tokens, the words that runs hold and the runs themselves."""
     sizes: dict[int, set[tuple[str, ...]]] = {}
     for text in told:
-        lowered = text.lower()
-        tokens = _WORD.findall(lowered)
-        size = 2 * words if 3 * len(_CHARACTER.findall(lowered)) > len(tokens) else words
+        tokens = _words(text)
+        size = 2 * words if 3 * len(_CHARACTER.findall(text)) > len(tokens) else words
         sizes.setdefault(size, set()).update(_runs(tokens, size))
     return {
         size: (frozenset(word for run in runs for word in run), frozenset(runs)) for size, runs in sizes.items() if runs
@@ -153,8 +163,7 @@ _SOFT = re.compile(
     r"|<extra_id_\d{1,3}>|<0x[0-9A-F]{2}>|<\|(?:start|message|channel|return|call|constrain)\|>"
     r"|<(?:human|bot|assistant|user)>:"
 )
-_SOFT_MARKS = ("<", "[INST", "[/INST", "[SYS", "[/SYS", "[AVAIL", "[/AVAIL", "[TOOL", "[/TOOL", "[THINK", "[/THINK",
-               "[PAD", "[UNK", "[CLS", "[SEP", "[BOS", "[EOS")  # fmt: skip
+_MAYBE_SOFT = re.compile(r"<[/<|]{0,2}[A-Za-z0]|\[/?[A-Z]{3}")  # how each of them begins
 _STRIKE = re.compile(r"<(/?)s>")
 _THOUGHT = re.compile(r"<(/?)(think|thinking|thought|reasoning)>")
 
@@ -177,7 +186,7 @@ def special_tokens(row: Row, *, column: str) -> str | None:
 def _special_token(row: Row, column: str, text: str) -> str | None:
     if ("|>" in text or "｜>" in text or "▷" in text) and (found := _HARD.search(text)):
         return found[0]
-    if not any(mark in text for mark in _SOFT_MARKS):
+    if not _MAYBE_SOFT.search(text):
         return None
     plain = without_code(text)
     soft = [found[0] for found in _SOFT.finditer(plain)]
@@ -216,14 +225,8 @@ def _loose_thought(text: str) -> str | None:
 
 
 def without_code(text: str) -> str:
-    """Return a text without its fenced blocks and inline code (an unclosed fence runs to the end)."""
-    if "`" not in text and "~~~" not in text:
-        return text
-    fence = "```" if "```" in text else "~~~"
-    return _INLINE.sub(" ", "\n".join(text.split(fence)[::2]))
-
-
-_INLINE = re.compile(r"`[^`\n]*`")
+    """Return a text without its fenced blocks and inline code."""
+    return _INLINE.sub(" ", part(text).prose) if "`" in text or "~~~" in text else text
 
 
 def _outside(pattern: re.Pattern[str], text: str) -> str | None:
@@ -257,7 +260,7 @@ def _plays_both_sides(row: Row, column: str, text: str) -> str | None:
         return turns[0][0].strip() if leaks and not _wanted(row, column, turns[0]["answers"]) else None
     goes_on = any(turn["answers"] and turn.start() > asks.start() for turn in turns)
     introduced = plain[: asks.start()].rstrip().endswith((":", "：", "**", "---"))
-    if not goes_on or introduced or opens and turns[0]["asks"] or _wanted(row, column, asks["asks"]):
+    if not goes_on or introduced or (opens and turns[0]["asks"]) or _wanted(row, column, asks["asks"]):
         return None
     return plain[asks.start() : asks.start() + 80].split("\n", 1)[0].strip()
 

@@ -124,11 +124,16 @@ def _from_file(file: Path, name: str) -> ModuleType:
 
 @contextlib.contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """Let a module import others that stand beside the recipe; what is installed comes first, under its own name."""
+    """Let a module import others that stand beside the recipe, and leave no bytecode there: a plan writes nothing.
+
+    What is installed comes first: a file beside the recipe that has its name is not imported by accident.
+    """
     sys.path.append(str(folder))
+    writes_no_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield
     finally:
+        sys.dont_write_bytecode = writes_no_bytecode
         sys.path.remove(str(folder))
 
 

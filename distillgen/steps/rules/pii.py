@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from distillgen.rows import Row
-from distillgen.steps.rules.pii_kinds import FINDERS
+from distillgen.steps.rules.pii_kinds import FINDERS, numbers_in
 from distillgen.steps.rules.verdict import Context, Mended, RuleProblem, Verdict
 from distillgen.steps.text import text_of
 
@@ -37,11 +37,12 @@ def pii(
 ) -> Verdict:
     """Refuse texts with personal data or secrets, or mask them as `[EMAIL]`, `[PHONE]`, ...
 
-    `kinds` (default all): `key` (keys and tokens by their makers' prefixes, private keys, JWT), `iban` (checksum), `card`
-    (issuer's range and Luhn), `ssn` (US), `ip` (public addresses), `phone` (international, and the common national forms
-    of the US, UK, France, Germany, Brazil, China, Japan and India), `email`. Prefixes follow gitleaks' rules
-    (https://github.com/gitleaks/gitleaks), the rest RFC 2606, 5737 and 3849, ISO 13616, ISO/IEC 7812, NANPA and
-    Ofcom. Examples that belong to nobody survive, see pii_kinds.py. The reason shows a value shortened and partly hidden.
+    `kinds` (default all): `key` (keys and tokens by their makers' prefixes, private keys, JWT), `iban` (checksum),
+    `card` (issuer's range and Luhn), `ssn` (US), `ip` (public addresses), `phone` (international, and the common
+    national forms of the US, UK, France, Germany, Brazil, China, Japan and India), `email`. Prefixes follow gitleaks'
+    rules (https://github.com/gitleaks/gitleaks), the rest RFC 2606, 5737 and 3849, ISO 13616, ISO/IEC 7812, NANPA and
+    Ofcom. Examples that belong to nobody survive, see pii_kinds.py. The reason shows a value shortened and partly
+    hidden.
     """
     wanted = kinds or list(FINDERS)
     text = text_of(row, column)
@@ -68,10 +69,8 @@ def check_pii(given: Mapping[str, Any], context: Context) -> None:
 
 def _find(text: str, kinds: Sequence[str]) -> list[Found]:
     """Return what was found, in order; two that overlap become one, of the kind that FINDERS names first."""
-    taken: list[Found] = []
-    for kind in FINDERS:
-        if kind in kinds:
-            taken += [Found(start, end, kind) for start, end in FINDERS[kind](text)]
+    numbers = numbers_in(text)
+    taken = [Found(*span, kind) for kind, finder in FINDERS.items() if kind in kinds for span in finder(text, numbers)]
     if len(taken) < 2:
         return taken
     order = {kind: place for place, kind in enumerate(FINDERS)}
@@ -107,5 +106,5 @@ def _hidden(value: str, kind: str) -> str:
         local, _, domain = value.partition("@")
         return f"{local[: min(2, len(local) - 1)]}…@{domain[0]}…"
     if kind == "key":
-        return value[:4] + "…"
+        return "private key" if value.startswith("-----") else value[:4] + "…"
     return f"{value[:2]}…{value[-2:]}"

@@ -1,17 +1,42 @@
 """How each kind of personal data is found in a text, and what is nobody's and survives.
 
-A finder yields (start, end) of what it found. Every repetition in the patterns is bounded, so the time is linear in
-the text. Checksums are computed here: python-stdnum has them too, at 6 MB and under the LGPL, for ten lines.
+Every repetition in the patterns is bounded or cannot be entered twice, so the time is linear in the text. Checksums
+are computed here: python-stdnum has them too, at 6 MB and under the LGPL, for ten lines.
 """
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-Finder: TypeAlias = Callable[[str], Iterator[tuple[int, int]]]
+Span: TypeAlias = tuple[int, int]
+Finder: TypeAlias = Callable[[str, Sequence[Span]], Iterator[Span]]  # of a text and its long numbers
 
-# -- keys: their makers' prefixes, as gitleaks has them -----------------------------------------------------------------
+LONGEST_NUMBER = 80  # characters; figures and separators that go on for longer are data, not a number of somebody's
+_NUMBER = re.compile(r"[0-9][0-9 \u00a0().\-/–]{5,}")
+
+
+def numbers_in(text: str) -> list[Span]:
+    """Return where figures and separators stand that could be a number of at least seven digits."""
+    found = []
+    for number in _NUMBER.finditer(text):
+        start, end = number.span()
+        if end - start <= LONGEST_NUMBER and sum(map(number[0].count, "0123456789")) >= 7:
+            opening = text[max(0, start - 2) : start]
+            found.append((start - len(opening) + len(opening.rstrip("+(")), end))
+    return found
+
+
+def _within(pattern: re.Pattern[str], text: str, numbers: Sequence[Span]) -> Iterator[re.Match[str]]:
+    """Yield the matches that begin within the numbers of a text."""
+    for start, end in numbers:
+        place = start
+        while (found := pattern.search(text, place, end + 8)) and found.start() < end:
+            yield found
+            place = found.end()
+
+
+# -- keys: their makers' prefixes, as gitleaks has them --------------------------------------------------------------
 
 _KEY = re.compile(
     r"""(?<![A-Za-z0-9_-])(?:
@@ -25,51 +50,57 @@ _KEY = re.compile(
     )(?![A-Za-z0-9_-])""",
     re.VERBOSE,
 )
-_KEY_MARKS = (
-    *("sk-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "AKIA", "ASIA", "ABIA", "ACCA", "AIza"),
-    *("ya29.", "xox", "xapp-", "k_live_", "hf_", "gsk_", "npm_", "pypi-", "SG.", "dop_v1_", ":AA", "eyJ"),
-)
+_LONG_WORD = re.compile(r"[A-Za-z0-9_-]{15}")  # every key holds one
 _PRIVATE_KEY = re.compile(r"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----")
-_KEY_BODY = re.compile(r"(?:\s|\\n)*((?:[A-Za-z0-9+/=:, .-]|\s|\\n){60,8000}?)(?:-----END[A-Z0-9 ]{1,50}-----|\Z)")
+_KEY_MATERIAL = re.compile(r"[A-Za-z0-9+/]{40}")
+_KEY_END = re.compile(r"-----END[A-Z0-9 ]{1,50}-----")
 _PLACEHOLDER = re.compile(r"x{4}|X{4}|\.\.\.|your|YOUR|example|EXAMPLE|12345|abcdef|placeholder|-key-|_key_")
 _SAMPLE_JWT = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxMjM0NTY3ODkw"  # the one that jwt.io shows
 
 
-def keys(text: str) -> Iterator[tuple[int, int]]:
+def keys(text: str, numbers: Sequence[Span]) -> Iterator[Span]:
     """Find keys, tokens and private keys; placeholders (`sk-xxxx`, AWS's `...EXAMPLE`, jwt.io's token) survive."""
-    if any(mark in text for mark in _KEY_MARKS):
+    if _LONG_WORD.search(text):
         for found in _KEY.finditer(text):
             value = found[0]
             if not value.startswith(_SAMPLE_JWT) and not _PLACEHOLDER.search(value) and len(set(value)) > 10:
                 yield found.span()
-    if "PRIVATE KEY" in text:
-        for found in _PRIVATE_KEY.finditer(text):
-            body = _KEY_BODY.match(text, found.end())  # a header alone is documentation
-            if body and not _PLACEHOLDER.search(body[1]):
-                yield found.start(), body.end()
+    yield from _private_keys(text) if "PRIVATE KEY" in text else ()
 
 
-# -- numbers with checksums ---------------------------------------------------------------------------------------------
+def _private_keys(text: str) -> Iterator[Span]:
+    place = 0
+    while header := _PRIVATE_KEY.search(text, place):
+        start, place = header.span()
+        if _KEY_MATERIAL.search(text, place, place + 400):  # a header alone is documentation
+            end = _KEY_END.search(text, place, place + 20_000)
+            place = end.end() if end else min(place + 20_000, len(text))
+            yield start, place
 
-_CARD = re.compile(r"(?<![\w.-])(?<!\d[ -])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{1,7}|\d{4}([ -])\d{6}\2\d{4,5})(?![ -]?\w)")
+
+# -- numbers with checksums ------------------------------------------------------------------------------------------
+
+_CARD = re.compile(
+    r"(?<![\w.-])(?<!\d[ -])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{1,7}|\d{4}([ -])\d{6}\2\d{4,5})(?![ -]?\w)"
+)
 _ISSUERS = re.compile(
     r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(?:2[2-9]|[3-6]\d|7[01])\d{13}|2720\d{12}|3[47]\d{13}"
     r"|6(?:011|5\d\d|4[4-9]\d)\d{12}|35(?:2[89]|[3-8]\d)\d{12}|3(?:0[0-5]|[689]\d)\d{11}|62\d{14,17}"
 )
 # Numbers that Stripe, PayPal and Adyen publish for tests.
-_TEST_CARDS = frozenset(
-    "4242424242424242 4111111111111111 4012888888881881 4222222222222 4000056655665556 4000000000000002"
-    " 4000000000000077 4917610000000000 5555555555554444 5105105105105100 5200828282828210 2223003122003222"
-    " 2223000048400011 378282246310005 371449635398431 378734493671000 6011111111111117 6011000990139424"
-    " 6011981111111113 36227206271667 30569309025904 38520000023237 3530111333300000 3566002020360505"
-    " 6200000000000005 6205500000000000004 4532015112830366 4539578763621486".split()
-)
+_TEST_CARDS = """
+    4242424242424242 4111111111111111 4012888888881881 4222222222222 4000056655665556 4000000000000002 4000000000000077
+    4917610000000000 5555555555554444 5105105105105100 5200828282828210 2223003122003222 2223000048400011
+    378282246310005 371449635398431 378734493671000 6011111111111117 6011000990139424 6011981111111113 36227206271667
+    30569309025904 38520000023237 3530111333300000 3566002020360505 6200000000000005 6205500000000000004
+    4532015112830366 4539578763621486
+"""
 
 
-def cards(text: str) -> Iterator[tuple[int, int]]:
+def cards(text: str, numbers: Sequence[Span]) -> Iterator[Span]:
     """Find card numbers: an issuer's range and length, grouped as on a card or not at all, with a check digit that fits
     (ISO/IEC 7812). The processors' test numbers survive."""
-    for found in _CARD.finditer(text):
+    for found in _within(_CARD, text, numbers):
         digits = found[0].replace(" ", "").replace("-", "")
         if _ISSUERS.fullmatch(digits) and luhn(digits) and digits not in _TEST_CARDS and len(set(digits)) > 3:
             yield found.span()
@@ -81,35 +112,29 @@ def luhn(digits: str) -> bool:
     return (sum(map(int, digits[-1::-2])) + sum(doubled)) % 10 == 0
 
 
-# Length by country, from the SWIFT registry of IBAN formats.
-_IBAN_LENGTHS = {
-    code: int(length)
-    for length, codes in (
-        entry.split(":")
-        for entry in (
-            "15:NO 16:BE 18:DK,FI,FO,GL,NL,SD,FK 19:MK,SI 20:AT,BA,EE,KZ,LT,LU,MN,XK 21:CH,HR,LI,LV"
-            " 22:BG,BH,CR,DE,GB,GE,IE,ME,RS,VA 23:AE,GI,IL,IQ,OM,SO,TL 24:AD,CZ,ES,MD,PK,RO,SA,SE,SK,TN,VG"
-            " 25:LY,PT,ST 26:IS,TR 27:BI,DJ,FR,GR,IT,MC,MR,SM 28:AL,AZ,BY,CY,DO,GT,HN,HU,LB,NI,PL,SV"
-            " 29:BR,EG,PS,QA,UA 30:JO,KW,MU,YE 31:MT,SC 32:LC 33:RU"
-        ).split()
-    )
-    for code in codes.split(",")
-}
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,29}(?![a-z0-9])")
+# Characters of an account number by country: the SWIFT registry of IBAN formats.
+_IBAN_LENGTHS = {
+    15: "NO", 16: "BE", 18: "DK FI FO GL NL SD FK", 19: "MK SI", 20: "AT BA EE KZ LT LU MN XK", 21: "CH HR LI LV",
+    22: "BG BH CR DE GB GE IE ME RS VA", 23: "AE GI IL IQ OM SO TL", 24: "AD CZ ES MD PK RO SA SE SK TN VG",
+    25: "LY PT ST", 26: "IS TR", 27: "BI DJ FR GR IT MC MR SM", 28: "AL AZ BY CY DO GT HN HU LB NI PL SV",
+    29: "BR EG PS QA UA", 30: "JO KW MU YE", 31: "MT SC", 32: "LC", 33: "RU",
+}  # fmt: skip
+_LENGTH_OF = {country: length for length, countries in _IBAN_LENGTHS.items() for country in countries.split()}
 # Those that the registry, Wikipedia and banks print as examples.
-_SAMPLE_IBANS = frozenset(
-    "DE89370400440532013000 DE75512108001245126199 DE12500105170648489890 GB82WEST12345698765432 GB29NWBK60161331926819"
-    " GB33BUKB20201555555555 FR1420041010050500013M02606 FR7630006000011234567890189 CH9300762011623852957"
-    " IT60X0542811101000000123456 ES9121000418450200051332 NL91ABNA0417164300 BE68539007547034 AT611904300234573201"
-    " PL61109010140000071219812874 PT50000201231234567890154 SE4550000000058398257466 IE29AIBK93115212345678"
-    " LU280019400644750000 GR1601101250000000012300695".split()
-)
+_SAMPLE_IBANS = """
+    DE89370400440532013000 DE75512108001245126199 DE12500105170648489890 GB82WEST12345698765432 GB29NWBK60161331926819
+    GB33BUKB20201555555555 FR1420041010050500013M02606 FR7630006000011234567890189 CH9300762011623852957
+    IT60X0542811101000000123456 ES9121000418450200051332 NL91ABNA0417164300 BE68539007547034 AT611904300234573201
+    PL61109010140000071219812874 PT50000201231234567890154 SE4550000000058398257466 IE29AIBK93115212345678
+    LU280019400644750000 GR1601101250000000012300695
+"""
 
 
-def ibans(text: str) -> Iterator[tuple[int, int]]:
+def ibans(text: str, numbers: Sequence[Span]) -> Iterator[Span]:
     """Find account numbers by country, length and checksum (ISO 13616). Printed examples survive."""
-    for found in _IBAN.finditer(text):
-        length = _IBAN_LENGTHS.get(found[0][:2], 99)
+    for found in _IBAN.finditer(text) if numbers else ():
+        length = _LENGTH_OF.get(found[0][:2], 99)
         places = [place for place, character in enumerate(found[0]) if character != " "]
         if len(places) < length:
             continue
@@ -121,36 +146,36 @@ def ibans(text: str) -> Iterator[tuple[int, int]]:
 
 
 _SSN = re.compile(r"(?<![\w.-])(?!000|666|9)\d{3}-(?!00)\d\d-(?!0000)\d{4}(?![\w-])")
-_SAMPLE_SSNS = frozenset(("078-05-1120", "219-09-9999", "123-45-6789", "111-11-1111", "555-55-5555"))
+_SAMPLE_SSNS = ("078-05-1120", "219-09-9999", "123-45-6789", "111-11-1111", "111-22-3333", "555-55-5555")
 
 
-def ssns(text: str) -> Iterator[tuple[int, int]]:
+def ssns(text: str, numbers: Sequence[Span]) -> Iterator[Span]:
     """Find US social security numbers as written, `AAA-GG-SSSS`, in the ranges that are given out."""
-    return (found.span() for found in _SSN.finditer(text) if found[0] not in _SAMPLE_SSNS)
+    return (found.span() for found in _within(_SSN, text, numbers) if found[0] not in _SAMPLE_SSNS)
 
 
-# -- IP addresses -------------------------------------------------------------------------------------------------------
+# -- IP addresses ----------------------------------------------------------------------------------------------------
 
-_IP4 = re.compile(r"(?<![\w.-])\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?!\.?[\w])")
+_DOTTED = re.compile(r"\d\.\d{1,3}\.\d{1,3}\.\d")
+_IP4 = re.compile(r"(?<![\w.-])\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?!\.?\w)")
 _IP6 = re.compile(r"(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,36}(?![\w:])")
-_RESOLVERS = frozenset(
-    "8.8.8.8 8.8.4.4 1.1.1.1 1.0.0.1 9.9.9.9 149.112.112.112 208.67.222.222 208.67.220.220 4.2.2.2"
-    " 2001:4860:4860::8888 2001:4860:4860::8844 2606:4700:4700::1111 2606:4700:4700::1001 2620:fe::fe".split()
-)
-_VERSION = re.compile(
-    r"(?:\bv|version|release|build|section|chapter|firmware|abschnitt|版本)[ .:=]{0,3}\Z", re.IGNORECASE
-)
+_RESOLVERS = """
+    8.8.8.8 8.8.4.4 1.1.1.1 1.0.0.1 9.9.9.9 149.112.112.112 208.67.222.222 208.67.220.220 4.2.2.2
+    2001:4860:4860::8888 2001:4860:4860::8844 2606:4700:4700::1111 2606:4700:4700::1001 2620:fe::fe
+""".split()  # noqa: SIM905  (as people read them)
+_NUMBERINGS = ("1.2.3.", "2.5.4.", "2.5.29.")  # anybody's example, and the object identifiers of certificates
+_VERSION = re.compile(r"(?:\bv|version|release|build|section|chapter|firmware|abschnitt|版本)[ .:=]{0,3}\Z", re.I)
 _HEADING = re.compile(r"[ *]{1,4}[A-Z][a-z]")
 
 
-def addresses(text: str) -> Iterator[tuple[int, int]]:
+def addresses(text: str, numbers: Sequence[Span]) -> Iterator[Span]:
     """Find public IPv4 and IPv6 addresses. Private, reserved and documentation ranges, the well-known resolvers,
-    1.2.3.x, versions and numbered headings survive."""
-    if text.count(".") >= 3:
+    1.2.3.x, object identifiers, versions and numbered headings survive."""
+    if "." in text and _DOTTED.search(text):
         for found in _IP4.finditer(text):
-            if _is_public(found[0]) and not found[0].startswith("1.2.3.") and not _is_numbering(text, *found.span()):
+            if not found[0].startswith(_NUMBERINGS) and _is_public(found[0]) and not _is_numbering(text, *found.span()):
                 yield found.span()
-    if text.count(":") >= 2:
+    if "::" in text or text.count(":") >= 7:
         yield from (found.span() for found in _IP6.finditer(text) if _is_public(found[0]))
 
 
@@ -163,92 +188,116 @@ def _is_public(value: str) -> bool:
 
 
 def _is_numbering(text: str, start: int, end: int) -> bool:
-    if _VERSION.search(text[max(0, start - 14) : start]):
-        return True
-    opens_line = not text[max(0, start - 5) : start].rpartition("\n")[2].strip(" #*")
-    return opens_line and bool(_HEADING.match(text, end)) and (start < 5 or "\n" in text[start - 5 : start])
+    """Say whether four numbers are a version, or the number of a heading at the start of a line."""
+    before = text[max(0, start - 14) : start]
+    opens_line = not before.rpartition("\n")[2].strip(" #*") and ("\n" in before or len(before) == start)
+    return bool(_VERSION.search(before)) or (opens_line and bool(_HEADING.match(text, end)))
 
 
-# -- phone numbers ------------------------------------------------------------------------------------------------------
+# -- phone numbers ---------------------------------------------------------------------------------------------------
 
 _PHONE = re.compile(
-    r"""(?<![\w.,+$€£¥/=*^-])(?<![\d)][ ])(?:
+    r"""(?<![\w.,+$€£¥/=*^-])(?<![\d)=×÷<>][ ])(?<![+*/-][ ])(?:
       (?:\+|00(?=[1-9]))[1-9]\d{0,2}[ .\-/]?(?:\(0?\d{1,4}\)[ .\-/]?)?\d(?:[ .\-/]?\d){5,12}    # abroad
     | (?:1[ .-])?(?:\([2-9]\d\d\)[ ]?[2-9]\d\d[ .-]\d{4}|[2-9]\d\d(?P<us>[.-])[2-9]\d\d(?P=us)\d{4})  # US, Canada
     | 0[1-9](?P<fr>[ .-])(?:\d\d(?P=fr)){3}\d\d                                                     # France
-    | 0[1-9]\d{1,4}[ ]?[/–-][ ]?\d(?:[ -]?\d){5,8} | 01[567]\d[ ]?\d{7,8}                            # Germany
+    | 0[1-9]\d{1,4}(?:[ ]?[/–][ ]?\d(?:[ -]?\d){5,8}|(?!(?<=\d{5})-\d{4}\b)-\d{4,8}) | 01[567]\d[ ]?\d{7,8}  # Germany
     | \(?0(?:2\d\)?[ ]\d{4}[ ]\d{4}|1\d{3}\)?[ ]\d{6}|1\d\d\)?[ ]\d{3}[ ]\d{4}|7\d{3}[ ]?\d{3}[ ]?\d{3})  # UK
     | \(\d\d\)[ ]?9?\d{4}-\d{4}                                                                     # Brazil
-    | 1[3-9]\d(?P<cn>[ -]?)\d{4}(?P=cn)\d{4}                                                        # China
+    | 1[3-9]\d(?P<cn>[ -])\d{4}(?P=cn)\d{4}                                                         # China
     | 0(?:[789]0-\d{4}|\d-\d{4}|\d\d-\d{3}|\d{3}-\d\d)-\d{4}                                         # Japan
-    | [6-9]\d{4}[ -]\d{5}                                                                           # India
-    )(?!\w|[ .\-/]\d|,\d|%|[ ]?[€$£+*/=^×])""",
+    | [6-9]\d{4}[ -][0-9]{5}                                                                        # India
+    )(?!\w|[ .\-/]\d|,\d|%|[ ]?[€$£+*/=^×÷])""",
     re.VERBOSE,
 )
-_LABELLED = re.compile(
+# A word that announces one; then any seven to thirteen figures will do.
+_ANNOUNCED = re.compile(
     r"(?:\btel|phone|\bcall|mobile|\bcell|\bfax|whatsapp|telefon|handy|\btél|móvil|celular|teléfono|cellulare|\bтел"
-    r"|电话|手机|電話|携帯)\w{0,4}(?: (?:number|no\.|nr\.|at|is|us at|me at)){0,2}[:：. ]{1,3}"
-    r"(?P<number>[(\d]\d(?:[ ().\-/]{0,2}\d){6,12})(?![\w%]|[.,-]\d)",
+    r"|电话|手机|電話|携帯)\w{0,4}(?: (?:number|no\.|nr\.|at|is|us at|me at)){0,2}[:：. ]{1,3}\Z",
     re.IGNORECASE,
 )
-_DIGITS = re.compile(r"\d[ ().\-/]{0,3}\d[ ().\-/]{0,3}\d[ ().\-/]{0,3}\d[ ().\-/]{0,3}\d[ ().\-/]{0,3}\d[ ().\-/]{0,3}\d")
+_ANY = re.compile(r"[(\d]\d(?:[ ().\-/]{0,2}\d){6,12}(?![\w%]|[.,-]\d)")
 _OTHER_NUMBER = re.compile(
-    r"(?:isbn|issn|doi|order|invoice|account|\bid|\bno|serial|zip|plz|isbn-1[03])[\w ]{0,3}[.:#-]{0,2}\s?\Z", re.IGNORECASE
+    r"(?:isbn(?:-1[03])?|issn|doi|order|invoice|account|\bid|\bno|serial|zip|plz)[\w ]{0,3}[.:#-]{0,2}\s?\Z", re.I
 )
 # Numbers for fiction: 555-01xx and area code 555 (NANPA), Ofcom's; toll-free ones belong to no person.
 _FICTION = re.compile(
     r"(?:\+?1[ .-]?)?\(?(?:\d{3}\)?[ .-]?555[ .-]?01\d\d|555\)?[ .-]?\d{3}[ .-]?\d{4}"
     r"|8(?:00|33|44|55|66|77|88)\)?[ .-]?\d{3}[ .-]?\d{4})"
-    r"|(?:(?:\+|00)44[ ]?(?:\(0\))?[ ]?|\(?0)(?:20\)?[ ]?7946[ ]?0\d{3}|7700\)?[ ]?900[ ]?\d{3}|1632\)?[ ]?960[ ]?\d{3})"
+    r"|(?:(?:\+|00)44[ ]?(?:\(0\))?[ ]?|\(?0)(?:20\)?[ ]?7946[ ]?0\d{3}|7700\)?[ ]?900[ ]?\d{3}"
+    r"|1632\)?[ ]?960[ ]?\d{3})"
 )
 
 
-def phones(text: str) -> Iterator[tuple[int, int]]:
+def phones(text: str, numbers: Sequence[Span]) -> Iterator[Span]:
     """Find phone numbers: international ones, the common national forms, and any behind a word such as "phone:".
 
     Numbers kept for fiction, toll-free ones, and those that only count up or repeat a digit survive.
     """
-    if not _DIGITS.search(text):
-        return
-    for found in _PHONE.finditer(text):
-        if _is_somebodys(text, found.start(), found[0]):
+    for found in _within(_PHONE, text, numbers):
+        if _is_somebodys(text, found):
             yield found.span()
-    for found in _LABELLED.finditer(text):
-        if _is_somebodys(text, found.start("number"), found["number"]):
-            yield found.span("number")
+    for start, _ in numbers:
+        announced = _ANNOUNCED.search(text[max(0, start - 40) : start])
+        if announced and (number := _ANY.match(text, start)) and _is_somebodys(text, number):
+            yield number.span()
 
 
-def _is_somebodys(text: str, start: int, number: str) -> bool:
-    digits = "".join(character for character in number if character.isdigit())
+def _is_somebodys(text: str, found: re.Match[str]) -> bool:
+    digits = "".join(filter(str.isdigit, found[0]))
     if not 7 <= len(digits) <= 15 or len(set(digits)) < 3 or digits.lstrip("1") in "234567890123456789":
         return False
-    return not _FICTION.fullmatch(number) and not _OTHER_NUMBER.search(text[max(0, start - 16) : start])
+    start = found.start()
+    return not _FICTION.fullmatch(found[0]) and not _OTHER_NUMBER.search(text[max(0, start - 16) : start])
 
 
-# -- e-mail -------------------------------------------------------------------------------------------------------------
+# -- e-mail ----------------------------------------------------------------------------------------------------------
 
 _LOCAL = re.compile(r"[A-Za-z0-9_%+](?:[A-Za-z0-9._%+-]{0,62}[A-Za-z0-9_%+-])?\Z")
 _DOMAIN = re.compile(r"@((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,6}([A-Za-z]{2,24}))(?![\w@-])")
 _NOBODYS_DOMAIN = re.compile(  # RFC 2606 and 6761, and what everybody writes in their place
     r"(?:[\w.-]*\.)?(?:example\.(?:com|net|org|edu)|[\w-]+\.(?:example|test|invalid|localhost|local|internal)"
-    r"|(?:your|my|our|the)?-?(?:domain|company|companyname|website|site|organi[sz]ation|university|school|business|email)"
-    r"\.(?:com|org|net|edu))",
+    r"|(?:your|my|our|the)?-?(?:domain|company|companyname|website|site|organi[sz]ation|university|school|business"
+    r"|email)\.(?:com|org|net|edu))",
     re.IGNORECASE,
 )
-_NOBODY = re.compile(r"(?:your|my)[._-]?\w.*|git|no-?reply|name|user|username|email|someone|first\.?name\.?last\.?name", re.IGNORECASE)
-_FILES = frozenset("png jpg jpeg gif svg webp css js ts json py md html pdf zip txt csv xml yml yaml toml".split())
+_NOBODY = re.compile(
+    r"(?:your|my)[._-]?\w.*|git|no-?reply|name|user|username|email|someone|first\.?name\.?last\.?name", re.IGNORECASE
+)
+_FILES = (
+    "png",
+    "jpg",
+    "jpeg",
+    "gif",
+    "svg",
+    "webp",
+    "css",
+    "js",
+    "ts",
+    "json",
+    "py",
+    "md",
+    "html",
+    "pdf",
+    "zip",
+    "txt",
+)
 
 
-def emails(text: str) -> Iterator[tuple[int, int]]:
+def emails(text: str, numbers: Sequence[Span]) -> Iterator[Span]:
     """Find e-mail addresses; reserved domains, placeholders such as `your.name@company.com`, and `git@` survive."""
     place = text.find("@")
     while place != -1:
         domain = _DOMAIN.match(text, place)
         local = _LOCAL.search(text[max(0, place - 64) : place]) if domain else None
-        if domain and local and domain[2].lower() not in _FILES:
-            if not _NOBODYS_DOMAIN.fullmatch(domain[1]) and not _NOBODY.fullmatch(local[0]):
-                yield place - len(local[0]), domain.end()
+        if domain and local and not _is_nobodys(local[0], domain[1], domain[2].lower()):
+            yield place - len(local[0]), domain.end()
         place = text.find("@", place + 1)
+
+
+def _is_nobodys(local: str, domain: str, ending: str) -> bool:
+    is_file = ending in _FILES  # `icon@2x.png`
+    return is_file or bool(_NOBODYS_DOMAIN.fullmatch(domain)) or bool(_NOBODY.fullmatch(local))
 
 
 FINDERS: Mapping[str, Finder] = {
