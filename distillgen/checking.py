@@ -268,9 +268,13 @@ class Check:
             what = "without `append` every row takes the road again, and is in the version before"
             self.problems.append(self.source.problem(what, (*place, "against"), "set `append = true` under [dataset]"))
         self._try(check_earlier, step, self._place)
+        if step.meaning is not None:
+            from distillgen.steps.semantic import require_embedding
+
+            self._try(require_embedding)
         name, bands = step_name(place, step), (step.bands[0], step.bands[1]) if step.bands else None
         return lambda means: Deduplicate(
-            name, step.columns, step.near, words=step.words, bands=bands, samples=step.samples,
+            name, step.columns, step.near, words=step.words, bands=bands, samples=step.samples, meaning=step.meaning,
             earlier=open_earlier(step, name, means.place, means.spool), remembers=step.against == PREVIOUS,
             spool=means.spool,
         )  # fmt: skip

@@ -61,7 +61,7 @@ def open_earlier(step: DeduplicateStep, name: str, place: Place, spool: Path) ->
 
     Raises UsageError for a file that cannot be read, or lacks the column.
     """
-    settings = index_settings(step.columns, step.near, words=step.words, bands=_bands(step))
+    settings = index_settings(step.columns, step.near, words=step.words, bands=_bands(step), meaning=step.meaning)
     if step.against == PREVIOUS:
         parent = latest(place.home)
         return [] if parent is None else [_of_version(parent, step, name, settings, place, spool)]
@@ -99,11 +99,6 @@ class Memory:
             for other in folder.parent.iterdir():
                 if other != folder:
                     shutil.rmtree(other, ignore_errors=True)
-
-    def close(self) -> None:
-        """Let the indexes go."""
-        for step in self.steps.values():
-            step.close()
 
 
 def is_remembering(step: Step) -> TypeGuard[Deduplicate]:

@@ -79,34 +79,41 @@ async def build(prepared: Prepared, options: Options, tally: Tally) -> Result:
         contextlib.closing(Publication(prepared.home, recipe)) as publication,
     ):
         store.take_in_notes()
-        stopped: DistillgenError | None = None
-        async with open_teachers(
-            recipe, prepared.source, prepared.teachers_used, store, state=state, offline=options.offline
-        ) as teachers:
-            tally.teachers = teachers
-            try:
-                ends, memory = await go(prepared, options, tally, teachers, publication)
-                pending = await submit(teachers, tally)
-            except STOPS as stop:
-                if not options.publish_partial:
-                    raise
-                stopped, pending = stop, []
-                ends, memory = await go_again(prepared, options, tally, teachers, publication)
-                if not publication.splits:
-                    raise stop
-        if pending:
-            return Result(None, None, tally, pending=pending)
-        result = publish(publication, prepared, options, tally, ends)
-        if result.version is not None:
-            memory.save(result.version)
-        memory.close()
-        result.stop = stopped
-        return result
+        async with contextlib.AsyncExitStack() as held:  # what steps hold, until the version is published
+            return await _build(prepared, options, tally, store, publication, held)
+
+
+async def _build(
+    prepared: Prepared, options: Options, tally: Tally, store: AnswerStore, publication: Publication,
+    held: contextlib.AsyncExitStack,
+) -> Result:  # fmt: skip
+    stopped: DistillgenError | None = None
+    async with open_teachers(
+        prepared.recipe, prepared.source, prepared.teachers_used, store, state=prepared.state, offline=options.offline
+    ) as teachers:
+        tally.teachers = teachers
+        try:
+            ends, memory = await go(prepared, options, tally, teachers, publication, held)
+            pending = await submit(teachers, tally)
+        except STOPS as stop:
+            if not options.publish_partial:
+                raise
+            stopped, pending = stop, []
+            ends, memory = await go_again(prepared, options, tally, teachers, publication, held)
+            if not publication.splits:
+                raise stop
+    if pending:
+        return Result(None, None, tally, pending=pending)
+    result = publish(publication, prepared, options, tally, ends)
+    if result.version is not None:
+        memory.save(result.version)
+    result.stop = stopped
+    return result
 
 
 async def go(
     prepared: Prepared, options: Options, tally: Tally, teachers: dict[str, Teacher], publication: Publication,
-    *, is_decided: bool = False,
+    held: contextlib.AsyncExitStack, *, is_decided: bool = False,
 ) -> tuple[str, Memory]:  # fmt: skip
     """Take the seeds down the road into a publication, with `is_decided` as far as everything is decided.
 
@@ -114,6 +121,7 @@ async def go(
     compared with.
     """
     steps = prepared.steps(teachers, prefer_first=options.prefer_first)
+    held.push_async_callback(close, steps)
     memory = Memory(prepared.place, {step.name: step for step in steps if is_remembering(step)})
     target = prepared.recipe.dataset.target_rows
     wanted = None if target is None else target - sum(publication.splits.values())
@@ -125,13 +133,10 @@ async def go(
         outcomes = while_decided(outcomes)
     if ahead is not None:
         outcomes = until_reached(outcomes, ahead)
-    try:
-        async with contextlib.aclosing(outcomes):
-            async for outcome in outcomes:
-                if keep(outcome, publication, prepared, tally):
-                    memory.published(outcome)
-    finally:
-        await close(step for step in steps if not is_remembering(step))
+    async with contextlib.aclosing(outcomes):
+        async for outcome in outcomes:
+            if keep(outcome, publication, prepared, tally):
+                memory.published(outcome)
     if ahead is not None and ahead.is_reached:
         return "target_rows", memory
     return "stopped" if is_decided else "limit" if options.limit is not None else "", memory
@@ -151,14 +156,15 @@ def set_out(
 
 
 async def go_again(
-    prepared: Prepared, options: Options, tally: Tally, teachers: dict[str, Teacher], publication: Publication
-) -> tuple[str, Memory]:
+    prepared: Prepared, options: Options, tally: Tally, teachers: dict[str, Teacher], publication: Publication,
+    held: contextlib.AsyncExitStack,
+) -> tuple[str, Memory]:  # fmt: skip
     """Take the seeds down the road once more, without a call, as far as everything was decided when the run stopped."""
     for teacher in teachers.values():
         teacher.go_offline()
     publication.begin_again()
     tally.begin_again()
-    return await go(prepared, options, tally, teachers, publication, is_decided=True)
+    return await go(prepared, options, tally, teachers, publication, held, is_decided=True)
 
 
 async def submit(teachers: dict[str, Teacher], tally: Tally) -> "list[Pending]":

@@ -167,7 +167,9 @@ class VerifyStep(Settings):
     tolerance: float = Field(default=0.0, ge=0, lt=1, description="relative difference of numbers that is still right")
     keep: Literal["right", "all"] = Field(default="right", description="right: wrong rows are rejected")
     write: str = Field(default="verified", description="with keep = all: the column that says whether it is right")
-    seconds: float = Field(default=10, gt=0, le=600, description="code: time limit of a run")
+    seconds: float = Field(
+        default=10, gt=0, le=600, description="code: processor time of a run; four times that on the clock"
+    )
     memory_mb: int = Field(default=512, ge=64, le=65_536, description="code: memory limit of a run")
 
 

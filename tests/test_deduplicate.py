@@ -476,12 +476,11 @@ def saved(folder: Path, texts: Sequence[str], settings: IndexSettings = SETTINGS
 def test_a_saved_index_rejects_as_the_run_did(tmp_path: Path) -> None:
     texts = corpus(4, 500)
     whole = run(Deduplicate("d", ["answer"], 0.8), rows_of(texts))
-    index = saved(tmp_path / "index", texts[:300])
-    assert len(index) == whole[:300].count(None)
     for size in (1, 200):
+        index = saved(tmp_path / str(size), texts[:300])
+        assert len(index) == whole[:300].count(None)
         step = Deduplicate("d", ["answer"], 0.8, earlier=[Earlier(index)])
         assert run(step, rows_of(texts)[300:], size) == whole[300:]
-    index.close()
 
 
 def test_earlier_rows_are_named_as_the_caller_says_and_come_first(tmp_path: Path) -> None:

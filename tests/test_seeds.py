@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distillgen.errors import SeedsEmpty, SeedsInvalid, SeedsMissing
-from distillgen.settings import SeedSettings
 from distillgen.seeds import SeedReader
+from distillgen.settings import SeedSettings
 
 
 def reader(folder: Path, path: str | list[str], required: str = "", **more: Any) -> SeedReader:

@@ -21,7 +21,7 @@ ROAD = [
 # Typer itself loads pydantic to read options.
 HEAVY = {
     "httpx", "aiohttp", "openai", "numpy", "scipy", "datasketch", "jinja2", "orjson", "zstandard",
-    "jsonschema_rs", "regex", "py3langid", "math_verify", "genai_prices", "httpx2", "tenacity", "pyarrow", "xllamacpp", "datasets",
+    "jsonschema_rs", "regex", "py3langid", "math_verify", "wordllama", "genai_prices", "httpx2", "tenacity", "pyarrow", "xllamacpp", "datasets",
 }  # fmt: skip
 
 
@@ -125,11 +125,13 @@ def test_the_readme_names_every_dependency() -> None:
 
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = project["dependencies"] + [
-        d for extra in ("embedded", "parquet", "language", "math") for d in project["optional-dependencies"][extra]
+        d
+        for extra in ("embedded", "parquet", "language", "math", "semantic")
+        for d in project["optional-dependencies"][extra]
     ]
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     for requirement in wanted:
-        assert f"`{re.split('[<>=!]', requirement)[0]}`" in readme, requirement
+        assert f"`{re.split(r'[\[<>=!]', requirement)[0]}`" in readme, requirement
 
 
 def test_every_recipe_key_is_documented() -> None:

@@ -322,7 +322,7 @@ def _outlook(outlook: dict[str, Any]) -> Iterator[str]:
     yield f"seeds    {outlook['seeds']:,}{skipped}"
     for step in outlook["steps"]:
         words = f"{step['stored']:,} answers stored, {step['calls']:,} calls" if "calls" in step else ""
-        words += f"the first of up to {step['rounds']:,} rounds: each asks for as much again" if "rounds" in step else ""
+        words += f"the first of up to {step['rounds']:,} rounds, each of as many calls" if "rounds" in step else ""
         more = f", and up to {step['more']:,} more for rows that have no answer yet" if step.get("more") else ""
         yield f"{step['step']:<8} {words}{more}".rstrip()
     for teacher in outlook["teachers"]:

@@ -117,7 +117,9 @@ class Deduplicate:
         save_index(folder, self.settings, self._kept, published, grown_from)
 
     def close(self) -> None:
-        """Let the spool go. The earlier indexes are their owner's."""
+        """Let the spool and the earlier indexes go."""
+        for each in self.earlier:
+            each.index.close()
         if self._part is not None:
             self._part.close()
             self._part = None

@@ -25,9 +25,9 @@ def teacher_identity(row: Row, *, column: str, names: list[str] = []) -> str | N
     "As an AI language model, I ...", "I am ChatGPT", "I was created by Alibaba Cloud", "my knowledge cutoff", anywhere
     in the text, in English, German, French, Spanish, Portuguese, Italian, Dutch, Polish, Chinese, Japanese, Russian,
     Korean, Arabic and Hindi. Only the first person counts: an answer about OpenAI or Qwen survives, and so does what
-    stands in quotation marks. `names` adds products and makers. The idea is that of the cleaning of ShareGPT
-    conversations for Vicuna (`optional_clean` in https://github.com/lm-sys/FastChat) and of WizardLM's "unfiltered"
-    sets; the phrases are our own.
+    stands in quotation marks. `names` adds products and makers. The idea is that of the lists of unwanted words with
+    which the ShareGPT and WizardLM "unfiltered" sets were cleaned (`optional_clean.py` of
+    https://huggingface.co/datasets/anon8231489123/ShareGPT_Vicuna_unfiltered); the phrases are our own.
     """
     text = text_of(row, column)
     low = lowered(text)

@@ -172,7 +172,7 @@ def special_tokens(row: Row, *, column: str) -> str | None:
     """Refuse answers with tokens of a chat template, or with a thinking tag that is not closed or was not opened.
 
     Known are the templates of ChatML and Qwen, GPT-OSS, Llama 2 to 4, Mistral, Gemma, Phi, GLM, DeepSeek, Kimi,
-    StarCoder, Falcon and T5 (read from their published tokenizer files). `<|im_start|>` and its like are refused
+    StarCoder, Falcon and T5, as their makers publish them. `<|im_start|>` and its like are refused
     wherever they stand; `[INST]`, `<start_of_turn>`, `<eos>`, `<s>`, `<think>` and theirs survive in code, where
     the row's other columns hold them too, and, for `<s>`, as a pair that strikes words through.
     """
