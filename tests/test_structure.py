@@ -131,7 +131,8 @@ def test_the_readme_names_every_dependency() -> None:
     ]
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     for requirement in wanted:
-        assert f"`{re.split(r'[\[<>=!]', requirement)[0]}`" in readme, requirement
+        name = re.split("[[<>=!]", requirement)[0]
+        assert f"`{name}`" in readme, requirement
 
 
 def test_every_recipe_key_is_documented() -> None:
