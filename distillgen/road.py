@@ -23,6 +23,7 @@ IN_MEMORY = 1_000  # settled positions that wait for their turn in memory (four 
 # are more, because replies of one moment come in any order); the others wait in a file
 PIPE_ROWS = 256  # rows read ahead from a pipe
 BREATH = 64  # positions after which others get a turn
+BLOCK_CHARACTERS = 16_000_000  # of the texts in a block: a reasoning trace may be long
 PAUSE = 0.02  # seconds without a row after which a block is closed
 
 Drain: TypeAlias = Callable[[], Awaitable[None]]
@@ -80,15 +81,19 @@ async def _in_stream(outcomes: Outcomes, step: StreamStep, tally: Tally) -> Outc
 
 
 async def in_blocks(outcomes: Outcomes, size: int) -> AsyncGenerator[list[Outcome], None]:
-    """Yield outcomes in blocks of at most `size`; a block is closed early when nothing more comes for a moment."""
+    """Yield outcomes in blocks of at most `size`; a block is closed early when its texts are long, or when nothing more
+    comes for a moment."""
     block: list[Outcome] = []
+    characters = 0
     some, full, room = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def fill() -> None:
+        nonlocal characters
         async for outcome in outcomes:
             block.append(outcome)
+            characters += _characters(outcome)
             some.set()
-            if len(block) >= size:
+            if len(block) >= size or characters >= BLOCK_CHARACTERS:
                 full.set()
                 room.clear()
                 await room.wait()
@@ -105,7 +110,7 @@ async def in_blocks(outcomes: Outcomes, size: int) -> AsyncGenerator[list[Outcom
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(PAUSE):
                         await full.wait()
-            ready, block = block, []
+            ready, block, characters = block, [], 0
             if not filler.done():
                 some.clear()
                 full.clear()
@@ -117,6 +122,11 @@ async def in_blocks(outcomes: Outcomes, size: int) -> AsyncGenerator[list[Outcom
         filler.cancel()
         await asyncio.gather(filler, return_exceptions=True)
         await outcomes.aclose()
+
+
+def _characters(outcome: Outcome) -> int:
+    columns = outcome.columns.values() if isinstance(outcome, Row) else ()
+    return sum(len(value) for value in columns if isinstance(value, str))
 
 
 async def _in_groups(outcomes: Outcomes, step: GroupStep, tally: Tally) -> Outcomes:

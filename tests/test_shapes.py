@@ -55,6 +55,19 @@ def test_a_block_is_closed_when_the_input_pauses_and_a_full_one_at_once() -> Non
     assert asyncio.run(main()) == [2, 1, 2]
 
 
+def test_long_texts_close_a_block_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distillgen.road.BLOCK_CHARACTERS", 25)
+
+    async def source() -> AsyncGenerator[Outcome, None]:
+        for number in range(6):
+            yield Row(str(number), str(number), None, {"answer": "ten chars.", "n": number})
+
+    async def main() -> list[int]:
+        return [len(block) async for block in in_blocks(source(), 100)]
+
+    assert asyncio.run(main()) == [3, 3]
+
+
 def test_an_error_behind_a_block_comes_after_its_rows_and_closing_early_ends_the_source() -> None:
     ended = []
 
