@@ -249,3 +249,20 @@ def test_pipes_compose(project: Project) -> None:
     )
     assert read(done.stdout) == [CHAT, rows[4]], done.stderr
     assert os.listdir(project.folder).count(".distillgen") == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_is_said(project: Project) -> None:
+    rows = project.write("rows.jsonl", lines([{"answer": "a"}]))
+    run = f"{sys.executable} -m distillgen filter -r not_empty"
+    for shell in (
+        f"{run} < {rows} > /dev/full",
+        f"{run} -r '{{ rule = \"length\", min_words = 5 }}' --rejected /dev/full < {rows}",
+    ):
+        done = subprocess.run(
+            ["bash", "-c", shell], capture_output=True, text=True, env=clean_environment(), timeout=60, check=False
+        )
+        assert done.returncode == 12 and "DG703 no room to write" in done.stderr and "Traceback" not in done.stderr, (
+            done.stderr
+        )
+        assert "Exception ignored" not in done.stderr

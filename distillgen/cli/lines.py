@@ -5,6 +5,7 @@ JSON is UTF-8, whatever the terminal speaks.
 
 import contextlib
 import json
+import os
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
@@ -30,10 +31,20 @@ def opened(path: Path | None, files: contextlib.ExitStack) -> IO[bytes] | None:
 
 
 def write_line(file: IO[bytes] | None, row: dict[str, Any]) -> None:
-    """Write one row, if there is a file for it."""
-    if file is not None:
+    """Write one row, if there is a file for it. Raises DiskFull or NotWritable, BrokenPipeError when nobody reads."""
+    if file is None:
+        return
+    try:
         file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
         file.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        from distillgen.files import disk_errors
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # else its rest is tried again at the end, in vain
+        with disk_errors(file.name):
+            raise error from None
 
 
 def say_what_was_left_out(tally: "Tally") -> None:
