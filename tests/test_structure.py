@@ -131,7 +131,7 @@ def test_the_readme_names_every_dependency() -> None:
     ]
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     for requirement in wanted:
-        name = re.split("[[<>=!]", requirement)[0]
+        name = re.split(r"[<>=!\[]", requirement)[0]
         assert f"`{name}`" in readme, requirement
 
 

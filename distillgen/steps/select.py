@@ -60,9 +60,10 @@ class Select:
         """Return what becomes of the rows among the outcomes, in their order; the two rows of a pair become one."""
         rows = [outcome for outcome in outcomes if isinstance(outcome, Row)]
         group = Group(len(outcomes), len(rows))
-        if group.answered < self.settings.min_samples:
+        least = max(self.settings.min_samples, 2 if self.settings.keep == "pair" else 1)
+        if group.answered < least:
             left = f"{group.answered} of {_samples(group)} {'is' if group.answered == 1 else 'are'} left"
-            return [self._no(row, "too_few_samples", f"{left}, needs {self.settings.min_samples}") for row in rows]
+            return [self._no(row, "too_few_samples", f"{left}, needs {least}") for row in rows]
         results: Results = {}
         rated: list[Rated] = []
         for row in rows:
