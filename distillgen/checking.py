@@ -27,7 +27,7 @@ from distillgen.step_settings import Step as StepSettings
 from distillgen.steps.deduplicate import Deduplicate
 from distillgen.steps.filter import Filter
 from distillgen.steps.generate import Generate, labels_of, list_property, reply_schema, written_columns
-from distillgen.steps.judge import Judge, wrong_prompt
+from distillgen.steps.judge import Judge, highest_score, wrong_prompt
 from distillgen.steps.rules import Context, Rule, RuleProblem, bind_rule, settings_of
 from distillgen.steps.structured import wrong_schema
 from distillgen.teacher import Teacher, several
@@ -167,6 +167,9 @@ class Check:
         prompt = self._bind(prompt, values, place)
         if wrong := wrong_prompt(prompt, is_pair=bool(step.pair)):
             self.problems.append(self.source.problem(wrong, (*place, "prompt")))
+        elif (step.min_score or 0) > (highest := highest_score(prompt, is_pair=bool(step.pair))):
+            what = f"`min_score` is {step.min_score:g}, but the highest score of prompt {prompt.name!r} is {highest:g}"
+            self.problems.append(self.source.problem(what, (*place, "min_score")))
         given = {**values, **({"first": "", "second": ""} if step.pair else {})}
         self._want_variables(prompt, given, step.read, place)
         for column in step.pair or ():

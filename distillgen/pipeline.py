@@ -28,7 +28,7 @@ from distillgen.errors import (
 from distillgen.files import Lock
 from distillgen.preparation import Prepared
 from distillgen.reach import LookAhead, until_reached, while_decided
-from distillgen.road import in_thread, travel
+from distillgen.road import free_to_ask, in_thread, travel
 from distillgen.rows import Failure, Outcome, Rejection, Row, SeedEnd
 from distillgen.shapes import Outcomes, Step, close
 from distillgen.steps.text import text_of
@@ -152,6 +152,7 @@ def set_out(
         tally=tally.step if ahead is None else ahead.step,
         spool=prepared.state / "spool", in_flight=rows_at_once(teachers),
         drain=lambda: drain(teachers.values()),
+        leave=free_to_ask if ahead is None else ahead.leave,
     )  # fmt: skip
 
 
@@ -199,7 +200,7 @@ async def read_seeds(
         if ahead is None:
             yield row
             continue
-        await ahead.room()
+        await ahead.room(row.origin)
         yield row
         yield SeedEnd(row.origin)
 

@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from distillgen.rows import Failure, Outcome, Row, SeedEnd
 from distillgen.shapes import Outcomes
 from distillgen.tally import Tally
+
+PRIOR = 16  # seeds that are taken to have made a row each before anything is known: two early refusals prove nothing
 
 
 class LookAhead:
@@ -20,6 +22,8 @@ class LookAhead:
     def __init__(self, wanted: int | None, tally: Tally) -> None:
         self._wanted, self._tally = wanted, tally
         self._fed = 0
+        self._places: dict[str, int] = {}  # of the seeds that are not settled
+        self._has_asked = False
         self._settled = asyncio.Event()
         self._counted: dict[str, list[tuple[str, Sequence[Outcome], int]]] = {}
 
@@ -45,18 +49,33 @@ class LookAhead:
         for held in self._counted.pop(end.origin, ()):
             self._tally.step(*held)
         self._tally.settled += not end.is_made
+        self._places.pop(end.origin, None)
         self._settled.set()
 
-    async def room(self) -> None:
+    async def room(self, origin: str) -> None:
         """Wait until one more seed may set out."""
-        while self._wanted is not None and self._fed - self._tally.settled >= self._likely(self._wanted):
+        await self._within(self._fed, self._likely)
+        self._places[origin] = self._fed
+        self._fed += 1
+
+    async def leave(self, origin: str) -> None:
+        """Wait until a teacher may be asked about a seed: first of all until stored answers alone are not enough."""
+        if self._wanted is None:
+            return
+        place = self._places[origin]
+        if not self._has_asked:
+            await self._within(place, lambda wanted: 1)
+        self._has_asked = True
+        await self._within(place, self._likely)
+
+    async def _within(self, place: int, reach: Callable[[int], int]) -> None:
+        while self._wanted is not None and (self.is_reached or place - self._tally.settled >= reach(self._wanted)):
             self._settled.clear()
             await self._settled.wait()
-        self._fed += 1
 
     def _likely(self, wanted: int) -> int:
         """Return how many seeds the rows that are still wanted are likely to need, going by those settled so far."""
-        rows_a_seed = (self._made + 1) / (self._tally.settled + 1)
+        rows_a_seed = (self._made + PRIOR) / (self._tally.settled + PRIOR)
         return max(1, math.ceil((wanted - self._made) / rows_a_seed))
 
 

@@ -222,7 +222,8 @@ def _problems(error: ValidationError, table: Mapping[str, Any], source: Source) 
         elif kind == "union_tag_not_found":
             found[path] = source.problem("a step without `use`", path, f"known: {', '.join(STEPS)}")
         else:
-            found.setdefault(path, source.problem(_say(entry, path), path))
+            said = _say(entry, path)
+            found[path] = source.problem(_either(found[path].what, said) if path in found else said, path)
     return list(found.values())
 
 
@@ -232,7 +233,14 @@ def _say(entry: Any, path: Sequence[str | int]) -> str:
     message = entry["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     value = entry.get("input")
-    return message if isinstance(value, dict | list) else f"{str(path[-1])!r} is {value!r}: {message}"
+    key = f"{path[-2]}[{path[-1]}]" if isinstance(path[-1], int) else path[-1]
+    return message if isinstance(value, dict | list) else f"{key!r} is {value!r}: {message}"
+
+
+def _either(first: str, other: str) -> str:
+    """Join what a key may be, which pydantic says one by one."""
+    value, mark, kind = other.partition(": input should be ")
+    return f"{first} or {kind}" if mark and first.startswith(value + mark) else first
 
 
 def _toml_path(loc: tuple[str | int, ...], table: Any) -> tuple[str | int, ...]:

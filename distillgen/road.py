@@ -16,7 +16,7 @@ from typing import IO, TypeAlias
 
 from distillgen.rows import Outcome, Row, SeedEnd
 from distillgen.shapes import GroupStep, Outcomes, Step, StreamStep, Tally, is_group, is_rounds, is_stream
-from distillgen.walk import Walk
+from distillgen.walk import Leave, Walk
 
 LOOK_AHEAD = 100_000  # positions between the oldest unsettled one and the newest
 IN_MEMORY = 1_000  # settled positions that wait for their turn in memory (four for each row in flight, if those
@@ -33,21 +33,27 @@ async def let_go() -> None:
     """Wait for nothing: what is under way is given up."""
 
 
+async def free_to_ask(origin: str) -> None:
+    """Wait for nothing: a teacher may be asked about any seed."""
+
+
 def travel(
-    outcomes: Outcomes, steps: Sequence[Step], *, tally: Tally, spool: Path, in_flight: int, drain: Drain = let_go
-) -> Outcomes:
+    outcomes: Outcomes, steps: Sequence[Step], *, tally: Tally, spool: Path, in_flight: int, drain: Drain = let_go,
+    leave: Leave = free_to_ask,
+) -> Outcomes:  # fmt: skip
     """Return what becomes of every row, in the order in which they came; close it to stop what is under way.
 
     `tally` hears what a step made of how many rows: 1, 0 for a further sample, which was born there, or a group;
     `spool` is the folder for what memory shall not hold;
     `in_flight` is how many rows may wait for answers at once;
-    `drain` is awaited when the road ends early, before rows that wait for answers are given up.
+    `drain` is awaited when the road ends early, before rows that wait for answers are given up;
+    `leave` is awaited before a teacher is asked about a row, with the id of the row's seed.
     """
 
     def row_steps(outcomes: Outcomes, run: Sequence[Step]) -> Outcomes:
         if not run:
             return outcomes
-        walk = Walk(tuple(run), tally)
+        walk = Walk(tuple(run), tally, leave)
         return in_order(outcomes, walk.start, beside=walk.samples, spool=spool, in_flight=in_flight, drain=drain)
 
     run: list[Step] = []
@@ -57,7 +63,9 @@ def travel(
         elif is_group(step):
             outcomes = _in_groups(row_steps(outcomes, run), step, tally)
         elif is_rounds(step):
-            go = functools.partial(travel, steps=step.inner, tally=tally, spool=spool, in_flight=in_flight, drain=drain)
+            go = functools.partial(
+                travel, steps=step.inner, tally=tally, spool=spool, in_flight=in_flight, drain=drain, leave=leave
+            )
             outcomes = step.grow(row_steps(outcomes, run), go, tally)
         else:
             run.append(step)

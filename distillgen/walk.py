@@ -23,14 +23,18 @@ from distillgen.teacher.several import Answer, Question
 
 Place: TypeAlias = tuple[int, ...]
 Settled: TypeAlias = list[tuple[Place, Outcome]]
+Leave: TypeAlias = Callable[[str], Awaitable[None]]
 Errand: TypeAlias = Callable[[Settled], Awaitable[None]]  # what must be waited for before a row can walk on
 
 
 class Walk:
-    """A run of row steps. `samples` are the tasks of rows that wait for several answers at once."""
+    """A run of row steps. `samples` are the tasks of rows that wait for several answers at once.
 
-    def __init__(self, steps: tuple[Step, ...], tally: Tally) -> None:
-        self._steps, self._tally = steps, tally
+    `leave` is awaited, with the id of the seed that a row comes of, before a teacher is asked about the row.
+    """
+
+    def __init__(self, steps: tuple[Step, ...], tally: Tally, leave: Leave) -> None:
+        self._steps, self._tally, self._leave = steps, tally, leave
         self._starts = tuple(self._start_of(step) for step in steps)
         self.samples: set[asyncio.Task[None]] = set()
 
@@ -136,6 +140,7 @@ class Walk:
         """Ask for one answer and walk on from there."""
         step: AskingStep = self._steps[index]  # type: ignore[assignment]
         results: Iterable[Outcome]
+        await self._leave(row.origin)
         try:
             results = step.rows(row, sample, await _answered(step, question))
         except RowFailed as failed:
@@ -148,6 +153,7 @@ class Walk:
         """Ask for the answers that are not stored, all at once, and walk on with all of them."""
         step: JoiningStep = self._steps[index]  # type: ignore[assignment]
         answers: list[Answer | RowFailed | None] = [answer for _, answer in found]
+        await self._leave(row.origin)
 
         async def get(number: int, question: Question, _: Settled) -> None:
             try:

@@ -220,6 +220,15 @@ def test_a_reached_target_is_no_failure_of_the_rows_ahead_of_it(project: Project
     assert "not_sent" not in done.stderr
 
 
+def test_a_full_dataset_asks_nothing_more_however_its_refusals_lie(project: Project, loopback: Loopback) -> None:
+    """Refusals at the start make more seeds look likely to be needed than are: stored answers have the first word."""
+    loopback.behave = lambda body: reply("no") if number_of(body) < 10 else answer(body)
+    priced(project, loopback, 40, "target_rows = 30\n")
+    project.build()
+    project.seeds([{"question": f"What is number {n}?"} for n in range(400)])
+    assert "nothing changed" in project.build().stderr and loopback.seen == 40
+
+
 def test_append_grows_to_a_target_and_asks_only_for_what_is_new(project: Project, loopback: Loopback) -> None:
     priced(project, loopback, 40, "append = true\ntarget_rows = 10\n").build()
     first = project.rows(1)

@@ -412,6 +412,21 @@ def judged(project: Project, loopback: Loopback, other: Loopback) -> Project:
     return project
 
 
+@pytest.mark.parametrize(
+    ("threshold", "said"),
+    [
+        ("min_score = 6", "`min_score` is 6, but the highest score of prompt 'judge' is 5 in recipe.toml:18 (steps[1]"),
+        ('min_score = 2\npair = ["question", "answer"]', "`min_score` is 2, but the highest score of prompt 'judge_pair' is 1"),
+    ],
+)  # fmt: skip
+def test_a_threshold_that_no_score_can_reach_is_told(
+    judged: Project, other: Loopback, threshold: str, said: str
+) -> None:
+    judged.edit("min_score = 3", threshold)
+    done = judged.run("build")
+    assert done.returncode == 2 and said in " ".join(done.stderr.split()) and other.seen == 0
+
+
 def test_a_build_with_a_judge_publishes_the_scores_and_asks_nothing_twice(
     judged: Project, loopback: Loopback, other: Loopback
 ) -> None:

@@ -30,6 +30,7 @@ from distillgen.toml_lines import line_of
         pytest.param('base_url = "', 'provider = "opneai" # ', "unknown provider 'opneai' in recipe.toml:9 (teachers.main.provider)\n      did you mean 'openai'?", id="provider"),
         pytest.param('model = "scripted"', "", "a teacher without `model` in recipe.toml:8 (teachers.main)", id="no-model"),
         pytest.param('on = "answer"', 'on = "anser"', "no column 'anser' to compare in recipe.toml:23 (steps[2].on)\n      did you mean 'answer'?", id="deduplicate-column"),
+        pytest.param("near = 0.8", 'against = "old.jsonl"', "'against' is 'old.jsonl': input should be 'previous' or a valid list in recipe.toml:24 (steps[2].against)", id="either"),
         pytest.param("near = 0.8", "near = 8", "'near' is 8: input should be less than or equal to 1 in recipe.toml:24 (steps[2].near)", id="threshold"),
         pytest.param("{{ question }}", "{{ qestion }}", "[student] names 'qestion', which no seed column or step provides in recipe.toml:27 (student.prompt)\n      did you mean 'question'?", id="student-column"),
         pytest.param("{{ question }}", "{{ question", "template syntax", id="student-template"),

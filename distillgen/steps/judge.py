@@ -262,6 +262,12 @@ def wrong_prompt(prompt: Prompt, *, is_pair: bool) -> str | None:
     return None
 
 
+def highest_score(prompt: Prompt, *, is_pair: bool) -> float:
+    """Return the highest score that a judge can give: for a pair, all votes."""
+    highest = prompt.settings.json_schema["properties"]["score"].get("maximum") if not is_pair else 1.0
+    return float(highest) if isinstance(highest, int | float) else math.inf
+
+
 def _score(said: Any) -> float:
     if isinstance(said, bool) or not isinstance(said, int | float) or not math.isfinite(said):
         raise RowFailed("schema", f"the score is no number: {str(said)[:80]!r}", lasting=True)
