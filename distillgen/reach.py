@@ -23,7 +23,7 @@ class LookAhead:
         self._wanted, self._tally = wanted, tally
         self._fed = 0
         self._places: dict[str, int] = {}  # of the seeds that are not settled
-        self._has_asked = False
+        self._has_asked = self._is_over = False
         self._settled = asyncio.Event()
         self._counted: dict[str, list[tuple[str, Sequence[Outcome], int]]] = {}
 
@@ -50,6 +50,7 @@ class LookAhead:
             self._tally.step(*held)
         self._tally.settled += not end.is_made
         self._places.pop(end.origin, None)
+        self._is_over = self.is_reached
         self._settled.set()
 
     async def room(self, origin: str) -> None:
@@ -69,7 +70,7 @@ class LookAhead:
         await self._within(place, self._likely)
 
     async def _within(self, place: int, reach: Callable[[int], int]) -> None:
-        while self._wanted is not None and (self.is_reached or place - self._tally.settled >= reach(self._wanted)):
+        while self._wanted is not None and (self._is_over or place - self._tally.settled >= reach(self._wanted)):
             self._settled.clear()
             await self._settled.wait()
 

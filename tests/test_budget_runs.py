@@ -61,6 +61,17 @@ def test_a_nightly_job_grows_a_dataset_for_a_fixed_sum_until_it_is_full(project:
     assert not project.version(night + 1).exists()
 
 
+SECOND = """use = "deduplicate"
+on = "answer"
+
+[[steps]]
+use = "generate"
+prompt = "answer"
+read = { question = "answer" }
+write = { answer = "second" }
+"""
+
+
 def in_disorder(body: dict[str, Any]) -> Say:
     """Answer in no order at all: some are rejected, some are duplicates, one is refused for good."""
     number = number_of(body)
@@ -227,6 +238,25 @@ def test_a_full_dataset_asks_nothing_more_however_its_refusals_lie(project: Proj
     project.build()
     project.seeds([{"question": f"What is number {n}?"} for n in range(400)])
     assert "nothing changed" in project.build().stderr and loopback.seen == 40
+
+
+@pytest.mark.parametrize("target", [1, 3, 5, 9])
+def test_a_target_reached_amid_the_rows_of_a_seed_waits_for_the_rest_of_it(
+    project: Project, loopback: Loopback, target: int
+) -> None:
+    """Four samples of a seed are asked about once more, one by one: the first of them may be the last row wanted."""
+    loopback.behave = lambda body: late(body, random.Random(str(body)).random() / 20)
+    priced(project, loopback, 30, f"target_rows = {target}\n").edit(
+        'prompt = "answer"', 'prompt = "answer"\nsamples = 4'
+    )
+    project.edit("sampling = { max_tokens = 100 }", "sampling = { max_tokens = 100, temperature = 1.0 }")
+    project.edit('use = "deduplicate"\non = "answer"\nnear = 0.8\n', SECOND)
+    done = project.run("build", "--json")
+    said = outcome(done)
+    assert done.returncode == 0 and said["ends"] == "target_rows"
+    assert said["rows"] % 4 == 0 and target <= said["rows"] < target + 4
+    asked = loopback.seen
+    assert "nothing changed" in project.build().stderr and loopback.seen == asked
 
 
 def test_append_grows_to_a_target_and_asks_only_for_what_is_new(project: Project, loopback: Loopback) -> None:
