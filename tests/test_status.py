@@ -1,6 +1,7 @@
 """What people are told of a project and its teachers: `status`, `teachers`, `teachers check`, and where state lies."""
 
 import json
+import multiprocessing
 import sqlite3
 import threading
 import time
@@ -64,6 +65,24 @@ def test_after_a_crash_it_says_what_may_have_been_billed(project: Project, loopb
     loopback.behave = answer
     project.build()
     assert loopback.seen == 7 and status(project)["spent"]["unknown_calls"] == 3, "it stays on the account"
+
+
+def open_when_all_are_there(path: Path, barrier: Any) -> None:
+    barrier.wait()
+    AnswerStore(path).close()
+
+
+def test_many_processes_may_make_a_store_at_the_same_moment(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    for number in range(15):
+        barrier = context.Barrier(3)
+        path = tmp_path / str(number) / "answers.sqlite"
+        several = [context.Process(target=open_when_all_are_there, args=(path, barrier)) for _ in range(3)]
+        for process in several:
+            process.start()
+        for process in several:
+            process.join()
+        assert [process.exitcode for process in several] == [0, 0, 0]
 
 
 def test_what_many_take_in_at_once_counts_once(tmp_path: Path) -> None:

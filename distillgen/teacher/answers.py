@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tenacity
+
 from distillgen.errors import Damaged, DiskFull, DistillgenError, NewerFormat, NotWritable
 from distillgen.files import canonical, digest_bytes, disk_errors, dumps
 from distillgen.teacher.asking import Reply
@@ -23,6 +25,7 @@ GROUP_SECONDS = 0.005  # how long a commit waits for company; far below the 100 
 GROUP_ROWS = 1000
 AHEAD = 256  # answers that are read together
 LET_BE = 1000  # look-ups, after reading together was of no use
+PATIENCE = 60  # seconds to wait for another process that writes
 CACHE_KIB = 24_576  # of pages: the inner ones of an index of many millions of keys, and what was just read
 
 _TABLES = {
@@ -106,6 +109,19 @@ class _Entry:
     committed: asyncio.Future[None]
 
 
+def _is_busy(error: BaseException) -> bool:
+    return getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY")
+
+
+@tenacity.retry(
+    retry=tenacity.retry_if_exception(_is_busy), wait=tenacity.wait_random(0.01, 0.05),
+    stop=tenacity.stop_after_delay(PATIENCE), reraise=True,
+)  # fmt: skip
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Turn WAL on; SQLite does not wait for a process that does the same just then, whatever its time-out."""
+    connection.execute("PRAGMA journal_mode = WAL")
+
+
 class AnswerStore:
     """SQLite in WAL mode with synchronous FULL: one thread writes in groups, anybody reads.
 
@@ -130,8 +146,8 @@ class AnswerStore:
             self._prepare(self._reader)
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=60)
-        connection.execute("PRAGMA journal_mode = WAL")
+        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=PATIENCE)
+        _use_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         return connection
