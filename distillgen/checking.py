@@ -1,5 +1,6 @@
 """Checks the steps of a recipe as a row would meet them, and says how each is made once a run has what it needs."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from distillgen.dataset.training_rows import StudentTemplates
 from distillgen.earlier import PREVIOUS, Place, check_earlier, open_earlier
 from distillgen.errors import DistillgenError, Problem, PromptInvalid, PromptMissing, nearest
-from distillgen.prompts import Prompt, Template, load_prompt, missing_columns, parse_at
+from distillgen.prompts import Prompt, Template, load_prompt, parse_at
 from distillgen.recipe import Key, Recipe, Source, step_name
 from distillgen.shapes import Step
 from distillgen.step_settings import (
@@ -162,6 +163,7 @@ class Check:
         self.teachers_used.update(names)
         prompt = self._load(step.prompt or ("judge_pair" if step.pair else "judge"), place)
         if prompt is None:
+            self._written.add(step.write)
             return _never
         values = {**step.values, **({"rubric": step.rubric} if step.rubric is not None else {})}
         prompt = self._bind(prompt, values, place)
@@ -275,11 +277,11 @@ class Check:
             from distillgen.steps.semantic import require_embedding
 
             self._try(require_embedding)
-        name, bands = step_name(place, step), (step.bands[0], step.bands[1]) if step.bands else None
+        name = step_name(place, step)
         return lambda means: Deduplicate(
-            name, step.columns, step.near, words=step.words, bands=bands, samples=step.samples, meaning=step.meaning,
-            earlier=open_earlier(step, name, means.place, means.spool), remembers=step.against == PREVIOUS,
-            spool=means.spool,
+            name, step.columns, step.near, words=step.words, bands=step.bands, samples=step.samples,
+            meaning=step.meaning, earlier=open_earlier(step, name, means.place, means.spool),
+            remembers=step.against == PREVIOUS, spool=means.spool,
         )  # fmt: skip
 
     def _decontaminate(self, place: Key, step: DecontaminateStep) -> Maker:
@@ -304,10 +306,9 @@ class Check:
 
     def _seen_by_student(self) -> list[str]:
         """Return the columns that the student's templates name, each of which is a text by itself."""
-        student = self.recipe.student
-        texts = [text for text in (student.prompt, student.completion, student.rejected) if text is not None]
-        compiled = [self._template(text, ("student",)) for text in texts]
-        named = [name for template in compiled if template is not None for name in sorted(template.needs)]
+        named = [] if self.recipe.student.prompt is not None else ["messages"]
+        for template in self._student_templates.values():
+            named += sorted(template.needs) if template is not None else []
         return list(dict.fromkeys(named))
 
     def _verify(self, place: Key, step: VerifyStep) -> Maker:
@@ -365,11 +366,7 @@ class Check:
 
     def student(self) -> StudentTemplates:
         """Compile the [student] table and check the columns that it names."""
-        texts = self.recipe.student
-        compiled: dict[str, Template | None] = {}
-        for key in ("system", "prompt", "completion", "reasoning", "rejected"):
-            text = getattr(texts, key)
-            compiled[key] = self._template(text, ("student", key)) if text is not None else None
+        compiled = self._student_templates
         completion = compiled["completion"] or Template.parse("")
         student = StudentTemplates(
             compiled["system"], compiled["prompt"], completion, compiled["reasoning"], compiled["rejected"]
@@ -381,14 +378,20 @@ class Check:
                     f"[student] names {name!r}, which no seed column or step provides", ("student", key)
                 ),
             )
-        if texts.prompt is None:
+        if self.recipe.student.prompt is None:
             fix = 'add `prompt = "{{ ... }}"` to [student], or seeds with `messages`'
             self._want("messages", self.source.problem("the student has no prompt", ("student",), fix))
         return student
 
+    @functools.cached_property
+    def _student_templates(self) -> dict[str, Template | None]:
+        """The templates of the [student] table, compiled once: each mistake in them is told once."""
+        texts = {key: getattr(self.recipe.student, key) for key in StudentTemplates.__dataclass_fields__}
+        return {key: None if text is None else self._template(text, ("student", key)) for key, text in texts.items()}
+
     def _student_needs(self, compiled: Mapping[str, Template | None]) -> Iterator[tuple[str, str]]:
         for key, template in compiled.items():
-            for name, _ in missing_columns(template.needs if template else (), self._written):
+            for name in sorted(template.needs - self._written if template else ()):
                 yield key, name
 
     def _template(self, text: str, key: tuple[str, ...]) -> Template | None:

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import hashlib
 import io
+import json
 import os
 import resource
 import socket
@@ -34,6 +35,11 @@ def canonical(value: Any) -> bytes:
 def dumps(value: Any) -> str:
     """Return `value` as one line of JSON, keys in their given order."""
     return orjson.dumps(value).decode()
+
+
+def json_line(value: Any) -> bytes:
+    """Return anybody's `value` as one line of JSON: integers of any size, and half characters, as they came."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def digest(*parts: bytes) -> str:

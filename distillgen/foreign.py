@@ -54,15 +54,24 @@ def columns_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return columns
 
 
-def put_back(row: Mapping[str, Any], columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row with the texts that were changed in its columns in their places."""
-    view, before = view_of(row), columns_of(row)
-    changed = {name: value for name, value in columns.items() if before.get(name) != value}
+def put_back(row: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with the texts in their places that differ between its columns `before` and `after`."""
+    paths = dict(zip((PROMPT, ANSWER, REASONING), view_of(row), strict=True))
     result = dict(row)
-    for name, value in changed.items():
-        path = dict(zip((PROMPT, ANSWER, REASONING), view, strict=True)).get(name) or (name,)
-        result = _with_text(result, path, value)
+    for name, text in after.items():
+        if before.get(name) == text:
+            continue
+        path = paths.get(name) or (name,)
+        if path == ("instruction",) and result.get("input"):
+            text, result["input"] = _apart(text, result["instruction"])
+        result = _with_text(result, path, text)
     return result
+
+
+def _apart(prompt: str, instruction: str) -> tuple[str, str]:
+    """Take an Alpaca prompt apart where the instruction was not changed; else all of it becomes the instruction."""
+    joined = f"{instruction}\n\n"
+    return (instruction, prompt[len(joined) :]) if prompt.startswith(joined) else (prompt, "")
 
 
 def text_at(row: Any, path: Path) -> Any:

@@ -30,15 +30,15 @@ def create(folder: Path, name: str, model: str | None) -> list[Path]:
     text = source.read_text(encoding="utf-8")
     if model is not None:
         text = re.sub(r'^model = ".*"', f'model = "{find_model(model).name}"', text, flags=re.MULTILINE)
-    written = [target]
-    write_atomically(target, text.encode())
+    written = []
     for path in _files_of(tomllib.loads(text), source.parent):
         if not (folder / path).exists():  # else somebody's own
             write_atomically(folder / path, (source.parent / path).read_bytes())
             written.append(folder / path)
     with disk_errors(folder):
         (folder / "prompts").mkdir(exist_ok=True)
-    return written
+    write_atomically(target, text.encode())  # last: what is there already says that nothing is missing
+    return [target, *written]
 
 
 def _files_of(recipe: Mapping[str, Any], library: Path) -> list[Path]:

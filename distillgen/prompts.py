@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from distillgen.files import dumps
 from distillgen.recipe import spell
 from distillgen.settings import Settings
 from distillgen.step_settings import RuleSetting
+from distillgen.steps.structured import wrong_schema
 from distillgen.toml_lines import line_of
 
 MAX_RENDERED_CHARS = 10_000_000
@@ -69,11 +70,25 @@ class PromptSettings(Settings):
             raise ValueError("a prompt has exactly one of `user`, `messages` and `turns`")
         if self.output == "json" and self.json_schema.get("type") != "object":
             raise ValueError('output = "json" needs a [schema] with type = "object"')
+        if wrong := self._unfit_columns():
+            raise ValueError(wrong)
         if self.examples and self.user is None:
             raise ValueError("`examples` go with `user`")
         if any(not isinstance(example.get("reply"), str) for example in self.examples):
             raise ValueError("every example needs a `reply`")
         return self
+
+    def _unfit_columns(self) -> str | None:
+        """Say which of the columns that it promises no reply can fill, None when all can be filled."""
+        if self.output != "json":
+            return "`writes` has one column for a text or a label" if len(self.writes) > 1 else None
+        if wrong := wrong_schema(self.json_schema):
+            return f"[schema] is not a JSON schema: {wrong}"
+        properties = self.json_schema.get("properties", {})
+        if odd := next((name for name, schema in properties.items() if not isinstance(schema, dict)), None):
+            return f"[schema] says nothing about the property {odd!r}: write a table"
+        missing = [name for name in self.writes if name not in properties]
+        return f"`writes` has {missing[0]!r}, which is no property of [schema]" if missing else None
 
     @property
     def columns(self) -> list[str]:
@@ -314,9 +329,3 @@ def _problem(entry: Any, path: Path, source: str) -> Problem:
         return Problem(f"unknown key {key[-1]!r}", where, nearest(str(key[-1]), known))
     message = entry["msg"].removeprefix("Value error, ")
     return Problem(message[0].lower() + message[1:], where)
-
-
-def missing_columns(needs: Iterable[str], provided: Iterable[str]) -> list[tuple[str, str]]:
-    """Return the needed columns that nobody provides, each with a hint."""
-    known = set(provided)
-    return [(name, nearest(name, known)) for name in sorted(set(needs) - known)]

@@ -182,10 +182,12 @@ def _override(table: dict[str, Any], assignment: str) -> tuple[str, Any]:
         value = tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
         value = text  # a bare word is a string
+    except RecursionError:
+        raise UsageError(f"--set {key}: nested too deeply") from None
     place: Any = table
     path: list[str | int] = []
     for depth, part in enumerate(parts):
-        step: str | int = int(part) if isinstance(place, list) and part.isdigit() else part
+        step: str | int = int(part) if isinstance(place, list) and part.isdecimal() and len(part) < 9 else part
         path.append(step)
         is_last = depth == len(parts) - 1
         try:

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Ite
 from pathlib import Path
 from typing import IO, TypeAlias
 
+from distillgen.files import disk_errors
 from distillgen.rows import Outcome, Row, SeedEnd
 from distillgen.shapes import GroupStep, Outcomes, Step, StreamStep, Tally, is_group, is_rounds, is_stream
 from distillgen.walk import Leave, Walk
@@ -202,11 +203,13 @@ class Turnstile:
             yield self._from_file(*held) if isinstance(held, tuple) else held
 
     def _to_file(self, outcomes: list[Outcome]) -> tuple[int, int]:
-        if self._file is None:
-            self._spool.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=self._spool)
-        start = self._file.seek(0, 2)
-        size = self._file.write(pickle.dumps(outcomes, pickle.HIGHEST_PROTOCOL))
+        with disk_errors(self._spool):
+            if self._file is None:
+                self._spool.mkdir(parents=True, exist_ok=True)
+                self._file = tempfile.TemporaryFile(dir=self._spool)
+            start = self._file.seek(0, 2)
+            size = self._file.write(pickle.dumps(outcomes, pickle.HIGHEST_PROTOCOL))
+            self._file.flush()
         self._in_file += 1
         return start, size
 
@@ -243,17 +246,17 @@ async def in_order(
     turnstile = Turnstile(spool, in_memory)
     wake, room = asyncio.Event(), asyncio.Event()
     alive: set[asyncio.Task[list[Outcome]]] = set()
-    errors: list[BaseException] = []
+    errors: list[Exception] = []
     position = 0
 
     def settle(at: int, task: asyncio.Task[list[Outcome]]) -> None:
         alive.discard(task)
         if task.cancelled():
             return
-        if error := task.exception():
-            errors.append(error)
-        else:
+        try:
             turnstile.put(at, task.result())
+        except Exception as error:  # of the task, or of the disk under the spool: nobody hears a callback
+            errors.append(error)
         wake.set()
         room.set()
 

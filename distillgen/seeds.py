@@ -47,7 +47,6 @@ class SeedReader:
     stdin: IO[bytes] | None = None
     count: int = 0
     skipped: int = 0
-    columns: frozenset[str] = frozenset()
     _sha: Any = field(default_factory=hashlib.sha256)
 
     @property
@@ -89,8 +88,6 @@ class SeedReader:
             problem = found if isinstance(found, Problem) else self._lacking(place, found)
             if problem is None:
                 count += 1
-                if count == 1 and isinstance(found, dict):
-                    self.columns = frozenset(found)
             else:
                 bad_count += 1
                 if len(bad) < SHOWN_BAD:
@@ -209,7 +206,7 @@ def _open(file: Path) -> Iterator[IO[bytes]]:
 def read_stream(name: str, stream: IO[bytes], form: str) -> Reading:
     """Yield each row of an open stream with its place, or what is wrong with it."""
     readers: dict[str, Callable[[str, IO[bytes]], Reading]] = {
-        "jsonl": _read_jsonl,
+        "jsonl": read_json_lines,
         "csv": _read_csv,
         "parquet": _read_parquet,
         "txt": _read_txt,
@@ -217,7 +214,8 @@ def read_stream(name: str, stream: IO[bytes], form: str) -> Reading:
     return readers[form](name, stream)
 
 
-def _read_jsonl(name: str, stream: IO[bytes]) -> Reading:
+def read_json_lines(name: str, stream: Iterable[bytes]) -> Reading:
+    """Yield each object of a stream of JSON lines with its place, or what is wrong with the line."""
     number = 0
 
     def numbered() -> Iterator[bytes]:

@@ -22,6 +22,13 @@ class SeedSettings(Settings):
         default=None, description="when the file name does not tell; standard input is jsonl unless stated"
     )
 
+    @field_validator("path")
+    @classmethod
+    def _alone(cls, path: str | list[str]) -> str | list[str]:
+        if isinstance(path, list) and "-" in path:
+            raise ValueError('standard input comes once and alone: path = "-"')
+        return path
+
     @property
     def paths(self) -> list[str]:
         """The path or paths as a list."""

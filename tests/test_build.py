@@ -189,6 +189,19 @@ def test_data_files_that_equal_the_parents_are_hard_links(demo: Project) -> None
     assert inodes["validation"][0] == inodes["validation"][1] and inodes["train"][0] != inodes["train"][1]
 
 
+def test_a_seed_column_called_labels_does_not_change_the_label_set(demo: Project, loopback: Loopback) -> None:
+    demo.seeds([{"text": f"Review {n}", "labels": "positive"} for n in range(3)])
+    demo.edit('prompt = "answer"', 'prompt = "label"\nlabels = ["good", "bad"]')
+    demo.edit('[[steps]]\nuse = "deduplicate"\non = "answer"\nnear = 0.8\n', "")
+    demo.edit("{{ question }}", "{{ text }}")
+    demo.edit("{{ answer }}", "{{ label }}")
+    demo.edit(', "not_truncated", "not_refusal", { rule = "length", min_words = 5 }]', "]")
+    loopback.behave = lambda body: reply('{"label": "good"}')
+    demo.build()
+    asked = str(loopback.bodies[0]["messages"])
+    assert "good" in asked and "bad" in asked and "positive" not in asked and "p, o, s" not in asked
+
+
 def test_labels_are_in_the_closed_set_whatever_the_server_does(demo: Project, loopback: Loopback) -> None:
     demo.edit('prompt = "answer"', 'prompt = "label"\nread = { text = "question" }\nlabels = ["odd", "even"]')
     demo.edit(
@@ -205,6 +218,10 @@ def test_labels_are_in_the_closed_set_whatever_the_server_does(demo: Project, lo
             return reply('{"label": "neither"}')
         if "number 4?" in first:
             return reply('{"label": "odd"}' if is_again else "I think it is odd")
+        if "number 6?" in first:
+            return reply(None, message={"refusal": "I will not label this."})
+        if "number 7?" in first:
+            return reply("", finish="content_filter")
         return reply("even") if "number 5?" in first else answer(body)
 
     loopback.behave = behave
@@ -214,7 +231,9 @@ def test_labels_are_in_the_closed_set_whatever_the_server_does(demo: Project, lo
         "even",
     ]
     assert {row["messages"][-1]["content"] for row in demo.rows()} == {"odd", "even"}
-    assert demo.manifest()["rows"] == 19 and "schema 1" in done.stderr
+    assert demo.manifest()["rows"] == 17 and "schema 1" in done.stderr
+    refused = [row for row in demo.sidecar("rejected") if row["rule"] == "not_refusal"]
+    assert [row["detail"] for row in refused] == ["the server marked the reply as refused"] * 2, "nobody asks again"
     [failed] = demo.sidecar("failed")
     assert failed["cause"] == "schema" and failed["attempts"] == 2 and "(asked 2 times)" in failed["detail"]
     mended = next(row for row in demo.sidecar("provenance") if "number 4?" in row["columns"]["question"])

@@ -132,6 +132,11 @@ def test_init_writes_a_project_that_can_be_planned(project: Project) -> None:
     assert done.returncode == 0 and "next: cd demo" in done.stderr
     plan = project.run("plan", "demo")
     assert plan.returncode == 0 and "seeds    16" in plan.stdout
+    (project.folder / "odd").mkdir()
+    (project.folder / "odd" / "seeds").write_text("a file where the folder should be")
+    assert project.run("init", "odd").returncode != 0 and not (project.folder / "odd" / "recipe.toml").exists()
+    (project.folder / "odd" / "seeds").unlink()
+    assert project.run("init", "odd").returncode == 0, "half a project is no reason to refuse the whole"
     again = project.run("init", "demo")
     assert again.returncode == 2 and "there is a recipe already" in again.stderr
     assert project.run("init", "other", "--model", "smollm2-135m").returncode == 0

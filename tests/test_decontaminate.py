@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,9 +13,10 @@ import orjson
 import pytest
 import regex
 import zstandard
-from conftest import REPOSITORY
+from conftest import REPOSITORY, Project
 from hypothesis import given
 from hypothesis import strategies as st
+from loopback import Loopback
 
 from distillgen.errors import UsageError
 from distillgen.files import read_jsonl
@@ -440,3 +442,33 @@ def test_a_benchmark_of_which_nothing_can_be_checked_is_an_error(texts: list[str
     with pytest.raises(UsageError) as caught:
         Benchmarks.build([*items([numbered("w", 20)], "good"), *items(texts)])
     assert str(caught.value).startswith("DG100 no text that can be checked in benchmark 'bench'\nDG100 " + said)
+
+
+CHATS = """
+name = "demo"
+[seeds]
+path = "seeds.jsonl"
+[teachers.main]
+base_url = "{url}"
+model = "scripted"
+[[steps]]
+use = "generate"
+prompt = "chat"
+[[steps]]
+use = "decontaminate"
+against = ["test.jsonl"]
+[student]
+completion = "{{{{ answer }}}}"
+"""
+
+
+def test_by_default_all_that_the_student_sees_is_looked_at(project: Project, loopback: Loopback) -> None:
+    """Seeds that are conversations are the student's prompt: nobody names them in a template."""
+    item = "Natalia sold clips to forty eight of her friends in April and half as many in May."
+    project.write("recipe.toml", CHATS.format(url=loopback.url))
+    project.write("test.jsonl", json.dumps({"question": item}) + "\n")
+    project.seeds([{"messages": [{"role": "user", "content": text}]} for text in (item, "Why does ice float?")])
+    project.build()
+    [row], [refused] = project.rows(), project.sidecar("rejected")
+    assert row["messages"][0]["content"] == "Why does ice float?"
+    assert refused["rule"] == "contaminated" and "messages" in refused["detail"]

@@ -257,8 +257,8 @@ def test_what_is_left_out_goes_where_it_is_asked_for(generate: Any, project: Pro
     assert done.returncode == 0 and len(lines(done.stdout)) == 2
     assert done.stderr == "1 rejected, 1 failed: not_refusal 1, refused_400 1\n"
     rejected, failed = (lines((project.folder / f"{name}.jsonl").read_text())[0] for name in ("rejected", "failed"))
-    assert rejected["rejected"]["rule"] == "not_refusal" and rejected["question"] == "What is number 1?"
-    assert failed["failed"]["cause"] == "refused_400" and failed["question"] == "What is number 2?"
+    assert rejected["left_out"]["rule"] == "not_refusal" and rejected["question"] == "What is number 1?"
+    assert failed["left_out"]["cause"] == "refused_400" and failed["question"] == "What is number 2?"
 
 
 def test_rows_are_utf_8_whatever_the_terminal_speaks(generate: Any, loopback: Loopback) -> None:

@@ -15,6 +15,14 @@ def plan(project: Project, *arguments: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+REREAD = """[[steps]]
+use = "generate"
+prompt = "answer"
+read = { question = "answer" }
+write = { answer = "second" }
+"""
+
+
 def test_a_plan_sends_nothing_and_writes_nothing(project: Project, loopback: Loopback) -> None:
     priced(project, loopback, 8)
     before = sorted(project.folder.rglob("*"))
@@ -141,6 +149,17 @@ def test_it_shows_the_prompt_that_is_sent(project: Project, loopback: Loopback) 
     messages = plan(priced(project, loopback, 1))["prompts"][0]["messages"]
     project.build()
     assert loopback.bodies[0]["messages"] == messages
+
+
+def test_it_shows_no_prompt_that_is_never_sent(project: Project, loopback: Loopback) -> None:
+    """A second step reads what the first will write, under the name of a column that is there already."""
+    priced(project, loopback, 3)
+    project.edit("[student]", f"{REREAD}\n[student]")
+    seen = json.loads(project.run("plan", "--json").stdout)["prompts"]
+    assert [each["step"] for each in seen] == ["1.generate"]
+    project.build()
+    seen = json.loads(project.run("plan", "--json").stdout)["prompts"]
+    assert [each["step"] for each in seen] == ["1.generate", "4.generate"] and "About 0" in str(seen[1])
 
 
 def test_rows_that_are_rejected_need_no_further_calls(project: Project, loopback: Loopback) -> None:

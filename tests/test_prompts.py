@@ -85,6 +85,10 @@ def test_optional_columns_are_no_needs() -> None:
     assert Template.parse("{{ a }} {% if b is defined %}{{ b }}{% endif %} {{ c | default('') }}").needs == {"a"}
 
 
+STRUCTURED = 'description = "x"\nuser = "a"\noutput = "json"\n'
+OBJECT = '[schema]\ntype = "object"\n[schema.properties]\n'
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -95,6 +99,13 @@ def test_optional_columns_are_no_needs() -> None:
         ('description = "x"\nuser = "a"\noutput = "labls"', "output"),
         ('description = "x"\nuser = "a {{ q }}"\nexamples = [{ reply = "b" }]', "an example does not fit the template"),
         ("description = ", "not valid TOML"),
+        ('description = "x"\nuser = "a"\nwrites = ["one", "two"]', "`writes` has one column for a text or a label"),
+        (
+            f'{STRUCTURED}writes = ["answr"]\n{OBJECT}answer.type = "string"',
+            "`writes` has 'answr', which is no property",
+        ),
+        (f"{STRUCTURED}{OBJECT}answer = true", "[schema] says nothing about the property 'answer'"),
+        (f'{STRUCTURED}[schema]\ntype = "object"\nproperties = "x"', "[schema] is not a JSON schema"),
     ],
 )
 def test_mistakes_in_a_template_are_named(tmp_path: Path, text: str, said: str) -> None:

@@ -30,6 +30,7 @@ from distillgen.toml_lines import line_of
         pytest.param('base_url = "', 'provider = "opneai" # ', "unknown provider 'opneai' in recipe.toml:9 (teachers.main.provider)\n      did you mean 'openai'?", id="provider"),
         pytest.param('model = "scripted"', "", "a teacher without `model` in recipe.toml:8 (teachers.main)", id="no-model"),
         pytest.param('on = "answer"', 'on = "anser"', "no column 'anser' to compare in recipe.toml:23 (steps[2].on)\n      did you mean 'answer'?", id="deduplicate-column"),
+        pytest.param('path = "seeds.jsonl"', 'path = ["-", "seeds.jsonl"]', "standard input comes once and alone: path = \"-\" in recipe.toml:6 (seeds.path)", id="stdin-in-a-list"),
         pytest.param("near = 0.8", 'against = "old.jsonl"', "'against' is 'old.jsonl': input should be 'previous' or a valid list in recipe.toml:24 (steps[2].against)", id="either"),
         pytest.param("near = 0.8", "near = 8", "'near' is 8: input should be less than or equal to 1 in recipe.toml:24 (steps[2].near)", id="threshold"),
         pytest.param("{{ question }}", "{{ qestion }}", "[student] names 'qestion', which no seed column or step provides in recipe.toml:27 (student.prompt)\n      did you mean 'question'?", id="student-column"),
@@ -95,6 +96,11 @@ def test_overrides_reach_any_key_and_are_checked(demo: Project) -> None:
         read_recipe(demo.recipe, ["steps.9.samples=1"])
     with pytest.raises(UsageError, match="not KEY=VALUE"):
         read_recipe(demo.recipe, ["samples"])
+    with pytest.raises(UsageError, match="nested too deeply"):
+        read_recipe(demo.recipe, ["name=" + "[" * 100_000])
+    for index in ("²", "9" * 5_000):
+        with pytest.raises(UsageError, match="the recipe has no steps"):
+            read_recipe(demo.recipe, [f"steps.{index}.samples=1"])
 
 
 def test_warnings_do_not_stop_a_build(demo: Project) -> None:

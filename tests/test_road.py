@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distillgen.dataset.splits import split_of
-from distillgen.errors import RowFailed
+from distillgen.errors import NotWritable, RowFailed
 from distillgen.road import Turnstile, in_order, in_thread, travel
 from distillgen.rows import Failure, Outcome, Rejection, Row
 from distillgen.tally import StepCount, Tally
@@ -138,6 +138,17 @@ def test_a_turnstile_gives_back_in_order_with_little_memory(
         out += [o[0].id for o in turnstile.take()]  # type: ignore[union-attr]
     assert out == [str(n) for n in range(40)] and len(turnstile) == 0
     turnstile.close()
+
+
+@pytest.mark.parametrize("stored", [frozenset(), frozenset(range(1, 100))], ids=["answered", "stored"])
+def test_a_spool_that_cannot_be_written_ends_the_run(
+    tmp_path: Path, stored: frozenset[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Early positions go to a file; where it cannot be made the run ends with a cause, it does not wait for ever."""
+    monkeypatch.setattr("distillgen.road.IN_MEMORY", 1)
+    (tmp_path / "spool").write_text("a file where the folder should be")
+    with pytest.raises(NotWritable, match="spool"):
+        run([Asker([0.2, *[0.0] * 99], stored=stored)], 100, tmp_path / "spool")
 
 
 def test_the_look_ahead_is_bounded(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from conftest import Project, clean_environment
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distillgen.foreign import columns_of, put_back, view_of
+from distillgen.foreign import columns_of, put_back, text_at, view_of
 
 GOOD = "Ice floats because it is less dense than the water around it, and so the lake freezes from above."
 SORRY = "I'm sorry, but I can't help with that request."
@@ -56,13 +56,11 @@ def test_prompt_answer_and_reasoning_are_found(
     columns = columns_of(row)
     assert (columns.get("prompt") if prompt else None) == prompt
     assert columns.get("answer") == answer and columns.get("reasoning") == reasoning
-    assert put_back(row, columns) == row
+    assert put_back(row, columns, columns) == row
     if view_of(row).answer is not None:
-        changed = put_back(row, {**columns, "answer": "masked"})
-        assert (
-            columns_of(changed)["answer"] == "masked"
-            and put_back(changed, {**columns_of(changed), "answer": answer}) == row
-        )
+        masked = {**columns, "answer": "masked"}
+        changed = put_back(row, columns, masked)
+        assert columns_of(changed)["answer"] == "masked" and put_back(changed, masked, columns) == row
 
 
 json_values = st.recursive(
@@ -78,8 +76,57 @@ json_values = st.recursive(
 @given(
     st.dictionaries(st.sampled_from(["messages", "conversations", "prompt", "output", "text", "chosen"]), json_values)
 )
-def test_rows_of_any_kind_are_looked_at_without_a_crash_and_come_back_unchanged(row: dict[str, Any]) -> None:
-    assert put_back(row, columns_of(row)) == row
+def test_rows_of_any_kind_are_looked_at_without_a_crash_and_changed_in_one_place(row: dict[str, Any]) -> None:
+    columns = columns_of(row)
+    for name, path in zip(("prompt", "answer"), view_of(row)[:2], strict=True):
+        if path is not None:
+            changed = put_back(row, columns, {**columns, name: "something else"})
+            assert text_at(changed, path) == "something else" and columns_of(changed)[name] == "something else"
+            assert put_back(changed, columns_of(changed), columns) == row
+
+
+def test_rows_leave_byte_for_byte_as_they_came(project: Project) -> None:
+    odd = '{"id": 123456789012345678901234567890,   "answer":"\\u00e9t\\u00e9", "x": 1e2, "y": -0.0}\r\n'
+    last = '{"answer": "no line break behind it"}'
+    done = project.run("filter", "-r", "not_empty", stdin=odd + last)
+    assert done.stdout == odd.replace("\r", "") + last + "\n"
+    masked = project.run(
+        "filter", "-r", '{ rule = "pii", action = "mask" }', stdin=odd.replace("t\\", "t me@post.org \\")
+    )
+    assert '"id": 123456789012345678901234567890, "answer": "ét [EMAIL] é"' in masked.stdout
+
+
+def test_what_was_left_out_keeps_a_column_called_rejected(project: Project) -> None:
+    pair = {"prompt": "Why?", "chosen": "", "rejected": "the worse answer"}
+    project.run("filter", "-r", "not_empty", "--rejected", "bad.jsonl", stdin=lines([pair]))
+    [bad] = read((project.folder / "bad.jsonl").read_text())
+    assert bad == {**pair, "left_out": {"step": "1.filter", "rule": "not_empty", "detail": "answer is empty"}}
+
+
+@pytest.mark.parametrize(
+    ("instruction", "more", "masked"),
+    [
+        ("Write a mail to", "ann.lee@post.org please", ("Write a mail to", "[EMAIL] please")),
+        ("Write to ann.lee@post.org", "today", ("Write to [EMAIL]\n\ntoday", "")),
+        ("Write to ann.lee@post.org", "", ("Write to [EMAIL]", "")),
+    ],
+)
+def test_the_prompt_of_alpaca_is_masked_in_both_of_its_places(
+    project: Project, instruction: str, more: str, masked: tuple[str, str]
+) -> None:
+    row = {"instruction": instruction, "input": more, "output": GOOD}
+    done = project.run("filter", "-c", "prompt", "-r", '{ rule = "pii", action = "mask" }', stdin=lines([row]))
+    [out] = read(done.stdout)
+    assert out == {"instruction": masked[0], "input": masked[1], "output": GOOD}
+
+
+def test_the_columns_that_rules_name_are_wanted_and_no_others(project: Project) -> None:
+    row = lines([{"title": "A title"}])
+    good = project.run("filter", "-r", '{ rule = "length", column = "title", min_words = 2 }', stdin=row)
+    assert (good.returncode, good.stdout) == (0, row)
+    wrong = project.run("filter", "-r", '{ rule = "format", column = "titel", not_contains = ["x"] }', stdin=row)
+    assert wrong.returncode == 2 and "no column 'titel' in standard input:1" in wrong.stderr
+    assert "did you mean 'title'?" in wrong.stderr and not wrong.stdout
 
 
 def test_filter_keeps_rows_as_they_came_and_says_why_others_went(project: Project) -> None:
@@ -87,8 +134,8 @@ def test_filter_keeps_rows_as_they_came_and_says_why_others_went(project: Projec
     done = project.run("filter", "-r", "not_empty", "-r", "not_refusal", "--rejected", "bad.jsonl", stdin=lines(rows))
     assert done.returncode == 0 and read(done.stdout) == [CHAT, ALPACA]
     bad = read((project.folder / "bad.jsonl").read_text())
-    assert [row["rejected"]["rule"] for row in bad] == ["not_refusal", "not_empty"]
-    assert {**bad[0], "rejected": 0} == {**SHAREGPT, "rejected": 0} and bad[0]["rejected"]["step"] == "1.filter"
+    assert [row["left_out"]["rule"] for row in bad] == ["not_refusal", "not_empty"]
+    assert {**bad[0], "left_out": 0} == {**SHAREGPT, "left_out": 0} and bad[0]["left_out"]["step"] == "1.filter"
     assert "2 rejected" in done.stderr and not (project.folder / ".distillgen").exists()
 
 
@@ -152,7 +199,7 @@ def test_deduplicate_names_the_row_that_another_is_like(project: Project) -> Non
     )
     assert done.returncode == 0, done.stderr
     assert read(done.stdout) == [rows[0], rows[4]]
-    why = [row["rejected"] for row in read((project.folder / "twins.jsonl").read_text())]
+    why = [row["left_out"] for row in read((project.folder / "twins.jsonl").read_text())]
     assert [each["rule"] for each in why] == ["exact_duplicate", "near_duplicate", "near_duplicate"]
     assert why[0]["detail"] == "of first" and why[1]["detail"].startswith("of first, Jaccard 0.")
     assert why[2]["detail"].startswith("of old.jsonl:1, Jaccard 1.000")
@@ -166,8 +213,8 @@ def test_decontaminate_names_benchmark_item_and_text(project: Project) -> None:
     assert done.returncode == 0, done.stderr
     assert read(done.stdout) == [CHAT]
     (held,) = read((project.folder / "held.jsonl").read_text())
-    assert held["rejected"]["rule"] == "contaminated"
-    assert "test item 1 (question)" in held["rejected"]["detail"] and "natalia sold clips" in held["rejected"]["detail"]
+    assert held["left_out"]["rule"] == "contaminated"
+    assert "test item 1 (question)" in held["left_out"]["detail"] and "natalia sold clips" in held["left_out"]["detail"]
 
 
 def test_masked_text_goes_back_to_its_place(project: Project) -> None:

@@ -69,8 +69,14 @@ def _where(error: Exception) -> str:
     return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "an unknown place"
 
 
-def run_until_stopped(work: Coroutine[Any, Any, T], on_stop: Callable[[], None]) -> T:
-    """Run async work. The first signal cancels it, so that it drains; the second leaves at once."""
+def run_until_stopped(
+    work: Coroutine[Any, Any, T], on_stop: Callable[[], None],
+    left: str = "what was decided is kept, and the same command goes on from here",
+) -> T:  # fmt: skip
+    """Run async work. The first signal cancels it, so that it drains; the second leaves at once.
+
+    `left` says what remains of work that was stopped.
+    """
 
     async def main() -> T:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
@@ -91,9 +97,7 @@ def run_until_stopped(work: Coroutine[Any, Any, T], on_stop: Callable[[], None])
         except asyncio.CancelledError:
             if not received:
                 raise
-            raise Interrupted(
-                "stopped; what was decided is kept, and the same command goes on from here", signal_number=received[0]
-            ) from None
+            raise Interrupted(f"stopped; {left}", signal_number=received[0]) from None
         finally:
             for number in STOPS:
                 loop.remove_signal_handler(number)

@@ -4,7 +4,6 @@ JSON is UTF-8, whatever the terminal speaks.
 """
 
 import contextlib
-import json
 import os
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
@@ -30,12 +29,21 @@ def opened(path: Path | None, files: contextlib.ExitStack) -> IO[bytes] | None:
         return files.enter_context(path.open("wb"))
 
 
-def write_line(file: IO[bytes] | None, row: dict[str, Any]) -> None:
-    """Write one row, if there is a file for it. Raises DiskFull or NotWritable, BrokenPipeError when nobody reads."""
-    if file is None:
-        return
+LEFT_OUT = "left_out"  # the key of the reason beside a row that was left out: no format of rows has it
+
+
+def write_row(file: IO[bytes] | None, row: dict[str, Any]) -> None:
+    """Write one row, if there is a file for it: see write_line."""
+    from distillgen.files import json_line
+
+    if file is not None:
+        write_line(file, json_line(row))
+
+
+def write_line(file: IO[bytes], line: bytes) -> None:
+    """Write one line at once. Raises DiskFull or NotWritable, BrokenPipeError when nobody reads."""
     try:
-        file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
+        file.write(line + b"\n")
         file.flush()
     except BrokenPipeError:
         raise

@@ -9,7 +9,7 @@ import typer
 
 from distillgen.cli.build import Budget, Set, SkipBad, State, UnknownPrice, on_budget, progress, say_notes, say_stopping
 from distillgen.cli.guard import guarded, run_until_stopped
-from distillgen.cli.lines import RejectedFile, opened, say_what_was_left_out, write_line
+from distillgen.cli.lines import LEFT_OUT, RejectedFile, opened, say_what_was_left_out, write_row
 
 if TYPE_CHECKING:
     from distillgen.rows import Outcome
@@ -119,11 +119,11 @@ class _Writer:
         from distillgen.rows import Failure, Rejection, Row
 
         if isinstance(outcome, Row):
-            write_line(sys.stdout.buffer, dict(outcome.columns))
+            write_row(sys.stdout.buffer, dict(outcome.columns))
             self._tally.published += 1
         elif isinstance(outcome, Rejection):
             said = {"rule": outcome.rule, "detail": outcome.detail}
-            write_line(self._rejected, {**outcome.row.columns, "rejected": said})
+            write_row(self._rejected, {**outcome.row.columns, LEFT_OUT: said})
         elif isinstance(outcome, Failure):
             said = {"cause": outcome.cause, "detail": outcome.detail, "attempts": str(outcome.attempts)}
-            write_line(self._failed, {**outcome.row.columns, "failed": said})
+            write_row(self._failed, {**outcome.row.columns, LEFT_OUT: said})

@@ -3,17 +3,17 @@
 import contextlib
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from distillgen.cli.guard import guarded, run_until_stopped
-from distillgen.cli.lines import RejectedFile, opened, say_what_was_left_out, write_line
+from distillgen.cli.lines import LEFT_OUT, RejectedFile, opened, say_what_was_left_out, write_line, write_row
 
 if TYPE_CHECKING:
-    from distillgen.checking import Maker
     from distillgen.rows import Outcome
 
 Columns = Annotated[
@@ -72,7 +72,7 @@ def filter_(
     step |= {"preset": preset, "without": without or []}
     options = {"steps[0]": "--preset", "steps[0].preset": "--preset", "steps[0].without": "--without"}
     options |= {f"steps[0].rules[{number}]": "--rule" for number in range(len(rule or ()))}
-    _run(step, options, [column or "answer"], rejected, skip_bad_rows, main=column)
+    _run(step, options, rejected, skip_bad_rows, column or "answer", optional={"reasoning"} if preset else set())
 
 
 @guarded
@@ -113,7 +113,7 @@ def deduplicate(
     columns = column or ["answer"]
     step = {"use": "deduplicate", "on": columns, "near": near, "words": words, "against": against or []}
     options = {"steps[0].near": "--near", "steps[0].words": "--words", "steps[0].against": "--against"}
-    _run(step, options, columns, rejected, skip_bad_rows)
+    _run(step, options, rejected, skip_bad_rows)
 
 
 @guarded
@@ -162,7 +162,7 @@ def decontaminate(
     options = {f"steps[0].against[{number}]": "--against" for number in range(len(files))}
     options |= {f"steps[0].against[{number}].columns": "--benchmark-column" for number in range(len(files))}
     options |= {"steps[0].words": "--words", "steps[0].coverage": "--coverage"}
-    _run(step, options, columns if column else ["answer"], rejected, skip_bad_rows)
+    _run(step, options, rejected, skip_bad_rows, optional=set() if column else {"prompt"})
 
 
 def _setting(text: str) -> Any:
@@ -184,33 +184,35 @@ def _setting(text: str) -> Any:
 
 
 def _run(
-    step: Mapping[str, Any], options: Mapping[str, str], columns: Sequence[str], rejected: Path | None,
-    skip_bad: bool, main: str | None = None,
+    step: Mapping[str, Any], options: Mapping[str, str], rejected: Path | None, skip_bad: bool,
+    main: str = "answer", optional: AbstractSet[str] = frozenset(),
 ) -> None:  # fmt: skip
-    """Take the rows of standard input through one step. `columns` are those that the first row must have."""
+    """Take the rows of standard input through one step. The first must have the columns that it looks at.
+
+    `main` is the column of the answer, `optional` are those that rows may lack.
+    """
     from distillgen.report import console
     from distillgen.rows import Rejection, Row
-    from distillgen.sieve import ForeignRows, original, prepare_step, reason_of, sift
+    from distillgen.sieve import ForeignRows, line_of, original, prepare_step, reason_of, sift
     from distillgen.tally import Tally
 
-    make: Maker
-    make, warnings = prepare_step(step, options, Path.cwd(), main or "answer")
+    make, looks_at, warnings = prepare_step(step, options, Path.cwd(), main)
     for warning in warnings:
         console.say(f"warning: {warning}", style="yellow")
     stdin = open(0, "rb", closefd=False)  # a stream of our own: a thread may wait on it to the very end
-    tally, rows = Tally(), ForeignRows(stdin, columns, skip_bad=skip_bad)
+    tally, rows = Tally(), ForeignRows(stdin, looks_at - optional, skip_bad=skip_bad)
     with contextlib.ExitStack() as files:
         spool = Path(files.enter_context(tempfile.TemporaryDirectory(prefix="distillgen-")))
         aside = opened(rejected, files)
 
         def write(outcome: "Outcome") -> None:
             if isinstance(outcome, Row):
-                write_line(sys.stdout.buffer, original(outcome))
+                write_line(sys.stdout.buffer, line_of(outcome))
                 tally.published += 1
             elif isinstance(outcome, Rejection):
-                write_line(aside, {**original(outcome.row), "rejected": reason_of(outcome)})
+                write_row(aside, {**original(outcome.row), LEFT_OUT: reason_of(outcome)})
 
-        run_until_stopped(sift(rows, make, tally, write, spool), _say_stopping)
+        run_until_stopped(sift(rows, make, tally, write, spool), _say_stopping, "rows written so far stay written")
     say_what_was_left_out(tally)
     if rows.skipped:
         console.say(f"bad rows skipped: {rows.skipped:,}", style="yellow")
@@ -219,4 +221,4 @@ def _run(
 def _say_stopping() -> None:
     from distillgen.report.console import say
 
-    say("stopping: what was read is decided; press Ctrl-C again to leave at once", style="yellow")
+    say("stopping; press Ctrl-C again to leave at once", style="yellow")

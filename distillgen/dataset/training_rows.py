@@ -20,13 +20,6 @@ class StudentTemplates:
     rejected: Template | None = None  # makes preference pairs: a prompt, a better and a worse answer
 
     @property
-    def needs(self) -> frozenset[str]:
-        """The columns that a row must have."""
-        parts = (self.system, self.prompt, self.completion, self.reasoning, self.rejected)
-        named = frozenset[str]().union(*(part.needs for part in parts if part is not None))
-        return named if self.prompt else named | {"messages"}
-
-    @property
     def features(self) -> list[dict[str, Any]]:
         """The columns of a training row as a dataset card states them."""
         turns = [{"name": "role", "dtype": "string"}, {"name": "content", "dtype": "string"}]

@@ -33,7 +33,9 @@ class Generate:
 
     def render(self, row: Row) -> Messages:
         """Return the messages for a row. Raises RowFailed when it does not fit the prompt."""
-        return self.prompt.render(seen_by_template(row.columns, self.settings))
+        labels = labels_of(self.prompt, self.settings)
+        seen = seen_by_template(row.columns, self.settings)
+        return self.prompt.render({**seen, "labels": labels} if labels else seen)
 
     def questions(self, row: Row) -> list[Question]:
         """Return one question per sample. Raises RowFailed when the row does not fit the prompt."""
@@ -54,6 +56,8 @@ class Generate:
         try:
             self._read(answer.reply.completion)
         except RowFailed as failed:
+            if _is_refused(answer.reply.completion):
+                return None
             return Question(((answer.teacher, self._corrected(answer, failed.detail)),), answer.ask + 1)
         return None
 
@@ -78,6 +82,8 @@ class Generate:
         try:
             written = self._written(answer.reply.completion)
         except RowFailed as failed:
+            if _is_refused(answer.reply.completion):
+                return [Rejection(row, self.name, "not_refusal", "the server marked the reply as refused")]
             after = f" (asked {answer.ask + 1} times)" if answer.ask else ""
             return [Failure(row, self.name, failed.cause, f"{failed.detail}{after}", failed.lasting, answer.ask + 1)]
         if not written:
@@ -127,7 +133,7 @@ class Generate:
             "model": completion.model or None,
             "key": answer.request.key.hex(),
             "finish_reason": completion.finish_reason,
-            "refused": bool(completion.refusal) or completion.is_filtered,
+            "refused": _is_refused(completion),
             "reasoning_source": completion.reasoning_source or None,
             "tokens": _tokens(completion.usage) if completion.usage else None,
             "wrote": sorted(columns),
@@ -140,6 +146,10 @@ class Generate:
         return record
 
 
+def _is_refused(completion: Completion) -> bool:
+    return bool(completion.refusal) or completion.is_filtered
+
+
 def _tokens(usage: TokenUsage) -> dict[str, int]:
     tokens = {
         "prompt": usage.prompt, "completion": usage.completion, "reasoning": usage.reasoning, "cached": usage.cached,
@@ -148,9 +158,13 @@ def _tokens(usage: TokenUsage) -> dict[str, int]:
 
 
 def seen_by_template(columns: Mapping[str, Any], settings: GenerateStep) -> dict[str, Any]:
-    """Return what a template sees of a row: its columns, some under another name, and the step's fixed values."""
+    """Return what a template sees of a row: its columns, some under another name, and the step's fixed values.
+
+    A variable whose column is not there yet has no value, whatever other column has its name.
+    """
     renamed = {variable: columns[column] for variable, column in settings.read.items() if column in columns}
-    return {**columns, **renamed, **settings.values}
+    others = {name: value for name, value in columns.items() if name not in settings.read}
+    return {**others, **renamed, **settings.values}
 
 
 def labels_of(prompt: Prompt, settings: GenerateStep) -> list[str]:
