@@ -1,4 +1,4 @@
-"""Measures the rules of `filter` on answers of 500 bytes: each rule, preset `chat`, and blocks in worker processes.
+"""Measures the rules of `filter` on answers of 500 bytes: each rule, presets, and the command in worker processes.
 
 The answers are texts of GSM8K and self-instruct (recipes/seeds) joined and cut. The floor is what a filter without a
 rule does to a row. Costs are processor time. Prints Markdown tables; figures with date and machine: bench/README.md.
@@ -6,6 +6,9 @@ rule does to a row. Costs are processor time. Prints Markdown tables; figures wi
 
 import argparse
 import os
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,15 +18,14 @@ from pathlib import Path
 import engine
 import orjson
 
-from distillgen.files import canonical, digest, read_jsonl
-from distillgen.rows import Outcome, Rejection, Row
+from distillgen.files import digest, read_jsonl
+from distillgen.rows import Rejection, Row
 from distillgen.step_settings import RuleSetting
 from distillgen.steps.filter import Filter
 from distillgen.steps.rules import PRESETS, RULES, Context, bind_rule
 
 SEEDS = Path(__file__).resolve().parent.parent / "recipes" / "seeds"
 BYTES = 500
-BLOCK_ROWS = 1_000
 WORKERS = 2
 TOLD = "You are a careful assistant. Answer the question in a few plain sentences, and say so when you are not sure."
 # What a rule needs to have work to do.
@@ -74,20 +76,6 @@ def bound(settings: Sequence[RuleSetting], folder: Path) -> Filter:
     return Filter("2.filter", [bind_rule(setting, "answer", context) for setting in settings])
 
 
-def block(settings: Sequence[RuleSetting], folder: Path, rows: list[Row]) -> list[Outcome]:
-    """Apply a filter to a block of rows: what a worker process does."""
-    return [outcome for row in rows for outcome in _bound_once(tuple(map(orjson.dumps, settings)), folder)(row)]
-
-
-_FILTERS: dict[tuple[bytes, ...], Filter] = {}
-
-
-def _bound_once(settings: tuple[bytes, ...], folder: Path) -> Filter:
-    if settings not in _FILTERS:
-        _FILTERS[settings] = bound([orjson.loads(setting) for setting in settings], folder)
-    return _FILTERS[settings]
-
-
 def cpu_seconds(work: Callable[[], object], runs: int) -> float:
     """Return the least processor time of several runs: others may be at work on the machine."""
     times = []
@@ -116,38 +104,45 @@ def each_rule(rows: list[Row], folder: Path, runs: int) -> None:
         print(f"| {name} | {cost - base:.1f} | {cost / base:.1f} | {1e6 / cost:,.0f} | {refused} |", flush=True)
 
 
-def in_workers(rows: list[Row], folder: Path, runs: int) -> None:
-    """Print how much sooner two processes are done with blocks of rows, and that the bytes are the same.
+def in_workers(texts: Sequence[str], count: int, runs: int, folder: Path) -> None:
+    """Print how much sooner the whole command is done with two processors than with one, and that bytes are the same.
 
-    On a busy machine the processor time says more: it bounds what two cores of one's own could win.
+    On a busy machine the processor time says more: it bounds what two processors of one's own could win.
     """
-    print(f"\nBlocks of {BLOCK_ROWS:,} rows, {WORKERS} worker processes, order kept; {runs} runs in turns.")
+    source = folder / "rows.jsonl"
+    lines = (orjson.dumps({"question": f"What is {n}?", "answer": texts[n % len(texts)]}) for n in range(count))
+    source.write_bytes(b"\n".join(lines) + b"\n")
+    print(f"\n`distillgen filter` on {count:,} rows, whole process; {runs} runs in turns, the best.")
     print(f"Bare counting is done {control(runs):.2f} x sooner by two processes (the machine may be busy).\n")
-    print("| rules | best here, s | in workers, s | sooner by | processor time here, s | all processes, s | at most |")
+    print("| rules | one processor, s | two, s | sooner by | processor time, s | with two, s | at most |")
     print("|---|---:|---:|---:|---:|---:|---:|")
-    blocks = [rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)]
-    chat = PRESETS["chat"]
-    for name, settings in {"`chat`": chat, "`chat` and `language`": [*chat, PARAMETERS["language"]]}.items():
-        with ProcessPoolExecutor(WORKERS) as pool:
-            arguments = ([settings] * len(blocks), [folder] * len(blocks), blocks)
-            list(pool.map(block, *arguments))  # models are loaded
-            walls, one, two = [], [], []
-            for _ in range(runs):
-                started, used = time.perf_counter(), time.process_time()
-                here = [block(settings, folder, each) for each in blocks]
-                wall = time.perf_counter() - started
-                one.append(time.process_time() - used)
-                before, used, started = workers_used(pool), time.process_time(), time.perf_counter()
-                there = list(pool.map(block, *arguments))
-                walls.append((wall, time.perf_counter() - started))
-                two.append(time.process_time() - used + workers_used(pool) - before)
-        if bytes_of(here) != bytes_of(there):
-            raise SystemExit(f"{name}: the workers made something else of the rows")
-        best, best_there = (min(column) for column in zip(*walls, strict=True))
+    cases = {"`chat`": [], "`chat` and `language`": ["--rule", '{ rule = "language", wanted = ["en"] }']}
+    for name, more in cases.items():
+        turns = [[_timed(more, source, processors) for processors in (1, WORKERS)] for _ in range(runs)]
+        if len({said for turn in turns for _, _, said in turn}) != 1:
+            raise SystemExit(f"{name}: two processors made something else of the rows")
+        (one, one_cpu), (two, two_cpu) = (
+            [min(turn[place][part] for turn in turns) for part in (0, 1)] for place in (0, 1)
+        )
         print(
-            f"| {name} | {best:.2f} | {best_there:.2f} | {best / best_there:.2f} x "
-            f"| {min(one):.2f} | {min(two):.2f} | {min(one) / min(two) * WORKERS:.2f} x |", flush=True
+            f"| {name} | {one:.2f} | {two:.2f} | {one / two:.2f} x | {one_cpu:.2f} | {two_cpu:.2f} "
+            f"| {one_cpu / two_cpu * WORKERS:.2f} x |", flush=True
         )  # fmt: skip
+
+
+def _timed(more: Sequence[str], source: Path, processors: int) -> tuple[float, float, str]:
+    """Return seconds on the clock and of processors, and the digest of what a filter wrote."""
+    chosen = sorted(os.sched_getaffinity(0))[:processors]
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    started = time.perf_counter()
+    with source.open("rb") as rows:
+        done = subprocess.run(
+            [sys.executable, "-m", "distillgen", "filter", "--preset", "chat", *more], stdin=rows, check=True,
+            capture_output=True, preexec_fn=lambda: os.sched_setaffinity(0, chosen),
+        )  # fmt: skip
+    wall = time.perf_counter() - started
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime, digest(done.stdout)
 
 
 def control(runs: int) -> float:
@@ -173,21 +168,6 @@ def _count(times: int) -> int:
     return total
 
 
-def workers_used(pool: ProcessPoolExecutor) -> float:
-    """Return the processor time that the workers have used so far."""
-    return sum(dict(pool.map(_used, range(8 * WORKERS))).values())
-
-
-def _used(_: int) -> tuple[int, float]:
-    time.sleep(0.02)  # so that each worker takes some of these
-    return os.getpid(), time.process_time()
-
-
-def bytes_of(blocks: list[list[Outcome]]) -> str:
-    """Return a digest of what became of the rows, in their order."""
-    return digest(*(canonical([type(each).__name__, str(each)]) for outcomes in blocks for each in outcomes))
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -207,7 +187,7 @@ def main() -> None:
         if options.only != "workers":
             each_rule(rows, folder, options.runs)
         if options.only != "rules":
-            in_workers(rows, folder, options.runs)
+            in_workers(texts, options.rows, options.runs, folder)
 
 
 if __name__ == "__main__":

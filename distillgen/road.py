@@ -12,12 +12,24 @@ import tempfile
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO, Any, Generic, TypeAlias, TypeVar
 
 from distillgen.files import disk_errors
 from distillgen.rows import Outcome, Row, SeedEnd
-from distillgen.shapes import GroupStep, Outcomes, Step, StreamStep, Tally, is_group, is_rounds, is_stream
-from distillgen.walk import Leave, Walk
+from distillgen.shapes import (
+    GroupStep,
+    Outcomes,
+    PureStep,
+    Step,
+    StreamStep,
+    Tally,
+    is_group,
+    is_pure,
+    is_rounds,
+    is_stream,
+)
+from distillgen.walk import Leave, Walk, free_to_ask
+from distillgen.workers import BLOCK_ROWS, Workers
 
 LOOK_AHEAD = 100_000  # positions between the oldest unsettled one and the newest
 IN_MEMORY = 1_000  # settled positions that wait for their turn in memory (four for each row in flight, if those
@@ -27,15 +39,13 @@ BREATH = 64  # positions after which others get a turn
 BLOCK_CHARACTERS = 16_000_000  # of the texts in a block: a reasoning trace may be long
 PAUSE = 0.02  # seconds without a row after which a block is closed
 
+S = TypeVar("S")
+T = TypeVar("T")
 Drain: TypeAlias = Callable[[], Awaitable[None]]
 
 
 async def let_go() -> None:
     """Wait for nothing: what is under way is given up."""
-
-
-async def free_to_ask(origin: str) -> None:
-    """Wait for nothing: a teacher may be asked about any seed."""
 
 
 def travel(
@@ -52,10 +62,13 @@ def travel(
     """
 
     def row_steps(outcomes: Outcomes, run: Sequence[Step]) -> Outcomes:
-        if not run:
-            return outcomes
-        walk = Walk(tuple(run), tally, leave)
-        return in_order(outcomes, walk.start, beside=walk.samples, spool=spool, in_flight=in_flight, drain=drain)
+        first, last = _without_pure_end(run)
+        if first:
+            walk = Walk(first, tally, leave)
+            outcomes = in_order(
+                outcomes, walk.start, beside=walk.samples, spool=spool, in_flight=in_flight, drain=drain
+            )
+        return _in_workers(outcomes, Workers(last), tally, spool) if last else outcomes
 
     run: list[Step] = []
     for step in steps:
@@ -75,6 +88,31 @@ def travel(
     return row_steps(outcomes, run)
 
 
+def _without_pure_end(run: Sequence[Step]) -> tuple[tuple[Step, ...], list[PureStep]]:
+    """Take the pure steps at the end of a run off, where order is restored anyway."""
+    first, last = list(run), list[PureStep]()
+    while first and is_pure(step := first[-1]):
+        last.insert(0, step)
+        first.pop()
+    return tuple(first), last
+
+
+async def _in_workers(outcomes: Outcomes, workers: Workers, tally: Tally, spool: Path) -> Outcomes:
+    """Take rows through pure steps, block by block: a block is what has come while the one before was taken."""
+    ahead = workers.count + 1
+    blocks = in_blocks(outcomes, BLOCK_ROWS, pause=0)
+    taken = in_order(blocks, workers.take, spool=spool, in_flight=ahead, look_ahead=ahead)
+    try:
+        async with contextlib.aclosing(taken):
+            async for block in taken:
+                for told in block.heard:
+                    tally(*told)
+                for outcome in block.outcomes:
+                    yield outcome
+    finally:
+        workers.close()
+
+
 async def _in_stream(outcomes: Outcomes, step: StreamStep, tally: Tally) -> Outcomes:
     async with contextlib.aclosing(in_blocks(outcomes, step.block_rows)) as blocks:
         async for block in blocks:
@@ -89,9 +127,9 @@ async def _in_stream(outcomes: Outcomes, step: StreamStep, tally: Tally) -> Outc
                     yield outcome
 
 
-async def in_blocks(outcomes: Outcomes, size: int) -> AsyncGenerator[list[Outcome], None]:
+async def in_blocks(outcomes: Outcomes, size: int, pause: float = PAUSE) -> AsyncGenerator[list[Outcome], None]:
     """Yield outcomes in blocks of at most `size`; a block is closed early when its texts are long, or when nothing more
-    comes for a moment."""
+    comes for `pause` seconds."""
     block: list[Outcome] = []
     characters = 0
     some, full, room = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -117,7 +155,7 @@ async def in_blocks(outcomes: Outcomes, size: int) -> AsyncGenerator[list[Outcom
             while len(block) > before and not full.is_set():
                 before = len(block)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(PAUSE):
+                    async with asyncio.timeout(pause):
                         await full.wait()
             ready, block, characters = block, [], 0
             if not filler.done():
@@ -171,12 +209,12 @@ def _parent_of(outcome: Outcome) -> str:
     return row.parent or row.id
 
 
-class Turnstile:
+class Turnstile(Generic[T]):
     """Gives settled positions back in order; those that are early wait in memory, beyond `in_memory` in a file."""
 
     def __init__(self, spool: Path, in_memory: int = IN_MEMORY) -> None:
         self._spool, self._in_memory = spool, in_memory
-        self._early: dict[int, list[Outcome] | tuple[int, int]] = {}
+        self._early: dict[int, list[T] | tuple[int, int]] = {}
         self._file: IO[bytes] | None = None
         self._in_file = 0
         self.next = 0
@@ -189,20 +227,20 @@ class Turnstile:
         """Whether the position whose turn it is has been settled."""
         return self.next in self._early
 
-    def put(self, position: int, outcomes: list[Outcome]) -> None:
+    def put(self, position: int, outcomes: list[T]) -> None:
         """Take in a settled position."""
         if position != self.next and len(self._early) - self._in_file >= self._in_memory:
             self._early[position] = self._to_file(outcomes)
         else:
             self._early[position] = outcomes
 
-    def take(self) -> Iterator[list[Outcome]]:
+    def take(self) -> Iterator[list[T]]:
         """Yield every position whose turn has come."""
         while (held := self._early.pop(self.next, None)) is not None:
             self.next += 1
             yield self._from_file(*held) if isinstance(held, tuple) else held
 
-    def _to_file(self, outcomes: list[Outcome]) -> tuple[int, int]:
+    def _to_file(self, outcomes: list[T]) -> tuple[int, int]:
         with disk_errors(self._spool):
             if self._file is None:
                 self._spool.mkdir(parents=True, exist_ok=True)
@@ -213,10 +251,10 @@ class Turnstile:
         self._in_file += 1
         return start, size
 
-    def _from_file(self, start: int, size: int) -> list[Outcome]:
+    def _from_file(self, start: int, size: int) -> list[T]:
         assert self._file is not None
         self._file.seek(start)
-        outcomes: list[Outcome] = pickle.loads(self._file.read(size))  # noqa: S301  (an unnamed file of our own)
+        outcomes: list[T] = pickle.loads(self._file.read(size))  # noqa: S301  (an unnamed file of our own)
         self._in_file -= 1
         if not self._in_file:
             self._file.truncate(0)
@@ -229,27 +267,27 @@ class Turnstile:
 
 
 async def in_order(
-    source: Outcomes,
-    start: Callable[[Outcome], "list[Outcome] | Awaitable[list[Outcome]]"],
+    source: AsyncGenerator[S, None],
+    start: Callable[[S], "list[T] | Awaitable[list[T]]"],
     *,
     spool: Path,
     in_flight: int,
     look_ahead: int = LOOK_AHEAD,
     drain: Drain = let_go,
     beside: Collection[asyncio.Task[None]] = (),
-) -> Outcomes:
+) -> AsyncGenerator[T, None]:
     """Yield what `start` makes of every outcome, in the order of the source, with many of them under way.
 
     `beside` are tasks that those started in their turn; the road's end is theirs too.
     """
     in_memory = max(IN_MEMORY, 4 * in_flight)
-    turnstile = Turnstile(spool, in_memory)
+    turnstile = Turnstile[T](spool, in_memory)
     wake, room = asyncio.Event(), asyncio.Event()
-    alive: set[asyncio.Task[list[Outcome]]] = set()
+    alive: set[asyncio.Future[list[T]]] = set()
     errors: list[Exception] = []
     position = 0
 
-    def settle(at: int, task: asyncio.Task[list[Outcome]]) -> None:
+    def settle(at: int, task: asyncio.Future[list[T]]) -> None:
         alive.discard(task)
         if task.cancelled():
             return
@@ -306,7 +344,7 @@ async def in_order(
         feeder.cancel()
         if alive or beside:
             await drain()
-        left = (*alive, *beside)
+        left: tuple[asyncio.Future[Any], ...] = (*alive, *beside)
         for task in left:
             task.cancel()
         await asyncio.gather(feeder, *left, return_exceptions=True)
@@ -318,14 +356,18 @@ async def in_order(
 async def in_thread(rows: Iterable[Row]) -> AsyncGenerator[Row, None]:
     """Yield rows that a thread reads, so that waiting for a pipe holds up nothing. The thread dies with the process."""
     loop = asyncio.get_running_loop()
-    waiting: asyncio.Queue[Row | BaseException | None] = asyncio.Queue()
-    room = threading.Semaphore(PIPE_ROWS)
+    read: list[Row | BaseException | None] = []
+    some, room = asyncio.Event(), threading.Condition()
 
     def put(each: Row | BaseException | None) -> None:
-        room.acquire()
-        loop.call_soon_threadsafe(waiting.put_nowait, each)
+        with room:
+            while len(read) >= PIPE_ROWS:
+                room.wait()
+            read.append(each)
+            if len(read) == 1:
+                loop.call_soon_threadsafe(some.set)
 
-    def read() -> None:
+    def work() -> None:
         with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits
             try:
                 for row in rows:
@@ -334,9 +376,17 @@ async def in_thread(rows: Iterable[Row]) -> AsyncGenerator[Row, None]:
                 put(error)
             put(None)
 
-    threading.Thread(target=read, name="pipe", daemon=True).start()
-    while (each := await waiting.get()) is not None:
-        room.release()
-        if isinstance(each, BaseException):
-            raise each
-        yield each
+    threading.Thread(target=work, name="pipe", daemon=True).start()
+    while True:
+        await some.wait()
+        some.clear()
+        with room:
+            taken = read[:]
+            read.clear()
+            room.notify()
+        for each in taken:
+            if isinstance(each, BaseException):
+                raise each
+            if each is None:
+                return
+            yield each

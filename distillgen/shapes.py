@@ -24,6 +24,12 @@ class RowStep(_Named, Protocol):
         """Return the row changed, several rows, or a rejection."""
 
 
+class PureStep(RowStep, Protocol):
+    """A row step without memory, which `pickle` can send to another process: what it says depends on the row alone."""
+
+    is_pure: bool
+
+
 class SlowStep(_Named, Protocol):
     """A row step that waits for something else than a teacher: a program that runs, say."""
 
@@ -102,6 +108,11 @@ def is_asking(step: Step) -> TypeGuard[AskingStep]:
 def is_joining(step: Step) -> TypeGuard[JoiningStep]:
     """Whether a row needs several answers of teachers at once."""
     return hasattr(step, "joined")
+
+
+def is_pure(step: Step) -> TypeGuard[PureStep]:
+    """Whether a step may be applied in any process."""
+    return getattr(step, "is_pure", False)
 
 
 def is_slow(step: Step) -> TypeGuard[SlowStep]:

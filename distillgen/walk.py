@@ -27,13 +27,17 @@ Leave: TypeAlias = Callable[[str], Awaitable[None]]
 Errand: TypeAlias = Callable[[Settled], Awaitable[None]]  # what must be waited for before a row can walk on
 
 
+async def free_to_ask(origin: str) -> None:
+    """Wait for nothing: a teacher may be asked about any seed."""
+
+
 class Walk:
     """A run of row steps. `samples` are the tasks of rows that wait for several answers at once.
 
     `leave` is awaited, with the id of the seed that a row comes of, before a teacher is asked about the row.
     """
 
-    def __init__(self, steps: tuple[Step, ...], tally: Tally, leave: Leave) -> None:
+    def __init__(self, steps: tuple[Step, ...], tally: Tally, leave: Leave = free_to_ask) -> None:
         self._steps, self._tally, self._leave = steps, tally, leave
         self._starts = tuple(self._start_of(step) for step in steps)
         self.samples: set[asyncio.Task[None]] = set()

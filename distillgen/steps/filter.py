@@ -14,6 +14,11 @@ class Filter:
     name: str
     rules: Sequence[Rule]
 
+    @property
+    def is_pure(self) -> bool:
+        """Whether none of its rules has a memory."""
+        return all(rule.is_pure for rule in self.rules)
+
     def __call__(self, row: Row) -> tuple[Outcome]:
         """Return the row, or its rejection."""
         judged = apply_rules(row, self.rules)

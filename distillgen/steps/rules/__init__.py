@@ -6,6 +6,7 @@ mended, or None. To add one: write it in a module of this folder, and list it in
 
 import functools
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -65,11 +66,12 @@ _GIVEN = {"row", "context"}  # what the road hands to a rule; the other paramete
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule with its parameters, ready to be applied."""
+    """A rule with its parameters, ready to be applied. `is_pure`: it has no memory, which somebody's own may have."""
 
     name: str
     column: str
     check: Callable[[Row], Verdict]
+    is_pure: bool = True
 
 
 class Judged(NamedTuple):
@@ -89,10 +91,16 @@ def apply_rules(row: Row, rules: Iterable[Rule]) -> Judged:
             continue
         if isinstance(verdict, Mended):
             row = row._replace(columns={**row.columns, **verdict.columns})
-            notes[rule.name] = verdict.note
+            notes[rule.name] = _added(notes.get(rule.name, {}), verdict.note)
         else:
             return Judged(row, (rule.name, verdict), notes)
     return Judged(row, None, notes)
+
+
+def _added(note: Mapping[str, Mapping[str, int]], more: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """Return what a rule did in one column and in another, counted together."""
+    both = {what: Counter(note.get(what, {})) + Counter(more.get(what, {})) for what in sorted({*note, *more})}
+    return {what: dict(sorted(counts.items())) for what, counts in both.items()}
 
 
 def bind_rule(setting: RuleSetting, column: str, context: Context | None = None) -> Rule:
@@ -109,13 +117,14 @@ def bind_rule(setting: RuleSetting, column: str, context: Context | None = None)
         arguments["context"] = context
     # A rejection names an own function, not the rule that calls it.
     shown = arguments["call"] if name == "function" else name
-    return Rule(shown, arguments["column"], functools.partial(RULES[name].judge, **arguments))
+    return Rule(shown, arguments["column"], functools.partial(RULES[name].judge, **arguments), name != "function")
 
 
-def settings_of(step: FilterStep) -> list[tuple[RuleSetting, int | None]]:
+def settings_of(step: FilterStep, column: str = "") -> list[tuple[RuleSetting, int | None]]:
     """Return the settings of a filter's rules, each with its place in `rules` (None for those of the preset).
 
-    A rule of `rules` takes the place of the preset's rule of that name; `without` leaves rules of the preset out.
+    A rule of `rules` takes the place of the preset's rule of that name on the same column (`column` where it names
+    none); `without` leaves rules of the preset out, on any column.
     Raises RuleProblem for a preset that there is not, or a name in `without` that the preset has not.
     """
     stated: list[tuple[RuleSetting, int | None]] = [(setting, place) for place, setting in enumerate(step.rules)]
@@ -123,17 +132,24 @@ def settings_of(step: FilterStep) -> list[tuple[RuleSetting, int | None]]:
         return stated
     if step.preset not in PRESETS:
         raise RuleProblem(f"unknown preset {step.preset!r}", "preset", nearest(step.preset, PRESETS))
-    names = [name_of(setting) for setting in PRESETS[step.preset]]
+    preset = PRESETS[step.preset]
+    names = [name_of(setting) for setting in preset]
     for name in step.without:
         if name not in names:
             raise RuleProblem(f"preset {step.preset!r} has no rule {name!r}", "without", nearest(name, names))
-    left_out = {*step.without, *(name_of(setting) for setting in step.rules)}
-    return [(setting, None) for setting in PRESETS[step.preset] if name_of(setting) not in left_out] + stated
+    taken = [_seat_of(setting, column) for setting in step.rules]
+    kept = [each for each in preset if name_of(each) not in step.without and _seat_of(each, column) not in taken]
+    return [(setting, None) for setting in kept] + stated
 
 
 def name_of(setting: RuleSetting) -> Any:
     """Return the name of a rule in a setting."""
     return _spelled_out(setting).get("rule")
+
+
+def _seat_of(setting: RuleSetting, column: str) -> tuple[Any, Any]:
+    """Return the name of a rule and the column it looks at, as stated: they may be of any type, and then fit none."""
+    return name_of(setting), _spelled_out(setting).get("column", column)
 
 
 def _spelled_out(setting: RuleSetting) -> dict[str, Any]:

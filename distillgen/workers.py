@@ -1,0 +1,115 @@
+"""Takes rows through pure steps in worker processes, when they come faster than one process can take them.
+
+Rows that come slowly are taken here and at once. Steps are sent as their makings and rebuilt there, once.
+"""
+
+import asyncio
+import contextlib
+import functools
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Awaitable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import NamedTuple, TypeAlias
+
+from distillgen.rows import Outcome
+from distillgen.shapes import PureStep
+from distillgen.walk import Walk
+
+BLOCK_ROWS = 1_000
+FEW_ROWS = 64  # in a block: sooner taken here than sent
+WARM_UP = 5_000  # rows before processes are started, which takes half a second
+MAX_WORKERS = 4  # about as many as one process can feed
+
+Told: TypeAlias = tuple[str, Sequence[Outcome], int]  # what a tally hears
+
+
+class Taken(NamedTuple):
+    """What became of a block of rows, and what the tally shall hear of it."""
+
+    outcomes: list[Outcome]
+    heard: list[Told]
+
+
+class Workers:
+    """Processes for a run of pure steps; none is started before it is worth it."""
+
+    def __init__(self, steps: Sequence[PureStep]) -> None:
+        self._steps = tuple(steps)
+        self._rows = 0
+        self._pool: ProcessPoolExecutor | None = None
+        self.count = min(_processors(), MAX_WORKERS)
+
+    @functools.cached_property
+    def _makings(self) -> bytes:
+        return pickle.dumps(self._steps)
+
+    def take(self, block: Sequence[Outcome]) -> list[Taken] | Awaitable[list[Taken]]:
+        """Return what becomes of a block, or something to await for it."""
+        self._rows += len(block)
+        if self.count > 1 and len(block) > FEW_ROWS and self._rows > WARM_UP:
+            return self._sent(block)
+        return [_take(self._steps, block)]
+
+    async def _sent(self, block: Sequence[Outcome]) -> list[Taken]:
+        try:
+            return [await asyncio.wrap_future(self._submit(block))]
+        except (BrokenProcessPool, OSError, NotImplementedError):  # killed for want of memory; no semaphores here
+            self.count = 1
+            return [_take(self._steps, block)]
+
+    def _submit(self, block: Sequence[Outcome]) -> Future[Taken]:
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")  # a fork would copy threads in the middle of something
+            self._pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_end_with_parent)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # theirs too: Ctrl-C is ours to handle
+        try:
+            return self._pool.submit(_take_makings, self._makings, block)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def close(self) -> None:
+        """Let the processes go; blocks that wait are given up."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _processors() -> int:
+    """Return how many processors this process may use."""
+    with contextlib.suppress(AttributeError):  # macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _take(steps: Sequence[PureStep], block: Sequence[Outcome]) -> Taken:
+    heard: list[Told] = []
+    walk = Walk(tuple(steps), lambda *told: heard.append(told))
+    outcomes: list[Outcome] = []
+    for outcome in block:
+        outcomes += walk.start(outcome)  # type: ignore[arg-type]  # pure steps wait for nothing
+    return Taken(outcomes, heard)
+
+
+# -- in a worker ---------------------------------------------------------------------------------------------------
+
+_rebuilt = functools.lru_cache(maxsize=8)(pickle.loads)
+
+
+def _take_makings(makings: bytes, block: Sequence[Outcome]) -> Taken:
+    return _take(_rebuilt(makings), block)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, `kill -9` included."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
