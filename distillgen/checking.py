@@ -30,7 +30,7 @@ from distillgen.steps.filter import Filter
 from distillgen.steps.generate import Generate, labels_of, list_property, reply_schema, written_columns
 from distillgen.steps.judge import Judge, highest_score, wrong_prompt
 from distillgen.steps.rules import Context, Rule, RuleProblem, bind_rule, settings_of
-from distillgen.steps.structured import wrong_schema
+from distillgen.structured import wrong_schema
 from distillgen.teacher import Teacher, several
 
 if TYPE_CHECKING:

@@ -1,6 +1,8 @@
 """THE road in one screen: recipe -> seeds -> prompts -> teacher -> quality -> dataset."""
 
+import asyncio
 import contextlib
+import functools
 import platform
 import time
 from collections.abc import AsyncGenerator, Container, Iterator, Sequence
@@ -14,12 +16,13 @@ from distillgen.dataset.manifest import Manifest
 from distillgen.dataset.splits import split_of
 from distillgen.dataset.training_rows import training_row
 from distillgen.dataset.versions import Publication, Version
-from distillgen.earlier import Memory, is_remembering
+from distillgen.earlier import Memory, is_remembering, sweep_indexes
 from distillgen.errors import (
     BudgetSpent,
     DistillgenError,
     GateClosed,
     NothingToPublish,
+    Problem,
     QuotaSpent,
     SeedsEmpty,
     TeacherUnavailable,
@@ -28,13 +31,14 @@ from distillgen.errors import (
 from distillgen.files import Lock
 from distillgen.preparation import Prepared
 from distillgen.reach import LookAhead, until_reached, while_decided
-from distillgen.road import free_to_ask, in_thread, travel
+from distillgen.road import in_thread, travel
 from distillgen.rows import Failure, Outcome, Rejection, Row, SeedEnd
 from distillgen.shapes import Outcomes, Step, close
 from distillgen.steps.text import text_of
 from distillgen.tally import Tally
 from distillgen.teacher import Teacher, drain, open_teachers
 from distillgen.teacher.answers import AnswerStore
+from distillgen.walk import free_to_ask
 
 if TYPE_CHECKING:
     from distillgen.teacher.batch import Pending
@@ -58,7 +62,8 @@ class Result:
     """What came of a run. `version` is None when nothing was published: nothing new, or not asked to.
 
     `ends` says why the version is a prefix of the seeds: limit, target_rows, stopped; `stop` is what stopped the run;
-    `pending` are batches under way: nothing is published before they are in.
+    `pending` are batches under way: nothing is published before they are in. `warnings` are of what went wrong once
+    the version was out.
     """
 
     version: Version | None
@@ -67,6 +72,7 @@ class Result:
     ends: str = ""
     stop: DistillgenError | None = None
     pending: "list[Pending]" = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
 
 
 async def build(prepared: Prepared, options: Options, tally: Tally) -> Result:
@@ -106,7 +112,7 @@ async def _build(
         return Result(None, None, tally, pending=pending)
     result = publish(publication, prepared, options, tally, ends)
     if result.version is not None:
-        memory.save(result.version)
+        result.warnings = memory.save(result.version)
     result.stop = stopped
     return result
 
@@ -120,8 +126,10 @@ async def go(
     Returns why it did not take all of them (limit, target_rows, stopped; or nothing), and what the next run is to be
     compared with.
     """
-    steps = prepared.steps(teachers, prefer_first=options.prefer_first)
+    make = functools.partial(prepared.steps, teachers, prefer_first=options.prefer_first)
+    steps = await asyncio.to_thread(make)  # a step may read long files first, and a signal is heard meanwhile
     held.push_async_callback(close, steps)
+    sweep_indexes(prepared.place, steps)
     memory = Memory(prepared.place, {step.name: step for step in steps if is_remembering(step)})
     target = prepared.recipe.dataset.target_rows
     wanted = None if target is None else target - sum(publication.splits.values())

@@ -19,7 +19,7 @@ from distillgen.files import dumps
 from distillgen.recipe import spell
 from distillgen.settings import Settings
 from distillgen.step_settings import RuleSetting
-from distillgen.steps.structured import wrong_schema
+from distillgen.structured import wrong_schema
 from distillgen.toml_lines import line_of
 
 MAX_RENDERED_CHARS = 10_000_000

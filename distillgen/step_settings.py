@@ -118,8 +118,17 @@ class DeduplicateStep(Settings):
         """The column or columns as a list."""
         return _listed(self.on)
 
+    @field_validator("on")
+    @classmethod
+    def _some(cls, on: str | list[str]) -> str | list[str]:
+        if not on:
+            raise ValueError("name at least one column")
+        return on
+
     @model_validator(mode="after")
     def _possible(self) -> "DeduplicateStep":
+        if self.against_column is not None and (self.against == "previous" or len(self.columns) > 1):
+            raise ValueError("`against_column` goes with a list as `against` and a single column as `on`")
         if self.bands is not None:
             if self.near is None:
                 raise ValueError("`bands` goes with `near`")
@@ -142,7 +151,7 @@ class DecontaminateStep(Settings):
     use: Literal["decontaminate"]
     against: list[str | BenchmarkSettings] = Field(min_length=1, description="benchmark files, or tables with `path`")
     on: str | list[str] | None = Field(
-        default=None, description="columns that are checked, each apart; default: all texts"
+        default=None, description="columns that are checked, each apart; default: those that [student] names"
     )
     words: int = Field(default=8, ge=3, le=30, description="words of an n-gram")
     coverage: float = Field(default=0.5, gt=0, le=1, description="share of an item's words that counts as holding it")

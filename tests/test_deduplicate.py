@@ -26,17 +26,18 @@ from distillgen.steps.near_saved import HEADER, KINDS, Index, index_of, open_ind
 from distillgen.steps.similarity import (
     PERMUTATIONS,
     SEED,
+    Hashes,
     ShingleSets,
     band_keys,
     bands_for,
     fingerprints,
     jaccard,
     jaccards,
-    shingles,
     signatures,
 )
 from distillgen.steps.text import normalise
 
+PREAD = os.pread
 SURE = (128, 1)  # bands that miss no pair that is worth the name
 WORDS = [f"word{number}" for number in range(300)]
 
@@ -87,6 +88,10 @@ def grams(text: str, size: int = 3) -> set[tuple[str, ...]]:
 
 def alike(left: set[tuple[str, ...]], right: set[tuple[str, ...]]) -> float:
     return len(left & right) / len(left | right) if left | right else 0.0
+
+
+def shingles(text: str, words: int = 3) -> Hashes:
+    return fingerprints([text], words=words).sets.hashes
 
 
 def all_with_all(texts: Sequence[str], near: float | None, size: int = 3) -> list[tuple[str, str] | None]:
@@ -283,6 +288,8 @@ def test_blocks_change_nothing(seed: int, sizes: list[int], near: float | None) 
         (similarity, "CHUNK_SHINGLES", 20),
         (similarity, "MANY", 1),
         (near_index, "GAP", 0),
+        (near_index, "PIECE_SHINGLES", 30),
+        (near_index, "READ_BYTES", 24),
     ],
 )
 def test_limits_of_memory_change_nothing(
@@ -416,6 +423,40 @@ def test_text_that_no_utf8_can_hold() -> None:
     assert whys == [None, ("exact_duplicate", "of r0"), ("near_duplicate", "of r0, Jaccard 1.000")]
 
 
+def traces(count: int) -> list[str]:
+    """Return long texts that have much in common, each with each, but not enough to be the same."""
+    common = " ".join(f"c{number}" for number in range(2_000))
+    return [f"{common} {' '.join(f'own{text}x{number}' for number in range(300))}" for text in range(count)]
+
+
+@pytest.mark.parametrize("size", [1, 100])
+def test_long_texts_with_much_in_common_are_read_in_pieces(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """17,000 kept traces of 16,000 words were read all at once for a single row."""
+    rows = rows_of([*traces(60), traces(61)[60], traces(31)[30] + " more"])
+    expected = [None] * 61 + [("near_duplicate", "of r30, Jaccard 1.000")]
+    assert run(Deduplicate("d", ["answer"], 0.8, bands=SURE), rows) == expected
+    read: list[int] = []
+
+    def pread(handle: int, count: int, start: int) -> bytes:
+        read.append(count)
+        return PREAD(handle, count, start)
+
+    monkeypatch.setattr(os, "pread", pread)
+    monkeypatch.setattr(near_index, "PIECE_SHINGLES", 10_000)
+    assert run(Deduplicate("d", ["answer"], 0.8, bands=SURE), rows, size) == expected
+    assert 2_000 * 8 < max(read) <= 10_000 * 8, "more than a row, but never all of them"
+
+
+def test_a_read_that_stops_early_is_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One read gives two gigabytes at most, and that was taken for damage."""
+    monkeypatch.setattr(os, "pread", lambda handle, count, start: PREAD(handle, min(count, 1_000), start))
+    text = traces(1)[0]
+    assert run(Deduplicate("d", ["answer"], 0.8), [row(0, text), row(1, text + " more")], 1) == [
+        None,
+        ("near_duplicate", f"of r0, Jaccard {2298 / 2299:.3f}"),
+    ]
+
+
 def test_planted_pairs_are_found() -> None:
     rng = random.Random(11)
     pairs, found = 0, 0
@@ -534,6 +575,21 @@ def test_a_saved_index_is_the_one_that_a_rebuild_makes(tmp_path: Path, near: flo
     ]
     for each in (step, again, opened):
         each.close()
+
+
+def test_rows_are_known_by_their_texts_as_they_were_kept() -> None:
+    step = Deduplicate("d", ["answer", "note"], 0.8)
+    rows = [row(0, "one two three", note="a"), row(1, "four five six", note="b"), row(2, "", note="")]
+    assert said(step(rows)) == [None] * 3
+    marks = [step.mark(each.id, each) for each in rows]
+    assert marks[2] == b"" and len({*marks}) == 3
+    assert step.published({*marks[:2]}) == {"r0", "r1"} and step.published({marks[1]}) == {"r1"}
+    assert step.mark("r0", row(7, "ONE  two three", note="a")) == marks[0], "what counts is the same"
+    changed = step.mark("r0", row(0, "[NAME] two three", note="a"))
+    assert step.published({changed}) is None and step.published({*marks[:2], changed}) is None
+    assert step.mark("r0", row(0, "one two three", note="c")) != marks[0] != step.mark("r1", rows[0])
+    assert step.published({step.mark("r2", row(2, "new", note=""))}) is None
+    step.close()
 
 
 def test_an_index_grows_by_links_and_a_part(tmp_path: Path) -> None:
@@ -757,6 +813,13 @@ class TestMeaning:
         step.close()
         flip(tmp_path, "vectors")
         assert open_index(tmp_path, step.settings) is None
+
+    def test_a_row_is_known_by_what_it_means_too(self) -> None:
+        step = Deduplicate("d", ["answer"], None, meaning=0.9)
+        assert said(step([row(0, SENTENCES[0])])) == [None]
+        assert step.published({step.mark("r0", row(0, SENTENCES[0]))}) == {"r0"}
+        assert step.published({step.mark("r0", row(0, SENTENCES[0].upper()))}) is None
+        step.close()
 
     def test_a_long_text_and_many_have_the_vectors_that_each_has_alone(self) -> None:
         texts = [*SENTENCES, " ".join(SENTENCES[:6] * 300)]

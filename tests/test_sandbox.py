@@ -93,6 +93,16 @@ def test_tests_pass_or_say_what_failed(box: Sandbox) -> None:
     )
     assert ran(box, "def f(", tests="f(1)").trouble.startswith("SyntaxError")
     assert ran(box, "x = '\0'", tests="1").trouble.startswith(("SyntaxError", "ValueError"))
+    assert ran(box, code, tests="x = 1\rassert f(2) == 4").trouble == (
+        "AssertionError (line 2 of the tests: 'assert f(2) == 4')"
+    )
+    beyond = "exec(compile('\\n' * 50 + '1 / 0', '<answer>', 'exec'))"
+    assert ran(box, beyond, tests="1").trouble == "ZeroDivisionError: division by zero (line 51 of the answer: '')"
+
+
+def test_a_check_of_the_code_is_not_that_of_the_tests(box: Sandbox) -> None:
+    code = "def check(x):\n    raise ValueError(x)\ndef f(x):\n    return x + 1"
+    assert ran(box, code, tests="assert f(1) == 2", entry="f") == Run("", "")
 
 
 def test_what_libraries_need_is_there(box: Sandbox) -> None:
@@ -135,6 +145,14 @@ def test_ending_before_the_tests_did_is_no_pass(box: Sandbox, code: str) -> None
         ("def check(candidate):\n    assert candidate(1) == 3\ncheck(f)", "", "AssertionError"),
         ("def check(candidate):\n    assert candidate(1) == 3", "", "give `entry_point`"),
         ("def check(candidate):\n    assert candidate(1) == 2", "g", "KeyError: 'g'"),
+        ("check = lambda candidate: 1 / (candidate(1) - 2)", "f", "ZeroDivisionError"),
+        ("assert f(1) == 2", "f", ""),
+        ("assert f(1) == 3", "f", "AssertionError"),
+        ("def check(a, b):\n    assert f(a) == b\ndef run():\n    check(1, 2)\nrun()", "", ""),
+        ("def check(a, b):\n    assert f(a) == b\ndef run():\n    check(1, 3)\nrun()", "", "AssertionError"),
+        ("def check(a):\n    return check(a) if a else f(1)", "", "give `entry_point`"),
+        ("def check(a):\n    assert f(a)\nlist(map(check, [1, 2]))", "", ""),
+        ("class Case:\n    def check(self, a):\n        assert f(a)\nCase().check(1)", "", ""),
     ],
 )
 def test_check_is_called_with_the_entry_point(box: Sandbox, tests: str, entry: str, said: str) -> None:

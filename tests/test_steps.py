@@ -5,7 +5,7 @@ import pytest
 from distillgen.errors import RowFailed
 from distillgen.rows import Row
 from distillgen.steps.rules import RuleProblem, bind_rule
-from distillgen.steps.structured import parse_structured, schema_error, wrong_schema
+from distillgen.structured import parse_structured, schema_error, wrong_schema
 
 
 def row(answer: object, name: str = "r", **record: object) -> Row:

@@ -15,8 +15,8 @@ PACKAGE = REPOSITORY / "distillgen"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom of the road to its top; a module may import what stands before it, and its own folder.
 ROAD = [
-    "__init__", "errors", "files", "state", "rows", "toml_lines", "settings", "step_settings", "recipe", "prompts", "seeds",
-    "foreign", "teacher", "shapes", "walk", "road", "steps", "dataset", "earlier", "checking", "preparation", "tally", "sieve", "reach", "pipeline", "plan", "pipe", "status", "project", "doctor", "report", "cli", "__main__",
+    "__init__", "errors", "files", "state", "rows", "toml_lines", "settings", "step_settings", "recipe", "structured", "prompts", "seeds",
+    "foreign", "teacher", "shapes", "walk", "workers", "road", "steps", "dataset", "earlier", "checking", "preparation", "tally", "sieve", "reach", "pipeline", "plan", "pipe", "status", "project", "doctor", "report", "cli", "__main__",
 ]  # fmt: skip
 # Typer itself loads pydantic to read options.
 HEAVY = {

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from distillgen.errors import ExtraMissing
 from distillgen.rows import Failure, Outcome, Rejection, Row
-from distillgen.steps.comparing import choice_in, number_in
+from distillgen.steps.comparing import NoReference, choice_in, number_in
 from distillgen.steps.mathematics import Mathematics
 from distillgen.steps.sandbox import Limits, Sandbox, find_sandbox
 from distillgen.steps.verify import (
@@ -97,8 +97,12 @@ def test_the_reference_may_be_a_part_of_its_column() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "wrong"), [("(a", "not a regular"), ("a", "has 0 groups"), ("(a)(b)", "has 2 groups"), ("(a)", None)]
-)
+    ("pattern", "wrong"),
+    [
+        ("(a", "not a regular"), ("a", "has 0 groups"), ("(a)(b)", "has 2 groups"), ("(a)", None),
+        ("(" * 3000 + "a" + ")" * 3000, "not a regular expression: nested too deeply"),
+    ],
+)  # fmt: skip
 def test_patterns_are_checked(pattern: str, wrong: str | None) -> None:
     assert (wrong_pattern(pattern) or "").startswith(wrong or "") and bool(wrong_pattern(pattern)) == bool(wrong)
 
@@ -289,6 +293,9 @@ def test_however_a_number_is_grouped_it_is_read(units: int, decimals: int) -> No
         ("NaN", "1", "wrong_answer: answer: is not JSON: NaN is no JSON number"),
         ("[" * 100_000, "1", "wrong_answer: answer: is not JSON: nested too deeply"),
         ("1e999999999", "1", "wrong_answer: answer: got 1E+999999999, want 1"),
+        ("1e99999999999999999999999", "1", "wrong_answer: answer: is not JSON: a number whose exponent nothing can hold"),
+        ('{"a": [1E-99999999999999999999999]}', {}, "wrong_answer: answer: is not JSON: a number whose exponent nothing can hold"),
+        ("1", "1e99999999999999999999999", "no_reference: the reference is not JSON: a number whose exponent nothing can hold"),
         ("1", "{", "no_reference: the reference is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
     ],
 )  # fmt: skip
@@ -383,6 +390,23 @@ def test_mathematics_has_no_more_memory_than_it_is_given(mathematics: Any) -> No
     )
 
 
+@pytest.mark.parametrize("is_noticed", [True, False])
+def test_a_worker_that_was_ended_while_it_waited_is_no_verdict(mathematics: Any, is_noticed: bool) -> None:
+    async def main() -> None:
+        judge = Mathematics()
+        assert (await judge.compare("1", "1")).is_right
+        (worker,) = judge._idle
+        worker.kill()  # as the kernel does when memory runs out
+        if is_noticed:
+            await worker.wait()
+        compared = await judge.compare("$\\frac{1}{2}$", "0.5")
+        assert compared.is_right and not compared.trouble
+        assert len(judge._idle) == 1 and judge._idle[0] is not worker
+        await judge.aclose()
+
+    asyncio.run(main())
+
+
 def test_a_cancelled_comparison_leaves_no_worker(mathematics: Any) -> None:
     async def main() -> None:
         judge = Mathematics(seconds=100)
@@ -417,6 +441,11 @@ CODE = [
     (TWICE, PAIRS, "right"),
     (TWICE, json.dumps(PAIRS), "right"),
     ("import sys\nprint(2 * int(sys.stdin.read()), '  ')\n", PAIRS, "right"),
+    ("import math\nprint(math.factorial(int(input())))", '[{"input":"25","output":15511210043330985984000000}]', "right"),
+    ("print(input())", '[{"input":["\\ud800", 1],"output":"[\\"?\\",1]"}]', "right"),
+    (GOOD, {"tests": "assert add(1, 2) == 3", "entry_point": "add"}, "right"),
+    (GOOD, "def check(a, b):\n    assert add(a, b) == 3\ndef run():\n    check(1, 2)\nrun()", "right"),
+    (BAD, {"tests": "assert add(1, 2) == 3", "entry_point": "add"}, "wrong_answer: answer: AssertionError (line 1 of the tests: 'assert add(1, 2) == 3')"),
     (BAD, "assert add(1, 2) == 3", "wrong_answer: answer: AssertionError (line 1 of the tests: 'assert add(1, 2) == 3')"),
     (BAD, HUMANEVAL, "wrong_answer: answer: AssertionError (line 2 of the tests: 'assert candidate(1, 2) == 3')"),
     (GOOD, HUMANEVAL["test"], "wrong_answer: answer: NameError: the tests define check(candidate) and call it nowhere: give `entry_point`"),
@@ -492,6 +521,19 @@ def test_a_sandbox_that_breaks_fails_the_row_for_now() -> None:
 )
 def test_code_is_taken_out_of_answers(answer: str, code: str) -> None:
     assert code_in(answer) == code
+
+
+def test_inputs_and_outputs_that_are_no_text_are_written_as_json() -> None:
+    (pair,) = read_tests([{"input": [1, "é", 0.5, None], "output": {"n": 2**70}}])
+    assert pair == ('[1,"é",0.5,null]', '{"n":1180591620717411303424}')
+    for depth in range(100, 1_100, 4):
+        nested = f'[{{"input": {"[" * depth}{"]" * depth}, "output": ""}}]'
+        try:
+            found = read_tests(nested)
+        except NoReference as missing:
+            assert str(missing) == "an `input` or `output` of the reference is nested too deeply"
+        else:
+            assert found in ([("[" * depth + "]" * depth, "")], (nested, ""))
 
 
 def test_tests_may_look_like_json() -> None:

@@ -197,6 +197,8 @@ def _conclude(prepared: "Prepared", options: "Options", result: "Result") -> Non
     from distillgen.report import console
 
     say_notes(result.tally)
+    for warning in result.warnings:
+        console.say(f"warning: {warning}", style="yellow")
     if result.pending:
         for batch in result.pending:
             name = f"batch {batch.id}" if batch.id else "requests not sent yet"

@@ -25,17 +25,18 @@ from xxhash import xxh3_64_intdigest, xxh3_128_digest
 from distillgen.errors import Problem, SeedsInvalid, SeedsMissing, UsageError, nearest
 from distillgen.files import dumps
 from distillgen.seeds import read_rows
+from distillgen.steps.similarity import SPACELESS
 from distillgen.steps.text import normalise
 
 MIN_WORDS = 5  # of a text: shorter ones ("42", "all of the above") cannot be told from chance
 ID_COLUMNS = ("id", "task_id", "question_id", "item_id", "unique_id")  # as benchmarks call them
-_READABLE = "a benchmark is a file whose name ends in .jsonl, .csv, .parquet or .txt (also .gz, .zst)"
+_READABLE = "is a file whose name ends in .jsonl, .csv, .parquet or .txt (also .gz, .zst)"
 _ROOM = 8  # places of the filter per hash in it, or up to twice as many: one in so many of the others passes it
 
 _PLAIN = bytes(code if code < 128 and (chr(code).isalnum() or code == ord("_")) else ord(" ") for code in range(256))
 _TYPOGRAPHY = re.compile("[‘’“”„–—…•·«»×÷°€£→\u00a0]")  # no words, nor parts of words, after NFKC
 # As near-duplicates are compared: scripts that write no spaces are taken character by character.
-_WORD = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]|[\p{L}\p{N}\p{M}_]+")
+_WORD = regex.compile(rf"{SPACELESS}|[\p{{L}}\p{{N}}\p{{M}}_]+")
 
 
 def words_of(text: str) -> list[bytes]:
@@ -89,7 +90,9 @@ def read_benchmark(path: Path, columns: Sequence[str] = (), *, name: str | None 
     name = name or path.name.removesuffix(".gz").removesuffix(".zst").rpartition(".")[0]
     seen: dict[str, None] = {}
     count = 0
-    for place, row in _rows(path):
+    if not path.exists():
+        raise UsageError("no such benchmark", where=str(path), fix="check the path: it is relative to the recipe")
+    for place, row in rows_of(path, "a benchmark"):
         seen.update(dict.fromkeys(row))
         texts = tuple((column, text) for column, text in texts_of(row, columns) if text.strip())
         count += bool(texts)
@@ -102,16 +105,16 @@ def read_benchmark(path: Path, columns: Sequence[str] = (), *, name: str | None 
         raise UsageError(what, where=str(path), fix="name a file with one item a line, and the columns that hold texts")
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    if not path.exists():
-        raise UsageError("no such benchmark", where=str(path), fix="check the path: it is relative to the recipe")
+def rows_of(path: Path, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the rows of a file of some kind ("a benchmark"), each with its place. Raises UsageError for what cannot be
+    read."""
     try:
         for place, found in read_rows(path):
             if isinstance(found, Problem):
                 raise UsageError(found.what, where=found.where or place, fix="mend that line, or take it out")
             yield place, found
     except (SeedsMissing, SeedsInvalid) as error:  # the reader is that of seeds; these are none
-        problems = [Problem(each.what, each.where, _READABLE) for each in error.problems]
+        problems = [Problem(each.what, each.where, f"{kind} {_READABLE}") for each in error.problems]
         raise UsageError(str(error), problems=problems) from None
 
 

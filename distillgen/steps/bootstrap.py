@@ -85,7 +85,7 @@ class Bootstrap:
         made = len(pool) - incoming
         likely = self._missing(made) * drawn / made if made else math.inf
         rows = []
-        for index in range(min(self.settings.draws, math.ceil(min(likely, self.settings.draws)) or 1)):
+        for index in range(max(math.ceil(min(likely, self.settings.draws)), 1)):
             name = f"{self.name}-{number + 1}-{index + 1}"
             shown = self._drawn(pool, incoming, name)
             record = {"step": self.name, "round": number + 1, "draw": index + 1, "examples": [row.id for row in shown]}

@@ -339,6 +339,8 @@ def _loaded(text: str) -> Any:
         return json.loads(blocks[-1].text if blocks else text, parse_float=Decimal, parse_constant=_no_number)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except ArithmeticError:
+        raise ValueError("a number whose exponent nothing can hold") from None
 
 
 def _no_number(name: str) -> Any:

@@ -7,7 +7,7 @@ share a key with another of their block are then taken one after the other. How 
 import contextlib
 import functools
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -46,7 +46,7 @@ class Deduplicate:
 
     def __init__(
         self, name: str, columns: Sequence[str], near: float | None, *, words: int = 3,
-        bands: tuple[int, int] | None = None, samples: Literal["keep", "compare"] = "keep",
+        bands: Sequence[int] | None = None, samples: Literal["keep", "compare"] = "keep",
         meaning: float | None = None, earlier: Sequence[Earlier] = (), spool: Path | None = None,
         remembers: bool = False,
     ) -> None:  # fmt: skip
@@ -110,6 +110,20 @@ class Deduplicate:
         detail = f"of {found.name}, {found.measure} {found.similarity:.3f}"
         return Rejection(row, self.name, RULES[found.measure], detail)
 
+    def mark(self, name: str, row: Row) -> bytes:
+        """Return the mark of a row, as it is now, for one that was kept under a name; nothing when it has no text."""
+        from distillgen.steps.near_index import block_of
+
+        known = Known(name, [text_of(row, column) for column in self._columns])
+        block = block_of([known], replace(self.settings, words=None))
+        return block.mark(0) if block.has_text[0] else b""
+
+    def published(self, marks: Collection[bytes]) -> set[str] | None:
+        """Return the ids of the kept rows with these marks; None when a mark is of no row as it was kept."""
+        kept = self._kept
+        names = {name for name, mark in zip(kept.names(), kept.marks(), strict=True) if mark in marks}
+        return names if len(names) == len(marks) else None
+
     def save(self, folder: Path, published: Collection[str], grown_from: "Index | None" = None) -> None:
         """Save the index of the kept rows whose ids were published, after the rows of the index it grew from."""
         from distillgen.steps.near_saved import save_index
@@ -126,7 +140,7 @@ class Deduplicate:
 
 
 def index_settings(
-    columns: Sequence[str], near: float | None, *, words: int = 3, bands: tuple[int, int] | None = None,
+    columns: Sequence[str], near: float | None, *, words: int = 3, bands: Sequence[int] | None = None,
     meaning: float | None = None,
 ) -> IndexSettings:  # fmt: skip
     """Return what the rows of an index have in common when they are compared like that."""
@@ -135,4 +149,5 @@ def index_settings(
         return IndexSettings(tuple(columns), None, embedding=embedding)
     from distillgen.steps.similarity import bands_for  # loads NumPy
 
-    return IndexSettings(tuple(columns), words, *(bands or bands_for(near)), embedding)
+    number, rows = bands or bands_for(near)
+    return IndexSettings(tuple(columns), words, number, rows, embedding)

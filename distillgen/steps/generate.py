@@ -10,7 +10,7 @@ from distillgen.prompts import Messages, Prompt
 from distillgen.rows import Failure, Outcome, Rejection, Row
 from distillgen.step_settings import GenerateStep
 from distillgen.steps.rules import Rule, apply_rules
-from distillgen.steps.structured import labels_schema, parse_structured
+from distillgen.structured import labels_schema, parse_structured
 from distillgen.teacher import several
 from distillgen.teacher.asking import Request
 from distillgen.teacher.replies import Completion, TokenUsage

@@ -24,6 +24,7 @@ MEMORY_MB = 1024
 START_SECONDS = 120.0  # to load sympy, on a machine that has other things to do
 SHORT = 200  # characters up to which a text without $ or \boxed may be a formula as a whole
 SHOWN = 80
+ENDED = "ended math-verify: nested too deeply, or more memory than there is"
 _MARKS = ("$", "\\boxed", "\\(", "\\[")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 
@@ -58,17 +59,33 @@ class Mathematics:
     async def compare(self, answer: str, reference: str) -> Compared:
         """Say whether an answer means the same as its reference. Raises OSError when no process can be started."""
         async with self._slots:
-            worker = self._idle.pop() if self._idle else await self._start()
-            try:
-                compared = await self._ask(worker, answer, reference)
-            except BaseException:
-                await end_process(worker)
-                raise
-            if compared.trouble:
-                await end_process(worker)
-            else:
-                self._idle.append(worker)
+            waiting = await self._waiting()
+            compared = None if waiting is None else await self._compared(waiting, answer, reference)
+            if compared is None or compared.trouble == ENDED:  # what waited may have been ended meanwhile
+                compared = await self._compared(await self._start(), answer, reference)
             return compared
+
+    async def _waiting(self) -> Process | None:
+        """Return a worker that waits, if there is one; those that have been ended from outside are let go."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.returncode is None:
+                return worker
+            await end_process(worker)
+        return None
+
+    async def _compared(self, worker: Process, answer: str, reference: str) -> Compared:
+        """Ask a worker; it waits for more afterwards, unless it is of no use any more."""
+        try:
+            compared = await self._ask(worker, answer, reference)
+        except BaseException:
+            await end_process(worker)
+            raise
+        if compared.trouble:
+            await end_process(worker)
+        else:
+            self._idle.append(worker)
+        return compared
 
     async def _start(self) -> Process:
         # Of the environment nothing but what finds modules and libraries: no key is of use here.
@@ -110,7 +127,7 @@ class Mathematics:
             return Compared(*orjson.loads(said))
         if status == -signal.SIGPROF:
             return Compared(False, trouble=f"took more than {self._seconds:g} s of processor time")
-        return Compared(False, trouble="ended math-verify: nested too deeply, or more memory than there is")
+        return Compared(False, trouble=ENDED)
 
     async def aclose(self) -> None:
         """End the workers. Safe to call twice."""

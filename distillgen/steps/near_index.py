@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeAlias
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from distillgen.errors import Damaged, DistillgenError
@@ -30,6 +31,8 @@ KEY_MASK = ~ROW_MASK
 SLOTS = 8  # of the filter for an entry, at least: one key in eight that is not there passes, at most
 BLOCK_ROWS = 4096
 GAP = 512  # shingles that are read in vain rather than read twice
+PIECE_SHINGLES = 1 << 22  # of kept rows that are held at once, unless a single row has more
+READ_BYTES = 1 << 26  # at once: the system itself stops before two gigabytes
 BLOCK_CHARACTERS = 1 << 23
 
 # What is held of every kept row. `check` is the low half of the sum of its shingles.
@@ -54,6 +57,10 @@ class Block(NamedTuple):
     sets: ShingleSets
     entries: Entries
     vectors: NDArray[np.int8]
+
+    def mark(self, place: int) -> bytes:
+        """Return the mark of a row, as `Part.marks` yields it."""
+        return _mark(self.names[place], self.records["digest"][place], self.vectors[place])
 
     def cut(self, start: int, stop: int) -> "Block":
         """Return the block of some of the rows."""
@@ -94,6 +101,10 @@ def _vectors(known: Sequence[Known], settings: IndexSettings) -> NDArray[np.int8
     from distillgen.steps.semantic import embed
 
     return embed(["\n".join(each.texts) for each in known])
+
+
+def _mark(name: str, digest: Hashes, vector: NDArray[np.int8]) -> bytes:
+    return xxhash.xxh3_128_digest(name.encode("utf-8", "surrogatepass") + digest.tobytes() + vector.tobytes())
 
 
 def in_blocks(known: Iterable[Known]) -> Iterator[list[Known]]:
@@ -237,6 +248,13 @@ def dimensions_of(settings: IndexSettings) -> int:
     return DIMENSIONS
 
 
+def _read(handle: int, start: int, count: int) -> Iterator[bytes]:
+    """Yield so many bytes of a file, fewer at its end; the system may give less than it is asked for."""
+    while count and (part := os.pread(handle, min(count, READ_BYTES), start)):
+        yield part
+        start, count = start + len(part), count - len(part)
+
+
 class _Growing:
     """An array that rows can be added to."""
 
@@ -298,6 +316,16 @@ class Part:
         before = np.where(numbers > 0, ends[np.maximum(numbers - 1, 0)], 0)
         return (ends[numbers] - before).astype(np.int64)
 
+    def in_pieces(self, numbers: Numbers) -> Iterator[slice]:
+        """Cut rows, given in order, into runs whose shingles are small enough for memory, but for single rows."""
+        ends = np.cumsum(self.sizes(numbers) + GAP)  # what lies between rows may be read with them
+        start = 0
+        while start < len(numbers):
+            before = ends[start - 1] if start else 0
+            stop = max(int(np.searchsorted(ends, before + PIECE_SHINGLES, side="right")), start + 1)
+            yield slice(start, stop)
+            start = stop
+
     def sets(self, numbers: Numbers) -> ShingleSets:
         """Return the shingles of some rows, given in order. Raises Damaged when they are not those that were kept."""
         sizes, stops = self.sizes(numbers), self.records["shingles_end"][numbers].astype(np.int64)
@@ -307,8 +335,9 @@ class Part:
         begins, lengths = starts[first], stops[np.append(cuts, len(numbers))[: len(first)] - 1] - starts[first]
         handle = self.shingles_file.fileno()
         content = b"".join(
-            os.pread(handle, 8 * length, 8 * begin)
+            part
             for begin, length in zip(begins.tolist(), lengths.tolist(), strict=True)
+            for part in _read(handle, 8 * begin, 8 * length)
         )
         if len(content) == 8 * int(lengths.sum()):
             moved = np.repeat(np.cumsum(lengths) - lengths - begins, np.diff(np.append(first, len(numbers))))
@@ -321,6 +350,10 @@ class Part:
             where=str(self.shingles_file.name),
             fix="delete its folder: it is made anew from the rows",
         )
+
+    def marks(self) -> Iterator[bytes]:
+        """Yield a hash for each row, in order, of what tells it from others: its name, its texts, what they mean."""
+        return map(_mark, self.names(), self.records["digest"], self.vectors)
 
     def name(self, number: int) -> str:
         """Return the name of a row."""

@@ -1,14 +1,16 @@
 """Which rows of a block are kept: each is compared with the rows that were kept before it, and with no others."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distillgen.steps.near_index import ROW_BITS, ROW_MASK, Block, Numbers, Part, pairs_within
-from distillgen.steps.similarity import Hashes, jaccards
+from distillgen.steps.similarity import jaccards
 
 CROWD = 1 << 17  # pairs with a common key that are held at once; a block that has more is to be cut
 
@@ -37,14 +39,15 @@ class Limits(NamedTuple):
 
 
 class _Candidate(NamedTuple):
-    """A row that another has a key in common with: of a source or, when that is None, of the block itself.
+    """A row that another equals or has a key in common with: of a source or, when that is None, of the block itself.
 
-    `shingles` is None when the rows are equal.
+    How alike rows of the block are is None here: it is not found before it is known which of them are kept.
     """
 
     source: Source | None
     number: int
-    shingles: Hashes | None
+    is_equal: bool
+    similarity: float | None = None
 
 
 class _Meant(NamedTuple):
@@ -83,42 +86,75 @@ def _cosine(meant: _Meant) -> float:
 
 def _nearest(block: Block, place: int, candidates: Sequence[_Candidate], near: float | None) -> Found | None:
     """Return the first of the candidates that is equal, else the first of the most alike that reach the threshold."""
-    alike = [each for each in candidates if each.shingles is not None]
-    if len(alike) < len(candidates):
-        return Found(_name(block, next(each for each in candidates if each.shingles is None)))
-    if near is None or not alike:
+    equal = next((each for each in candidates if each.is_equal), None)
+    if equal is not None:
+        return Found(_name(block, equal))
+    if near is None or not candidates:
         return None
-    similarities = jaccards(block.sets.of(place), [each.shingles for each in alike if each.shingles is not None])
+    similarities = [each.similarity for each in candidates if each.similarity is not None]
+    own = [block.sets.of(each.number) for each in candidates[len(similarities) :]]  # the block's stand last
+    similarities += jaccards(block.sets.of(place), own)
     most = max(similarities)
-    return Found(_name(block, alike[similarities.index(most)]), "Jaccard", most) if most >= near else None
+    return Found(_name(block, candidates[similarities.index(most)]), "Jaccard", most) if most >= near else None
 
 
 def _name(block: Block, candidate: _Candidate | _Meant) -> str:
-    source, number, _ = candidate
+    source, number = candidate.source, candidate.number
     return block.names[number] if source is None else source.prefix + source.part.name(number)
 
 
 def _candidates(block: Block, sources: Sequence[Source], limits: Limits) -> dict[int, list[_Candidate]]:
-    """Return the rows that a row of the block, known by its place, may be like, the earliest first."""
+    """Return the rows that a row of the block, known by its place, may be like, the earliest first.
+
+    Of each source there is one at most, the nearest.
+    """
     found: dict[int, list[_Candidate]] = defaultdict(list)
-    sizes = block.sets.ends - block.sets.starts
-    for source in (*sources, None):
-        places, numbers = _pairs(block, source)
-        is_equal = (block.records["digest"][places] == _records(block, source)["digest"][numbers]).all(axis=1)
-        wanted = is_equal.copy()
-        if limits.near is not None:  # two sets cannot share more than the smaller one has
-            others = source.part.sizes(numbers) if source else sizes[numbers]
-            least, largest = np.minimum(sizes[places], others), np.maximum(sizes[places], others)
-            wanted |= least / np.maximum(largest, 1) >= limits.near
-        wanted &= _are_compared(block, source, places, numbers, limits)
-        places, numbers, is_equal = places[wanted], numbers[wanted], is_equal[wanted]
-        alike, at = np.unique(numbers, return_inverse=True)
-        sets = source.part.sets(alike) if source else block.sets
-        for place, number, spot, equal in zip(
-            places.tolist(), numbers.tolist(), (at if source else numbers).tolist(), is_equal.tolist(), strict=True
-        ):
-            found[place].append(_Candidate(source, number, None if equal else sets.of(spot)))
+    for source in sources:
+        for place, candidate in _nearest_of(block, source, *_alike(block, source, limits)):
+            found[place].append(candidate)
+    for place, number, is_equal in zip(*(each.tolist() for each in _alike(block, None, limits)), strict=True):
+        found[place].append(_Candidate(None, number, is_equal))
     return found
+
+
+def _alike(block: Block, source: Source | None, limits: Limits) -> tuple[Numbers, Numbers, NDArray[np.bool_]]:
+    """Return the pairs of rows that are to be looked at more closely, sorted, and whether the two are equal."""
+    places, numbers = _pairs(block, source)
+    is_equal = (block.records["digest"][places] == _records(block, source)["digest"][numbers]).all(axis=1)
+    wanted = is_equal.copy()
+    if limits.near is not None:  # two sets cannot share more than the smaller one has
+        sizes = block.sets.ends - block.sets.starts
+        others = source.part.sizes(numbers) if source else sizes[numbers]
+        least, largest = np.minimum(sizes[places], others), np.maximum(sizes[places], others)
+        wanted |= least / np.maximum(largest, 1) >= limits.near
+    wanted &= _are_compared(block, source, places, numbers, limits)
+    return places[wanted], numbers[wanted], is_equal[wanted]
+
+
+def _nearest_of(
+    block: Block, source: Source, places: Numbers, numbers: Numbers, is_equal: NDArray[np.bool_]
+) -> Iterator[tuple[int, _Candidate]]:
+    """Yield, with the place of each row of the block, the first row of a source that equals it, else the first of the
+    most alike. Shingles are held a piece at a time."""
+    equal, first = np.unique(places[is_equal], return_index=True)
+    for place, number in zip(equal.tolist(), numbers[is_equal][first].tolist(), strict=True):
+        yield place, _Candidate(source, number, True, 1.0)
+    unequal = ~np.isin(places, equal)
+    places, numbers = places[unequal], numbers[unequal]
+    alike, at = np.unique(numbers, return_inverse=True)
+    nearest: dict[int, _Candidate] = {}
+    for piece in source.part.in_pieces(alike):
+        sets = source.part.sets(alike[piece])
+        inside = (at >= piece.start) & (at < piece.stop)
+        spots = zip(places[inside].tolist(), (at[inside] - piece.start).tolist(), strict=True)
+        for place, group in groupby(spots, itemgetter(0)):
+            theirs = [spot for _, spot in group]
+            similarities = jaccards(block.sets.of(place), [sets.of(spot) for spot in theirs])
+            most = max(similarities)
+            if place not in nearest or most > (nearest[place].similarity or 0):
+                number = int(alike[piece.start + theirs[similarities.index(most)]])
+                nearest[place] = _Candidate(source, number, False, most)
+    yield from nearest.items()
 
 
 def _meant(block: Block, sources: Sequence[Source], limits: Limits) -> dict[int, list[_Meant]]:

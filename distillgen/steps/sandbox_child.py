@@ -220,12 +220,15 @@ def run_tests(code: str, tests: str, entry: str, done: bytes) -> None:
     sources = {"answer": code, "tests": tests}
     try:
         module = _module("answer")
-        for name, source in sources.items():
-            _exec(source, name, module)
-        if entry:
-            module.__dict__["check"](module.__dict__[entry])
-        elif "def check(" in tests and not _calls_check(tests):
-            raise NameError("the tests define check(candidate) and call it nowhere: give `entry_point`")
+        _exec(code, "answer", module)
+        own = module.__dict__.get("check")
+        _exec(tests, "tests", module)
+        check = module.__dict__.get("check")
+        if callable(check) and check is not own:  # the tests define it, not the code
+            if entry:
+                check(module.__dict__[entry])
+            elif not _calls_check(tests):
+                raise NameError("the tests define check(candidate) and call it nowhere: give `entry_point`")
         os.write(channel, done)
         os._exit(0)
     except BaseException as error:
@@ -245,13 +248,13 @@ def _exec(source: str, name: str, module: types.ModuleType) -> None:
 
 
 def _calls_check(tests: str) -> bool:
-    """Whether the tests call `check` outside its own definition."""
+    """Whether the tests call `check`, or hand it on, outside its own definition."""
     import ast
 
     return any(
-        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "check"
+        isinstance(node, ast.Name) and node.id == "check" and isinstance(node.ctx, ast.Load)
         for part in ast.parse(tests).body
-        if not isinstance(part, ast.FunctionDef)
+        if getattr(part, "name", "") != "check"
         for node in ast.walk(part)
     )
 
@@ -265,8 +268,9 @@ def describe(error: BaseException, sources: dict[str, str]) -> str:
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename.strip("<>")
         if name in sources:
-            lines = sources[name].split("\n")
-            place = f" (line {trace.tb_lineno} of the {name}: {lines[trace.tb_lineno - 1].strip()[:120]!r})"
+            lines = sources[name].replace("\r\n", "\n").replace("\r", "\n").split("\n")  # as `compile` counts them
+            line = lines[trace.tb_lineno - 1].strip()[:120] if 0 < (trace.tb_lineno or 0) <= len(lines) else ""
+            place = f" (line {trace.tb_lineno} of the {name}: {line!r})"
         trace = trace.tb_next
     return text + place
 

@@ -30,7 +30,8 @@ MANY = 8  # sets from which on comparing them together is faster
 LONG_WORD = 64  # bytes; longer ones are rare and hashed one by one
 
 # Scripts that write no spaces are taken character by character.
-_SPACELESS = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
+SPACELESS = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+_SPACELESS = regex.compile(SPACELESS)
 _IN_WORD = regex.compile(r"[\p{L}\p{N}\p{M}_]")
 # From a character beyond ASCII to the last such one before an ASCII letter: only that needs a closer look.
 _FOREIGN = re.compile(r"[^\x00-\x7f](?:[^A-Za-z0-9]*[^\x00-\x7f])?")
@@ -96,11 +97,6 @@ def fingerprints(texts: Sequence[str], *, columns: int = 1, words: int | None = 
     return Fingerprints(
         np.frombuffer(digests, "<u8").reshape(-1, 2).astype(np.uint64), has_text, ShingleSets(together, all_ends)
     )
-
-
-def shingles(text: str, words: int = SHINGLE_WORDS) -> Hashes:
-    """Return the sorted shingles of one text."""
-    return fingerprints([text], words=words).sets.hashes
 
 
 def jaccard(left: Hashes, right: Hashes) -> float:

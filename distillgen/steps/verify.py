@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import regex
 
 from distillgen.errors import RowFailed
-from distillgen.files import dumps
 from distillgen.rows import Failure, Outcome, Rejection, Row
 from distillgen.steps.comparing import SHOWN, TAIL, WAYS, Judged, NoReference, fenced, short, stated
 from distillgen.steps.mathematics import Mathematics, is_marked
@@ -137,8 +136,9 @@ def wrong_pattern(pattern: str) -> str | None:
     """Say why a text cannot be `extract`, None when it can."""
     try:
         groups = regex.compile(pattern).groups
-    except regex.error as error:
-        return f"not a regular expression: {error}"
+    except (regex.error, RecursionError) as error:
+        why = error if isinstance(error, regex.error) else "nested too deeply"
+        return f"not a regular expression: {why}"
     return None if groups == 1 else f"has {groups} groups, must have one: what it finds is the reference"
 
 
@@ -278,4 +278,10 @@ def read_tests(reference: Any) -> Tests | list[Pair]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else dumps(value)
+    """Return a value as text: integers of any size, and half characters, as they stand in the reference."""
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except RecursionError:
+        raise NoReference("an `input` or `output` of the reference is nested too deeply") from None

@@ -13,8 +13,8 @@ import regex
 from distillgen.rows import Row
 from distillgen.steps.rules.fences import part
 from distillgen.steps.rules.verdict import Context, RuleProblem
-from distillgen.steps.structured import schema_error, wrong_schema
 from distillgen.steps.text import text_of
+from distillgen.structured import schema_error, wrong_schema
 
 PATTERN_SECONDS = 1.0
 PARSED_CHARS = 100_000  # of a code block at most: parsers were not made for what a model may write
