@@ -248,7 +248,7 @@ class Check:
 
     def _rules(self, place: Key, step: FilterStep) -> Iterator[Rule]:
         try:
-            settings = settings_of(step)
+            settings = settings_of(step, self._main)
         except RuleProblem as error:
             self.problems.append(self.source.problem(error.what, (*place, error.key), error.fix))
             return

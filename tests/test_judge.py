@@ -17,7 +17,8 @@ from distillgen.recipe import read_recipe
 from distillgen.road import travel
 from distillgen.rows import Failure, Outcome, Rejection, Row
 from distillgen.step_settings import JudgeStep
-from distillgen.steps.judge import Judge, author_of, wrong_prompt
+from distillgen.steps.judge import Judge, wrong_prompt
+from distillgen.steps.written import record_of
 from distillgen.teacher import open_teachers
 from distillgen.teacher.answers import AnswerStore
 
@@ -226,7 +227,7 @@ PAIRED = {"keep": "pair", "on": "a", "chosen": {"id": "1"}, "rejected": {"id": "
     ],
 )
 def test_who_wrote_a_column(trail: list[dict[str, Any]], column: str, author: str | None) -> None:
-    assert author_of(trail, column) == author
+    assert (record_of(trail, column) or {}).get("teacher") == author
 
 
 # -- pairs -------------------------------------------------------------------------------------------------------------

@@ -1,16 +1,20 @@
 """The rules of `filter`: rows that must pass, rows that must not, and why."""
 
+import multiprocessing
+import pickle
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 from conftest import clean_environment
 
-from distillgen.rows import Row
+from distillgen.rows import Rejection, Row
 from distillgen.step_settings import FilterStep
+from distillgen.steps.filter import Filter
 from distillgen.steps.rules import PRESETS, RULES, Context, RuleProblem, apply_rules, bind_rule, settings_of
 from distillgen.steps.rules.own import source_of
 
@@ -65,6 +69,47 @@ def test_impossible_lengths() -> None:
     assert problem({"rule": "length", "min_tokens": 9, "max_tokens": 3}).what == (
         "rule 'length': no text has 9 to 3 tokens"
     )
+
+
+# -- not_truncated -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("said", ["length", "model_length", "model_context_window_exceeded"])
+def test_every_servers_word_for_a_cut_is_known(said: str) -> None:
+    record = {"step": "1.generate", "wrote": ["answer"], "finish_reason": said, "tokens": {"completion": 9}}
+    given = row("It floa")._replace(trail=(record,))
+    assert bind_rule("not_truncated", "answer").check(given) == "answer was cut off after 9 tokens"
+    whole = given._replace(trail=({**record, "finish_reason": "stop"},))
+    assert bind_rule("not_truncated", "answer").check(whole) is None
+
+
+CUT = {"step": "1.generate", "wrote": ["answer"], "finish_reason": "length", "tokens": {"completion": 9}}
+WHOLE = {"step": "2.generate", "wrote": ["other"], "finish_reason": "stop", "tokens": {"completion": 5}}
+EXCHANGED = {"step": "3.judge", "wrote": ["score"], "pair": ["answer", "other"], "exchanged": True}
+AS_A_PAIR = {
+    "step": "3.select", "keep": "pair", "on": "answer",
+    "rejected": {"steps": ({**CUT, "finish_reason": "stop", "tokens": {"completion": 5}},)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("trail", "column", "reason", "tokens"),
+    [
+        ((CUT, WHOLE), "answer", "answer was cut off after 9 tokens", 9),
+        ((CUT, WHOLE), "other", None, 5),
+        ((CUT, WHOLE, EXCHANGED), "answer", None, 5),
+        ((CUT, WHOLE, EXCHANGED), "other", "other was cut off after 9 tokens", 9),
+        ((CUT, AS_A_PAIR), "chosen", "chosen was cut off after 9 tokens", 9),
+        ((CUT, AS_A_PAIR), "rejected", None, 5),
+    ],
+)
+def test_what_is_on_record_goes_with_the_text(
+    trail: tuple[dict[str, object], ...], column: str, reason: str | None, tokens: int
+) -> None:
+    given = Row("r", "r", None, dict.fromkeys(["answer", "other", "chosen", "rejected"], "It floa"), trail)
+    assert bind_rule("not_truncated", column).check(given) == reason
+    said = bind_rule({"rule": "length", "min_tokens": 99}, column).check(given)
+    assert said == f"{column} has {tokens} tokens, needs 99"
 
 
 # -- repetition --------------------------------------------------------------------------------------------------------
@@ -620,6 +665,59 @@ def test_a_rule_of_the_recipe_takes_the_place_of_the_presets() -> None:
     assert [setting for setting, place in settings if place is None] == [
         name for name in PRESETS["chat"] if name not in ("prompt_leak", "repetition")
     ]
+
+
+def test_it_takes_only_the_place_on_its_own_column() -> None:
+    def kept(rule: dict[str, object]) -> list[object]:
+        step = FilterStep(use="filter", preset="reasoning", rules=[rule])
+        settings = settings_of(step, "answer")
+        assert settings[-1] == (rule, 0)
+        return [setting for setting, _ in settings[:-1]]
+
+    assert kept({"rule": "not_empty", "column": "title"}) == list(PRESETS["reasoning"])
+    of_answer = [setting for setting in PRESETS["reasoning"] if setting != "not_empty"]
+    assert kept({"rule": "not_empty", "column": "answer"}) == of_answer == kept({"rule": "not_empty"})
+    of_trace = [setting for setting in PRESETS["reasoning"] if setting != {"rule": "not_empty", "column": "reasoning"}]
+    assert kept({"rule": "not_empty", "column": "reasoning"}) == of_trace
+    without = FilterStep(use="filter", preset="reasoning", without=["not_empty"])
+    assert not [setting for setting, _ in settings_of(without, "answer") if "not_empty" in str(setting)]
+
+
+def test_a_rule_that_is_no_name_is_a_problem_and_no_more() -> None:
+    for rule in ({"rule": ["x"]}, {"rule": {"x": 1}, "column": []}):
+        step = FilterStep(use="filter", preset="chat", rules=[rule])
+        assert settings_of(step, "answer")[-1] == (rule, 0)
+        assert problem(rule).what == "a rule without `rule`"
+
+
+# -- in another process ------------------------------------------------------------------------------------------------
+
+
+def judged_there(makings: bytes, rows: list[Row]) -> list[object]:
+    """Rebuild a filter, and return what it says of rows."""
+    step = pickle.loads(makings)
+    return [outcome for row in rows for outcome in step(row)]
+
+
+def test_a_filter_says_the_same_in_another_process(tmp_path: Path) -> None:
+    (tmp_path / "my_rules.py").write_text("def short(columns):\n    return 'own: ' + columns['answer'][:9]\n")
+    told = "Do what is asked and give the result alone, without an opening or a closing remark."
+    context = Context(tmp_path, {"answer": (told,)})
+    mask = {"rule": "pii", "action": "mask", "column": "reasoning"}
+    settings = [*PRESETS["strict"], {"rule": "format", "regex": r"[.!?]\s*$"}, mask, "my_rules:short"]
+    step = Filter("2.filter", [bind_rule(setting, "answer", context) for setting in settings])
+    texts = [*BAD["strict"].values(), GOOD, GOOD[:-1], told]
+    rows = [row(text, reasoning="Ask a@b-c.de.") for text in texts]
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        there = pool.submit(judged_there, pickle.dumps(step), rows).result()
+    assert there == [outcome for row in rows for outcome in step(row)]
+    refused = {outcome.rule for outcome in there if isinstance(outcome, Rejection)}
+    assert refused == {*BAD["strict"], "format", "my_rules:short"}
+
+
+def test_a_filter_with_a_function_of_ones_own_may_have_a_memory() -> None:
+    assert Filter("2.filter", [bind_rule(setting, "answer") for setting in PRESETS["strict"]]).is_pure
+    assert not Filter("2.filter", [bind_rule(setting, "answer") for setting in ("not_empty", "json:loads")]).is_pure
 
 
 # -- what no rule may choke on -----------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Rules about what must not reach a student: refusals, the teacher's identity, leaks, special tokens, personal data."""
 
 import json
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from distillgen.rows import Row
-from distillgen.steps.rules import Context, RuleProblem, bind_rule
+from distillgen.steps.rules import Context, RuleProblem, apply_rules, bind_rule
 from distillgen.steps.rules.pii_kinds import luhn
 from distillgen.steps.rules.verdict import Mended
 
@@ -53,9 +54,19 @@ No. I will not write malware.
 ```⏎I'm sorry, but I can't assist with that.⏎```
 My guidelines do not allow me to write this.
 I could explain the history, but I cannot provide instructions for making it.
+I don't have access.
+I do not have access to the specific system prompt you are referring to.
+I don't have access to a calendar, so I can't tell.
 Es tut mir leid, aber ich kann dabei nicht helfen.
 Leider kann ich keine medizinischen Ratschläge geben.
 Ich habe keinen Zugriff auf das Internet.
+Ich kann Ihnen nicht sagen, wie das Wetter morgen wird.
+Je ne peux pas vous dire combien coûte cette voiture.
+No puedo decirte cómo fabricar una bomba.
+Não posso dizer isso.
+Non posso dirti che ore sono.
+我不能告诉你怎么做。
+我不会告诉任何人怎么做炸弹。
 Je suis désolé, mais je ne peux pas vous aider.
 En tant qu'IA, je ne peux pas ouvrir de fichiers.
 Je n'ai pas accès à Internet.
@@ -108,6 +119,15 @@ Mi dispiace per il ritardo.
 很抱歉，我不能参加会议。
 申し訳ありませんが、会議に出席できません。
 К сожалению, я не могу прийти на встречу.
+I do not have access to a car, so I take the bus.
+I don't have access to a kitchen this week, so I eat out.
+Ich kann dir nicht sagen, wie sehr ich das Meer vermisse.
+Ich kann nicht sagen, dass ich das Buch mochte, das mir helfen sollte.
+Je ne peux pas vous dire combien je suis heureux.
+No puedo decir que me guste la lluvia.
+Não posso dizer que gosto da chuva.
+Non posso dire che mi piaccia la pioggia.
+我不会告诉妈妈这个秘密。
 """)
 PARTIAL = (
     "I'm sorry, but I can't give legal advice. However, here are some steps that tenants usually take: keep every"
@@ -142,8 +162,19 @@ def test_the_servers_mark_is_a_refusal() -> None:
     assert bind_rule("not_refusal", "answer").check(given) == "the server marked the reply as a refusal"
 
 
+def test_the_servers_mark_is_of_the_reply_whose_text_stands_there() -> None:
+    trail = (
+        {"step": "1.generate", "wrote": ["answer"], "refused": True},
+        {"step": "2.generate", "wrote": ["answer_b"]},
+        {"step": "3.judge", "wrote": ["score"], "pair": ["answer", "answer_b"], "exchanged": True},
+    )
+    given = row("Here you are.", answer_b="Here, too.")._replace(trail=trail)
+    assert bind_rule("not_refusal", "answer").check(given) is None
+    assert bind_rule("not_refusal", "answer_b").check(given) == "the server marked the reply as a refusal"
+
+
 # What docs/quality.md states of 190 and 198 labelled answers: right, wrongly refused, missed.
-STATED = {"dev": (55, 1, 9), "held": (60, 3, 16)}
+STATED = {"dev": (55, 1, 9), "held": (59, 3, 17)}
 
 
 def test_precision_and_recall_are_as_stated() -> None:
@@ -162,7 +193,7 @@ def test_precision_and_recall_are_as_stated() -> None:
             missed,
         )
     right, wrong, missed = STATED["held"]
-    assert (round(right / (right + wrong), 3), round(right / (right + missed), 3)) == (0.952, 0.789)
+    assert (round(right / (right + wrong), 3), round(right / (right + missed), 3)) == (0.952, 0.776)
 
 
 # -- teacher_identity --------------------------------------------------------------------------------------------------
@@ -179,8 +210,20 @@ Sure! As of my last update in 2023, the record was 9.58 s.
 Based on my training data, the answer is 4.
 I don't have personal opinions, but many people like tea.
 That is beyond my capabilities as an AI assistant.
+I was trained on a massive amount of text from the internet.
+I've been trained on a vast dataset.
+I was trained on large corpora.
+I was trained on data up to 2021.
+I don't have any personal memories or experiences.
+I do not have a physical address, but you can write to the office.
+I don't have a physical body like you.
+My training data only goes up to 2021.
+That is outside my training data.
+As of my last training update in 2021, nobody had.
+My last knowledge update was in 2021.
 "As an AI language model, I cannot do that."
 Als KI-Sprachmodell habe ich keine Gefühle.
+Mein Training endet im September 2021.
 Ich bin ein großes Sprachmodell, das von OpenAI entwickelt wurde.
 En tant qu'IA, je n'ai pas d'adresse.
 Je suis un assistant virtuel créé par Alibaba Cloud.
@@ -209,6 +252,16 @@ I am a Gemini, and my sister is a Virgo.
 Hi, I'm Claude, your tour guide.
 My training log shows 40 km this week.
 I split my training data into two parts.
+I was trained on large industrial sewing machines before I came here.
+I was trained on data protection last week.
+I don't have any personal memories of my grandfather, who died early.
+I don't have a physical address in France yet.
+Based on my training in medicine, I would rest.
+Within my training group we run a lot.
+My training update for this week: 40 km.
+As of my last training session, I run 10 km.
+My training ends in June and does not include swimming.
+Mein Training endet um acht Uhr.
 Als Lehrer kann ich das empfehlen. Künstliche Intelligenz lernt aus Daten.
 Je suis un professeur d'intelligence artificielle.
 Ci sono un modello linguistico e un dizionario.
@@ -259,6 +312,11 @@ TOLD = Context(told={"answer": (INSTRUCTIONS,), "other": ("Say nothing of this t
         ("Paris.\n\n**Human:** And Spain?\n**AI:** Madrid.", "answer goes on as a dialogue: '**Human:"),
         ("巴黎。\n用户：西班牙呢？\n助手：马德里。", "answer goes on as a dialogue: '用户：西班牙呢？'"),
         ("Assistant: Paris is the capital.", "answer goes on as a dialogue: 'Assistant:'"),
+        ("Paris.\n\n### Input:\nSpain\n\n### Response:\nMadrid.", "answer holds a prompt's scaffold: '### Response:'"),
+        (
+            "Paris.\n\nUser: Tell me more.\nAssistant: It is big.\nUser: Thanks.\nAssistant: Ask away.",
+            "answer goes on as a dialogue: 'User: Tell me more.'",
+        ),
     ],
 )
 def test_leaks_of_the_prompt_are_refused(answer: str, reason: str) -> None:
@@ -277,6 +335,8 @@ def test_leaks_of_the_prompt_are_refused(answer: str, reason: str) -> None:
         "Here is a dialogue:\n\nUser: Hi\nAssistant: Hello",
         "User: root\nPassword: toor",
         "## Response\nIt is blue.",
+        "Here is the API.\n\n### Input:\n- name\n\n### Output:\n- age",
+        "There are two roles.\n\nUser: can read posts.\nAssistant: helps the editor.",
     ],
 )
 def test_what_only_looks_like_a_leak_survives(answer: str) -> None:
@@ -296,6 +356,38 @@ def test_what_the_same_step_wrote_excuses_nothing() -> None:
     words = "do what is asked and give the result alone"
     given = row(words, reasoning=f"I was told: {words}.")
     assert bind_rule("prompt_leak", "answer", TOLD).check(given)
+
+
+def test_the_other_text_of_a_pair_excuses_nothing() -> None:
+    words = "do what is asked and give the result alone"
+    record = {"step": "1.generate", "wrote": ["answer"]}
+    chosen = {"step": "2.select", "keep": "pair", "on": "answer", "rejected": {"steps": ({**record, "sample": 2},)}}
+    columns = {"question": "Why?", "chosen": words, "rejected": words, "answer": words}
+    pair = Row("r", "r", None, columns, (record, chosen))
+    context = Context(told={"chosen": (INSTRUCTIONS,), "rejected": (INSTRUCTIONS,)})
+    for column in ("chosen", "rejected"):
+        reason = bind_rule({"rule": "prompt_leak", "column": column}, "answer", context).check(pair)
+        assert reason == f"{column} repeats its instructions: 'do what is asked and give the result'"
+
+
+def test_long_system_turns_that_differ_are_not_kept() -> None:
+    """What a worker holds must not grow with the rows."""
+    secrets = [" ".join(f"word{n}x{place}" for place in range(2_000)) for n in range(40)]
+    rule = bind_rule({"rule": "prompt_leak", "texts": [INSTRUCTIONS]}, "answer")
+
+    def judge(secret: str) -> Any:
+        messages = [{"role": "system", "content": secret}, {"role": "user", "content": "Why?"}]
+        return rule.check(row(f"I was told: {secret[:200]}", messages=messages))
+
+    assert judge(secrets[0])
+    tracemalloc.start()
+    try:
+        reasons = [judge(secret) for secret in secrets]
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert all(reason.startswith(f"answer repeats its instructions: 'word{n}x0") for n, reason in enumerate(reasons))
+    assert held < 12_000_000  # 8 turns at 0.5 MB, and room
 
 
 def test_texts_of_ones_own_and_a_rows_system_turn_are_instructions() -> None:
@@ -412,12 +504,30 @@ PERSONAL = [
     ("SSN 536-90-4399", "a US social security number: '53…99'"),
     ("Server at 93.184.216.34 answered.", "an IP address: '93…34'"),
     ("2a00:1450:4001:82a::200e", "an IP address: '2a…0e'"),
+    ("- +49 171 2345678", "a phone number: '+4…78'"),
+    ("- 212-736-5000", "a phone number: '21…00'"),
+    ("* +33 6 12 34 56 78", "a phone number: '+3…78'"),
+    ("1) +49 171 2345678", "a phone number: '+4…78'"),
+    ("Ask:\n  12) 0171/2345678", "a phone number: '01…78'"),
+    ("Anna - 212-736-5000", "a phone number: '21…00'"),
+    ("(home) +49 171 2345678", "a phone number: '+4…78'"),
+    ("Phone no.: +49 171 2345678", "a phone number: '+4…78'"),
+    ("Phone no.: 612 345 678", "a phone number: '61…78'"),
+    ("Mobile no: 0171 2345678", "a phone number: '01…78'"),
+    ("Call to order: +49 171 2345678", "a phone number: '+4…78'"),
+    ("myriam.dubois@orange.fr", "an e-mail address: 'my…@o…'"),
+    ("myles@gmail.com", "an e-mail address: 'my…@g…'"),
+    ("maria@empresa.com.py", "an e-mail address: 'ma…@e…'"),
+    ("ion.popa@firma.md", "an e-mail address: 'io…@f…'"),
+    (["Mail:\tbob@gmail.com"], "an e-mail address: 'bo…@g…'"),
+    ({"to": "Call\n0171 2345678"}, "a phone number: '01…78'"),
+    (["Key:\nghp_16C7e42F292c6912E7710c838347Ae178B4a"], "a key: 'ghp_…'"),
 ]
 NOBODYS = lines("""
 Write to alice@example.com, bob@mail.example.org or you@test.example.
-your.name@company.com and yourname@gmail.com
+your.name@company.com, yourname@gmail.com, my_address@gmail.com and youremail1@gmail.com
 git clone git@github.com:foo/bar.git
-icon@2x.png
+icon@2x.png and icons@3x.zip
 @app.route and a @mention
 Call 555-0123, (555) 123-4567 or (212) 555-0199.
 123-456-7890
@@ -448,13 +558,15 @@ The OID 2.5.29.17 names a subject.
 12:30:45 and std::vector
 The population was 331,449,281 in 2020.
 Order no. 415-867-5309
+5 - 212-736-5000, 5+ 212-736-5000 and (3) - 212-736-5000
+(5) 212-736-5000
 10 20 30 40 50 60 70 and 11 22 33 44 55
 36 * 12 = 432, 1000000 / 8 = 125000
 """)
 
 
 @pytest.mark.parametrize(("answer", "reason"), PERSONAL)
-def test_personal_data_is_refused_and_not_repeated(answer: str, reason: str) -> None:
+def test_personal_data_is_refused_and_not_repeated(answer: Any, reason: str) -> None:
     assert said("pii", answer) == f"answer holds {reason}"
 
 
@@ -478,7 +590,17 @@ def test_masking_goes_into_lists_and_objects_and_drops_what_cannot_be_masked() -
     assert said(setting, {"to": ["x@y.org"], "n": 1}) == Mended(
         {"answer": {"to": ["[EMAIL]"], "n": 1}}, {"masked": {"email": 1}}
     )
+    assert said(setting, ["Call\n0171 2345678", "Mail:\tx@y.org"]) == Mended(
+        {"answer": ["Call\n[PHONE]", "Mail:\t[EMAIL]"]}, {"masked": {"email": 1, "phone": 1}}
+    )
     assert said(setting, {"card": 4539148803436467}) == ("answer holds a card number: '45…67', which cannot be masked")
+
+
+def test_masks_of_two_columns_are_both_noted() -> None:
+    rules = [bind_rule({"rule": "pii", "action": "mask", "column": name}, "answer") for name in ("question", "answer")]
+    judged = apply_rules(row("Mail x@y.org, 0171/2345678.", question="Who is a@y.org or b@y.org?"), rules)
+    assert judged.refused is None and judged.notes == {"pii": {"masked": {"email": 3, "phone": 1}}}
+    assert judged.row.columns == {"question": "Who is [EMAIL] or [EMAIL]?", "answer": "Mail [EMAIL], [PHONE]."}
 
 
 def test_kinds_can_be_chosen() -> None:
@@ -502,6 +624,8 @@ LONG = [
     ("not_refusal", "I'm sorry, but I "),
     ("teacher_identity", "as an ai he "),
     ("teacher_identity", "我是"),
+    ("teacher_identity", "i was trained on a large "),
+    ("teacher_identity", "i don't have a physical address in "),
     ("prompt_leak", "User:\n"),
     ("prompt_leak", "careful assistant "),
     ("prompt_leak", "{{ question"),
@@ -509,6 +633,7 @@ LONG = [
     ("pii", "1 "),
     ("pii", "a@"),
     ("pii", "(1) 555-"),
+    ("pii", "- 1) +"),
     ("pii", "-----BEGIN PRIVATE KEY-----"),
 ]
 

@@ -17,6 +17,7 @@ from distillgen.rows import Failure, Outcome, Rejection, Row
 from distillgen.step_settings import GenerateStep, JudgeStep
 from distillgen.steps.generate import Generate, seen_by_template
 from distillgen.steps.text import text_of
+from distillgen.steps.written import record_of
 from distillgen.teacher import Teacher, several
 from distillgen.teacher.several import Answer, Question
 
@@ -114,7 +115,8 @@ class Judge:
         """Return the judges who did not write what they would judge. Raises RowFailed when none is left."""
         if self.settings.own_answers:
             return list(self.judges)
-        authors = {author for column in self._judged if (author := author_of(row.trail, column)) is not None}
+        written = (record_of(row.trail, column) for column in self._judged)
+        authors = {record["teacher"] for record in written if record and record.get("teacher")}
         fair = [name for name in self.judges if not any(self._is_same(name, author) for author in authors)]
         if not fair:
             fix = "add another judge, or own_answers = true"
@@ -228,22 +230,6 @@ class Judge:
         if least is None or score >= least:
             return row
         return Rejection(row, self.name, "low_score", f"score {score:g} ({said}), wants {least:g}")
-
-
-def author_of(trail: Sequence[Mapping[str, Any]], column: str) -> str | None:
-    """Return the name of the teacher who wrote a column, through exchanges of pairs; None when no teacher did."""
-    for place in range(len(trail) - 1, -1, -1):
-        record = trail[place]
-        if record.get("exchanged") and column in record["pair"]:
-            one, other = record["pair"]
-            column = other if column == one else one
-        elif record.get("keep") == "pair" and column in ("chosen", "rejected"):  # see select.py
-            if column == "rejected":
-                return author_of([*trail[:place], *record["rejected"]["steps"]], record["on"])
-            column = record["on"]
-        elif column in record.get("wrote", ()):
-            return record.get("teacher")
-    return None
 
 
 def wrong_prompt(prompt: Prompt, *, is_pair: bool) -> str | None:

@@ -17,7 +17,7 @@ MOST_TOKENS = 10**9  # more is nonsense, and would not fit the answer store
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 # Generation that broke off: DeepSeek, Z.AI, Mistral and OpenRouter, vLLM and SGLang. Not an answer: to be asked again.
 _INTERRUPTED = frozenset({"insufficient_system_resource", "network_error", "error", "abort"})
-_CUT_OFF = frozenset({"length", "model_length", "model_context_window_exceeded"})
+CUT_OFF = frozenset({"length", "model_length", "model_context_window_exceeded"})
 # Opening tag, closing tag, source: where no parser runs on the server. Qwen, R1 and others; Kimi; Magistral.
 _TAGS = (("<think>", "</think>", "think"), ("◁think▷", "◁/think▷", "kimi"), ("[THINK]", "[/THINK]", "magistral"))
 _MARKS = ("think", "THINK]", "<|")  # one of them stands in every such tag
@@ -78,7 +78,7 @@ class Completion(NamedTuple):
     @property
     def is_truncated(self) -> bool:
         """Whether the teacher ran into its length limit, or out of context."""
-        return self.finish_reason in _CUT_OFF
+        return self.finish_reason in CUT_OFF
 
     @property
     def is_filtered(self) -> bool:
@@ -221,7 +221,7 @@ def _read_choice(choice: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
     content, reasoning, source = _read_message(message)
     refusal = message.get("refusal")
     refusal = _joined(refusal) if refusal else ""
-    if not (content or reasoning or refusal or finish == "stop" or finish in _CUT_OFF or _is_filter(finish)):
+    if not (content or reasoning or refusal or finish == "stop" or finish in CUT_OFF or _is_filter(finish)):
         raise Malformed("a message without content")
     return content, reasoning, source, finish, refusal
 

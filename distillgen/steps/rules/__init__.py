@@ -66,7 +66,10 @@ _GIVEN = {"row", "context"}  # what the road hands to a rule; the other paramete
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule with its parameters, ready to be applied. `is_pure`: it has no memory, which somebody's own may have."""
+    """A rule with its parameters, ready to be applied. `is_pure`: it has no memory, which somebody's own may have.
+
+    `check` is a module's function with plain values, so that `pickle` can send a rule to another process.
+    """
 
     name: str
     column: str

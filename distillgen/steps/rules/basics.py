@@ -1,11 +1,13 @@
 """Rules `not_empty`, `not_truncated` and `length`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from distillgen.rows import Row
 from distillgen.steps.rules.verdict import Context, RuleProblem
 from distillgen.steps.text import text_of
+from distillgen.steps.written import record_of
+from distillgen.teacher.replies import CUT_OFF
 
 
 def not_empty(row: Row, *, column: str) -> str | None:
@@ -14,9 +16,9 @@ def not_empty(row: Row, *, column: str) -> str | None:
 
 
 def not_truncated(row: Row, *, column: str) -> str | None:
-    """Refuse answers that ran into the teacher's length limit (finish_reason `length`)."""
-    record = _record_of(row, column)
-    if record is None or record.get("finish_reason") != "length":
+    """Refuse answers that ran into the teacher's length limit or out of its context, in any server's words for it."""
+    record = record_of(row.trail, column)
+    if record is None or record.get("finish_reason") not in CUT_OFF:
         return None
     tokens = record.get("tokens") or {}
     return f"{column} was cut off after {tokens.get('completion', 'an unknown number of')} tokens"
@@ -65,14 +67,8 @@ def check_length(given: Mapping[str, Any], context: Context) -> None:
             raise RuleProblem(f"rule 'length': no text has {least} to {most} {unit}", f"max_{unit}")
 
 
-def _record_of(row: Row, column: str) -> Mapping[str, Any] | None:
-    """Return what is on record of the reply that wrote a column last, None for a column of the seeds."""
-    written: Iterator[Mapping[str, Any]] = (r for r in reversed(row.trail) if column in r.get("wrote", ()))
-    return next(written, None)
-
-
 def _tokens(row: Row, column: str) -> int | None:
-    tokens = (_record_of(row, column) or {}).get("tokens") or {}
+    tokens = (record_of(row.trail, column) or {}).get("tokens") or {}
     if (completion := tokens.get("completion")) is None:
         return None
     return max(0, int(completion) - int(tokens.get("reasoning") or 0))

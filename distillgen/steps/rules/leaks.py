@@ -1,6 +1,7 @@
 """Rules `prompt_leak` and `special_tokens`: what belongs to the asking and not to the answer."""
 
 import functools
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from distillgen.rows import Row
 from distillgen.steps.rules.fences import part
 from distillgen.steps.rules.verdict import Context, RuleProblem
 from distillgen.steps.text import text_of
+from distillgen.steps.written import record_of
 
 # Scripts without spaces are taken character by character; two of their characters count as one word.
 _SPACELESS = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai, Lao, kana, Han
@@ -16,7 +18,7 @@ _WORD = re.compile(rf"[{_SPACELESS}]|[^\W_{_SPACELESS}]+")
 _ASCII_WORD = re.compile(r"[a-z0-9]+")
 _CHARACTER = re.compile(rf"[{_SPACELESS}]")
 _SCAFFOLD = re.compile(
-    r"^[ \t]*(?:#{2,4} ?(?:Instruction|Response|Input|Human|Assistant|User|System|System Prompt)s? ?:"
+    r"^[ \t]*(?:#{2,4} ?(?:Instruction|Response|Human|Assistant|User|System Prompt)s? ?:"
     r"|<</?SYS>>|\[/?INST\]|(?:BEGINNING|END) OF CONVERSATION:)",
     re.MULTILINE,
 )
@@ -30,6 +32,7 @@ _DIALOGUE = re.compile(
     r"|entretien|intervist|dialogo|диалог|разговор|对话|聊天|会話|対話|대화",
     re.IGNORECASE,
 )
+_QUESTION = re.compile(r"[?？؟]")
 _INLINE = re.compile(r"`[^`\n]*`")
 _TAG = re.compile(r"\{\{[^{}\n]{1,200}\}\}|\{%[^{}\n]{1,200}%\}")
 _NAME = re.compile(r"[^\W\d]\w*")
@@ -49,8 +52,9 @@ def prompt_leak(
     texts of the template that wrote the column, in `texts`, or in a `system` turn of the row's `messages`, unless the
     run also stands in the row's other columns, where the seed brought it; `{{ name }}` or `{% ... name ... %}` left
     over, `name` a column of the row; lines such as `### Response:` or `[INST]`; and a dialogue that goes on (`User:`
-    and `Assistant:` at line starts after the answer) when none was asked for. Tags and scaffold inside code survive.
-    Own rule; runs of words are what n-gram decontamination uses (datatrove, NeMo Curator), here against the prompt.
+    and `Assistant:` at line starts after the answer, with a question or more than once) when none was asked for. Tags
+    and scaffold inside code survive. Own rule; runs of words are what n-gram decontamination uses (datatrove, NeMo
+    Curator), here against the prompt.
     """
     text = text_of(row, column)
     if "{" in text and (tag := _left_over(row, column, text)):
@@ -59,8 +63,9 @@ def prompt_leak(
         return f"{column} holds a prompt's scaffold: {found.strip()[:80]!r}"
     if (":" in text or "：" in text) and (turn := _plays_both_sides(row, column, text)):
         return f"{column} goes on as a dialogue: {turn[:80]!r}"
-    told = (*context.told.get(column, ()), *texts, *_system_turns(row))
-    run = _leaked_run(row, column, text, told, words) if told else None
+    told = (*context.told.get(column, ()), *texts)
+    turns = _system_turns(row)
+    run = _leaked_run(row, column, text, told, turns, words) if told or turns else None
     return f"{column} repeats its instructions: {run[:100]!r}" if run else None
 
 
@@ -77,21 +82,26 @@ def _turns(row: Row) -> list[dict[str, Any]]:
     return [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
 
 
-def _system_turns(row: Row) -> list[str]:
-    return [str(turn.get("content")) for turn in _turns(row) if turn.get("role") == "system"]
+def _system_turns(row: Row) -> tuple[str, ...]:
+    return tuple(str(turn.get("content")) for turn in _turns(row) if turn.get("role") == "system")
 
 
 def _others(row: Row, column: str) -> str:
     """Return the text that the seed or earlier steps brought: neither what this step wrote, nor system turns."""
     own = {column}
-    for record in row.trail:
-        if column in record.get("wrote", ()):
-            own |= {*record["wrote"], "reasoning"}
+    if (step := _writer_of(row, column)) is not None:
+        own |= {"reasoning", *(name for name in row.columns if _writer_of(row, name) == step)}
     parts = [text_of(row, name) for name in row.columns if name not in own and name != "messages"]
     said = (
         [] if "messages" in own else [str(turn.get("content")) for turn in _turns(row) if turn.get("role") != "system"]
     )
     return "\n".join([*parts, *said])
+
+
+def _writer_of(row: Row, column: str) -> str | None:
+    """Return the step that wrote a column, None for one of the seed's."""
+    record = record_of(row.trail, column)
+    return None if record is None else str(record["step"])
 
 
 # -- runs of words ----------------------------------------------------------------------------------------------------
@@ -102,10 +112,12 @@ def _words(text: str) -> list[str]:
     return (_ASCII_WORD if text.isascii() else _WORD).findall(text.lower())
 
 
-def _leaked_run(row: Row, column: str, text: str, told: Sequence[str], words: int) -> str | None:
-    """Return the first run of words that stands in `told` and not in the row's other columns."""
+def _leaked_run(
+    row: Row, column: str, text: str, told: tuple[str, ...], turns: tuple[str, ...], words: int
+) -> str | None:
+    """Return the first run of words that stands in `told` or in system turns, and not in the row's other columns."""
     tokens = _words(text)
-    for size, (known, runs) in _told_runs(tuple(told), words).items():
+    for size, (known, runs) in (*_fixed_runs(told, words).items(), *_turns_runs(turns, words).items()):
         if not any(token in known for token in tokens[size - 1 :: size]):
             continue  # a run of `size` words holds exactly one word whose position is the last of `size`
         others: set[tuple[str, ...]] | None = None
@@ -133,8 +145,7 @@ def _runs(tokens: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
     return (tuple(tokens[start : start + size]) for start in range(len(tokens) - size + 1))
 
 
-@functools.lru_cache(maxsize=1024)
-def _told_runs(told: tuple[str, ...], words: int) -> dict[int, tuple[frozenset[str], frozenset[tuple[str, ...]]]]:
+def _runs_of(told: tuple[str, ...], words: int) -> dict[int, tuple[frozenset[str], frozenset[tuple[str, ...]]]]:
     """Return, for each length of run in tokens, the words that runs hold and the runs themselves."""
     sizes: dict[int, set[tuple[str, ...]]] = {}
     for text in told:
@@ -144,6 +155,11 @@ def _told_runs(told: tuple[str, ...], words: int) -> dict[int, tuple[frozenset[s
     return {
         size: (frozenset(word for run in runs for word in run), frozenset(runs)) for size, runs in sizes.items() if runs
     }
+
+
+# A row's own system turn may be long, and another in every row: few of those are kept.
+_fixed_runs = functools.lru_cache(maxsize=64)(_runs_of)
+_turns_runs = functools.lru_cache(maxsize=8)(_runs_of)
 
 
 # -- special tokens ---------------------------------------------------------------------------------------------------
@@ -258,11 +274,19 @@ def _plays_both_sides(row: Row, column: str, text: str) -> str | None:
         alone = len(turns) == 1 and opens  # "Assistant: ..." and nothing else
         leaks = alone and turns[0]["answers"] not in ("AI", "Bot", "Chatbot")
         return turns[0][0].strip() if leaks and not _wanted(row, column, turns[0]["answers"]) else None
-    goes_on = any(turn["answers"] and turn.start() > asks.start() for turn in turns)
     introduced = plain[: asks.start()].rstrip().endswith((":", "：", "**", "---"))
-    if not goes_on or introduced or (opens and turns[0]["asks"]) or _wanted(row, column, asks["asks"]):
+    if not _goes_on(plain, turns) or introduced or (opens and turns[0]["asks"]) or _wanted(row, column, asks["asks"]):
         return None
     return plain[asks.start() : asks.start() + 80].split("\n", 1)[0].strip()
+
+
+def _goes_on(text: str, turns: Sequence[re.Match[str]]) -> bool:
+    """Say whether somebody asks and is answered, and either asks a question or does so twice.
+
+    "User: can read posts. Assistant: helps the editor." is a list of roles.
+    """
+    pairs = [(one, next_) for one, next_ in itertools.pairwise(turns) if one["asks"] and next_["answers"]]
+    return len(pairs) > 1 or any(_QUESTION.search(text, one.end(), next_.start()) for one, next_ in pairs)
 
 
 def _wanted(row: Row, column: str, label: str) -> bool:

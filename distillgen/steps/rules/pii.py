@@ -1,13 +1,13 @@
 """Rule `pii`: personal data and secrets, refused or masked. How each kind is found is in pii_kinds.py."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from distillgen.rows import Row
 from distillgen.steps.rules.pii_kinds import FINDERS, numbers_in
 from distillgen.steps.rules.verdict import Context, Mended, RuleProblem, Verdict
-from distillgen.steps.text import text_of
+from distillgen.steps.text import as_text
 
 _NAMES = {
     "key": "a key",
@@ -45,17 +45,17 @@ def pii(
     hidden.
     """
     wanted = kinds or list(FINDERS)
-    text = text_of(row, column)
-    found = _find(text, wanted)
+    value = row.columns.get(column)
+    found = [(text, each) for text in _texts(value) for each in _find(text, wanted)]
     if not found:
         return None
-    first = found[0]
+    text, first = found[0]
     reason = f"{column} holds {_NAMES[first.kind]}: {_hidden(text[first.start : first.end], first.kind)!r}"
     if action == "drop":
         return reason
     counts: Counter[str] = Counter()
-    masked = _masked(row.columns[column], wanted, counts)
-    if counts.total() < len(found):  # a number in JSON, say: it cannot become a word
+    masked = _masked(value, wanted, counts)
+    if counts.total() < len(found):  # a number cannot become a word
         return f"{reason}, which cannot be masked"
     return Mended({column: masked}, {"masked": dict(sorted(counts.items()))})
 
@@ -65,6 +65,21 @@ def check_pii(given: Mapping[str, Any], context: Context) -> None:
     for kind in given.get("kinds", []):
         if kind not in FINDERS:
             raise RuleProblem(f"rule 'pii': unknown kind {kind!r}", "kinds", f"known: {', '.join(FINDERS)}")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the strings and numbers of a column's value, each as it is: escaped as JSON, words would touch them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield key
+            yield from _texts(part)
+    else:
+        yield as_text(value)
 
 
 def _find(text: str, kinds: Sequence[str]) -> list[Found]:

@@ -197,7 +197,10 @@ def _is_numbering(text: str, start: int, end: int) -> bool:
 # -- phone numbers ---------------------------------------------------------------------------------------------------
 
 _PHONE = re.compile(
-    r"""(?<![\w.,+$€£¥/=*^-])(?<![\d)=×÷<>][ ])(?<![+*/-][ ])(?:
+    r"""(?<![\w.,+$€£¥/=*^-])(?<![\d=×÷<>][ ])
+    (?<![\d)\]][+*/-][ ])(?<![\d)\]][ ][+*/-][ ])                 # part of a sum; a bullet is none
+    (?:(?<!\S\d[)][ ])|(?<!\S\d\d[)][ ])(?<=\d\d[)][ ]))         # behind digits in brackets; "1) " and "12) " count
+    (?:
       (?:\+|00(?=[1-9]))[1-9]\d{0,2}[ .\-/]?(?:\(0?\d{1,4}\)[ .\-/]?)?\d(?:[ .\-/]?\d){5,12}    # abroad
     | (?:1[ .-])?(?:\([2-9]\d\d\)[ ]?[2-9]\d\d[ .-]\d{4}|[2-9]\d\d(?P<us>[.-])[2-9]\d\d(?P=us)\d{4})  # US, Canada
     | 0[1-9](?P<fr>[ .-])(?:\d\d(?P=fr)){3}\d\d                                                     # France
@@ -213,7 +216,7 @@ _PHONE = re.compile(
 # A word that announces one; then any seven to thirteen figures will do.
 _ANNOUNCED = re.compile(
     r"(?:\btel|phone|\bcall|mobile|\bcell|\bfax|whatsapp|telefon|handy|\btél|móvil|celular|teléfono|cellulare|\bтел"
-    r"|电话|手机|電話|携帯)\w{0,4}(?: (?:number|no\.|nr\.|at|is|us at|me at)){0,2}[:：. ]{1,3}\Z",
+    r"|电话|手机|電話|携帯)\w{0,4}(?: (?:number|no\.?|nr\.?|at|is|us at|me at)){0,2}[:：. ]{1,3}\Z",
     re.IGNORECASE,
 )
 _ANY = re.compile(r"[(\d]\d(?:[ ().\-/]{0,2}\d){6,12}(?![\w%]|[.,-]\d)")
@@ -238,17 +241,24 @@ def phones(text: str, numbers: Sequence[Span]) -> Iterator[Span]:
         if _is_somebodys(text, found):
             yield found.span()
     for start, _ in numbers:
-        announced = _ANNOUNCED.search(text[max(0, start - 40) : start])
-        if announced and (number := _ANY.match(text, start)) and _is_somebodys(text, number):
+        if _is_announced(text, start) and (number := _ANY.match(text, start)) and _is_somebodys(text, number):
             yield number.span()
+
+
+def _is_announced(text: str, start: int) -> bool:
+    return _ANNOUNCED.search(text[max(0, start - 40) : start]) is not None
 
 
 def _is_somebodys(text: str, found: re.Match[str]) -> bool:
     digits = "".join(filter(str.isdigit, found[0]))
     if not 7 <= len(digits) <= 15 or len(set(digits)) < 3 or digits.lstrip("1") in "234567890123456789":
         return False
+    if _FICTION.fullmatch(found[0]):
+        return False
     start = found.start()
-    return not _FICTION.fullmatch(found[0]) and not _OTHER_NUMBER.search(text[max(0, start - 16) : start])
+    if found[0].startswith("+") or _is_announced(text, start):  # "Phone no.: " announces no order
+        return True
+    return not _OTHER_NUMBER.search(text[max(0, start - 16) : start])
 
 
 # -- e-mail ----------------------------------------------------------------------------------------------------------
@@ -262,26 +272,12 @@ _NOBODYS_DOMAIN = re.compile(  # RFC 2606 and 6761, and what everybody writes in
     re.IGNORECASE,
 )
 _NOBODY = re.compile(
-    r"(?:your|my)[._-]?\w.*|git|no-?reply|name|user|username|email|someone|first\.?name\.?last\.?name", re.IGNORECASE
+    r"(?:your|my)(?:[._-]\w.*|(?:(?:first|last|full|user)?name|e-?mail|address|account|company|login|user)\w{0,7})|git|no-?reply|name|user|username|email|someone|first\.?name\.?last\.?name",
+    re.IGNORECASE,
 )
-_FILES = (
-    "png",
-    "jpg",
-    "jpeg",
-    "gif",
-    "svg",
-    "webp",
-    "css",
-    "js",
-    "ts",
-    "json",
-    "py",
-    "md",
-    "html",
-    "pdf",
-    "zip",
-    "txt",
-)
+# Endings of files that are no country's: `.py`, `.md` and `.zip` are domains too.
+_FILES = ("png", "jpg", "jpeg", "gif", "svg", "webp", "css", "js", "ts", "json", "html", "pdf", "txt")
+_RETINA = re.compile(r"\d+x\.")  # `icons@2x.zip`
 
 
 def emails(text: str, numbers: Sequence[Span]) -> Iterator[Span]:
@@ -296,7 +292,7 @@ def emails(text: str, numbers: Sequence[Span]) -> Iterator[Span]:
 
 
 def _is_nobodys(local: str, domain: str, ending: str) -> bool:
-    is_file = ending in _FILES  # `icon@2x.png`
+    is_file = ending in _FILES or bool(_RETINA.match(domain))
     return is_file or bool(_NOBODYS_DOMAIN.fullmatch(domain)) or bool(_NOBODY.fullmatch(local))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from distillgen.rows import Row
 from distillgen.steps.rules.phrases import Phrases, lowered
 from distillgen.steps.text import text_of
+from distillgen.steps.written import record_of
 
 BEGINNING = 300  # characters in which a refusal begins
 LONGEST = 2_000  # an answer longer than this gives something, whatever it begins with
@@ -36,11 +37,8 @@ def not_refusal(row: Row, *, column: str) -> str | None:
     are measured (docs/quality.md); the idea is that of the string matching of AdvBench and XSTest (arXiv 2307.15043,
     2308.01263).
     """
-    for record in reversed(row.trail):
-        if column in record.get("wrote", ()):
-            if record.get("refused"):
-                return "the server marked the reply as a refusal"
-            break
+    if (record_of(row.trail, column) or {}).get("refused"):
+        return "the server marked the reply as a refusal"
     text = text_of(row, column)
     if len(text) > LONGEST:
         return None

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 
 class Mended(NamedTuple):
-    """The row may pass with these columns in place of its own; `note` says what was done, for its provenance."""
+    """The row may pass with these columns in place of its own; `note` counts what was done, for its provenance."""
 
     columns: Mapping[str, Any]
-    note: Mapping[str, Any]
+    note: Mapping[str, Mapping[str, int]]
 
 
 Verdict: TypeAlias = str | Mended | None  # a reason to refuse the row; the row mended; nothing against it
