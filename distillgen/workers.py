@@ -16,13 +16,12 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple, TypeAlias
 
-from distillgen.rows import Outcome
+from distillgen.rows import Outcome, Row
 from distillgen.shapes import PureStep
-from distillgen.walk import Walk
 
 BLOCK_ROWS = 1_000
 FEW_ROWS = 64  # in a block: sooner taken here than sent
-WARM_UP = 5_000  # rows before processes are started, which takes half a second
+WARM_UP = 3_000  # rows before processes are started, which takes half a second
 MAX_WORKERS = 4  # about as many as one process can feed
 
 Told: TypeAlias = tuple[str, Sequence[Outcome], int]  # what a tally hears
@@ -87,10 +86,16 @@ def _processors() -> int:
 
 def _take(steps: Sequence[PureStep], block: Sequence[Outcome]) -> Taken:
     heard: list[Told] = []
-    walk = Walk(tuple(steps), lambda *told: heard.append(told))
-    outcomes: list[Outcome] = []
-    for outcome in block:
-        outcomes += walk.start(outcome)  # type: ignore[arg-type]  # pure steps wait for nothing
+    outcomes = list(block)
+    for step in steps:
+        before, outcomes = outcomes, []
+        for outcome in before:
+            if isinstance(outcome, Row):
+                results = step(outcome)
+                heard.append((step.name, results, 1))
+                outcomes += results
+            else:
+                outcomes.append(outcome)
     return Taken(outcomes, heard)
 
 
