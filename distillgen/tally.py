@@ -42,6 +42,7 @@ class Tally:
     last_failure: str = ""
     samples: list[dict[str, Any]] = field(default_factory=list)
     measured: dict[str, list[float]] = field(default_factory=dict)  # of published rows: [sum, number] of a figure
+    answered: dict[str, Counter[str]] = field(default_factory=dict)  # teacher -> the models that answered for rows
     teachers: "dict[str, Teacher]" = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
@@ -74,6 +75,8 @@ class Tally:
         self.published += 1
         self.splits[split] += 1
         for record in trail:
+            if model := record.get("model"):
+                self.answered.setdefault(record["teacher"], Counter())[model] += 1
             for figure in MEASURED & record.keys():
                 so_far = self.measured.setdefault(figure, [0.0, 0])
                 so_far[0] += record[figure]
@@ -163,4 +166,17 @@ class Tally:
             "usd": round(self.usd, 9),
             "unpriced_calls": self.unpriced,
             "failed": dict(self.causes),
+            "teachers": {name: self._asked(name, teacher) for name, teacher in self.teachers.items()},
+        }
+
+    def _asked(self, name: str, teacher: "Teacher") -> dict[str, Any]:
+        """Return what a teacher did in this run, at which prices, and who answered for the published rows."""
+        prices = teacher.meter.prices
+        return {
+            "calls": teacher.calls,
+            "tokens": {"prompt": teacher.usage.prompt, "completion": teacher.usage.completion},
+            "usd": round(teacher.nanousd / 1e9, 9),
+            "unpriced_calls": teacher.unpriced,
+            "prices": None if prices is None else prices.stated(),
+            "answered_as": dict(self.answered.get(name, {})),
         }

@@ -3,7 +3,6 @@
 import json
 import sys
 from enum import StrEnum
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -114,8 +113,13 @@ def show(
     name: Name,
     rows: Annotated[int, typer.Option("-n", "--rows", min=1, help="How many rows.")] = 5,
     split: Split = None,
+    sample: Annotated[bool, typer.Option("--sample", help="Rows from all over, the same ones each time.")] = False,
+    row_id: Annotated[str | None, typer.Option("--id", help="The row with this id.", show_default=False)] = None,
     rejected: Annotated[bool, typer.Option("--rejected", help="Show rejected rows and why.")] = False,
     failed: Annotated[bool, typer.Option("--failed", help="Show failed rows and why.")] = False,
+    rule: Annotated[
+        str | None, typer.Option("--rule", help="Those of one rule or cause only.", show_default=False)
+    ] = None,
     project: Project = Path(),
     as_json: AsJson = False,
 ) -> None:
@@ -125,25 +129,23 @@ def show(
     Examples:
       distillgen show demo
       distillgen show demo@2 --split train -n 20
-      distillgen show demo --rejected
+      distillgen show demo --sample -n 3
+      distillgen show demo --rejected --rule length
 
     \b
     Exit status:
-      0 shown   8 damaged   10 no such dataset, version or split
+      0 shown   8 damaged   10 no such dataset, version, split, rule or id
     """
     from rich.console import Console
     from rich.text import Text
 
-    from distillgen.dataset.export import read_rows
-    from distillgen.files import dumps, read_jsonl
+    from distillgen.dataset.looking import Kind, pick, rows_of
+    from distillgen.files import dumps
     from distillgen.report.console import conversation, safe
 
-    version = find_in_project(name, project)
-    if rejected or failed:
-        kind = "rejected" if rejected else "failed"
-        records = list(islice(read_jsonl(version.folder / f"{kind}.jsonl.zst"), rows))
-    else:
-        records = [row for _, row in islice(read_rows(version, split), rows)]
+    kind: Kind = "failed" if failed else "rejected" if rejected or rule is not None else "published"
+    found = rows_of(find_in_project(name, project), kind, split=split, rule=rule, row_id=row_id)
+    records = pick(found, rows, sample=sample)
     if as_json:
         for record in records:
             print(dumps(record))
@@ -205,3 +207,110 @@ def export(
         return
     for path in export_folder(folder, version, form.value, split=split, reasoning=reasoning.value):
         say(f"wrote {path}")
+
+
+@guarded
+def trace(
+    row_id: Annotated[str, typer.Argument(metavar="ID", help="A row's id, or a seed's, of which all rows are told.")],
+    name: Name,
+    project: Project = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Tell a row's story: its seed, what each step did to it, and the split it is in or why it is in none.
+
+    \b
+    Examples:
+      distillgen trace mzx5k7aq demo
+      distillgen trace mzx5k7aq.2 demo@3 --json
+
+    \b
+    Exit status:
+      0 told   8 damaged   10 no such dataset, version or row
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    from distillgen.dataset.story import stories_of
+    from distillgen.files import dumps
+    from distillgen.report.console import safe
+
+    version = find_in_project(name, project)
+    stories = stories_of(version, row_id)
+    if as_json:
+        print(
+            dumps([{"fate": each.fate, "end": each.end, **each.record, "training": each.training} for each in stories])
+        )
+        return
+    out = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
+    for story in stories:
+        out.print(Text(safe(f"── {story.record['id']} in {version.label}"), style="bold"))
+        for line in story.lines():
+            out.print(Text(safe(line)))
+
+
+@guarded
+def stats(name: Name, project: Project = Path(), as_json: AsJson = False) -> None:
+    """Print the figures of a version: funnel, lengths, scores, labels, tokens and cost.
+
+    \b
+    Examples:
+      distillgen stats demo
+      distillgen stats demo@2 --json
+
+    \b
+    Exit status:
+      0 printed   8 damaged   10 no such dataset or version
+    """
+    from rich.console import Console
+
+    from distillgen.dataset.figures import figures_of
+    from distillgen.files import dumps
+    from distillgen.report.figures import as_json as figures_as_json
+    from distillgen.report.figures import figures_shown
+
+    version = find_in_project(name, project)
+    figures = figures_of(version)
+    if as_json:
+        print(dumps(figures_as_json(version, figures)))
+        return
+    out = Console(markup=False, highlight=False, emoji=False)
+    for part in figures_shown(version, figures):
+        out.print(part)
+
+
+@guarded
+def diff(
+    old: Annotated[str, typer.Argument(metavar="A", help="The older version, as in `demo@1`.")],
+    new: Annotated[str, typer.Argument(metavar="B", help="The newer one.")],
+    rows: Annotated[int, typer.Option("-n", "--rows", min=0, help="How many ids of each kind to name.")] = 10,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 1 when rows differ.")] = False,
+    project: Project = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Say what is different between two versions: rows by id, recipe, funnel, cost, lengths.
+
+    \b
+    Examples:
+      distillgen diff demo@1 demo@2
+      distillgen diff demo@1 demo --exit-code > /dev/null || echo changed
+
+    \b
+    Exit status:
+      0 compared   1 rows differ, with --exit-code   8 damaged   10 no such dataset or version
+    """
+    from rich.console import Console
+
+    from distillgen.dataset.compare import compare_rows
+    from distillgen.files import dumps
+    from distillgen.report.figures import comparison_as_json, comparison_shown
+
+    versions = find_in_project(old, project), find_in_project(new, project)
+    changes = compare_rows(*versions, most=rows)
+    if as_json:
+        print(dumps(comparison_as_json(*versions, changes)))
+    else:
+        out = Console(markup=False, highlight=False, emoji=False)
+        for part in comparison_shown(*versions, changes):
+            out.print(part)
+    if exit_code and not changes.is_none:
+        raise typer.Exit(1)

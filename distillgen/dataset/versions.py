@@ -27,6 +27,7 @@ from distillgen.rows import Failure, Rejection, Row
 from distillgen.settings import StudentSettings
 
 ROWS_PER_FILE = 100_000
+SHORTEST_DIGEST = 4  # hexadecimal digits that may name a version
 _FOLDER = re.compile(r"v(\d{4,})")
 REFUSED = "refused"  # the folder of a version that the quality gate did not let pass
 SIDECARS = ("provenance", "rejected", "failed")
@@ -92,9 +93,9 @@ def latest(home: Path) -> Version | None:
 
 
 def find_version(reference: str, datasets: Path) -> Version:
-    """Return the version that `name`, `name@3`, `name@latest` or the path of a version folder names.
+    """Return the version that `name`, `name@3`, `name@latest`, `name@sha256:ab12` or a version folder's path names.
 
-    Raises NotFound with what there is.
+    A digest may be cut short, to four digits. Raises NotFound with what there is.
     """
     path = Path(reference)
     if (path / FILE_NAME).is_file():
@@ -111,12 +112,31 @@ def find_version(reference: str, datasets: Path) -> Version:
     if wanted in ("", "latest"):
         found = latest(home)
         return found or Version(folder_of(home, numbers[-1]), read_manifest(folder_of(home, numbers[-1])))
+    if wanted.startswith("sha256:"):
+        return _by_digest(name, wanted.removeprefix("sha256:").lower(), home, numbers)
     number = int(wanted.lstrip("v")) if wanted.lstrip("v").isdigit() else -1
     if number not in numbers:
         raise NotFound(
             f"{name} has no version {wanted!r}", where=str(home), fix=f"there are {', '.join(map(str, numbers))}"
         )
     return Version(folder_of(home, number), read_manifest(folder_of(home, number)))
+
+
+def _by_digest(name: str, beginning: str, home: Path, numbers: Sequence[int]) -> Version:
+    """Return the newest version whose content has a digest that begins so."""
+    versions = [Version(folder_of(home, number), read_manifest(folder_of(home, number))) for number in numbers]
+    found = [each for each in versions if each.manifest.digest.startswith(beginning)]
+    if not found or len(beginning) < SHORTEST_DIGEST:
+        raise NotFound(
+            f"{name} has no version with the digest {beginning!r}", where=str(home),
+            fix=f"there are {', '.join(f'{each.manifest.digest[:12]} ({each.label})' for each in versions[-5:])}",
+        )  # fmt: skip
+    if len({each.manifest.digest for each in found}) > 1:
+        labels = ", ".join(f"{each.label} ({each.manifest.digest[:12]})" for each in found)
+        raise NotFound(
+            f"several versions have a digest that begins with {beginning!r}", fix=f"say more of it: {labels}"
+        )
+    return found[-1]
 
 
 class Publication:

@@ -82,6 +82,16 @@ class Prices:
         """Dollars per million tokens of a short prompt that the provider has in its cache."""
         return self.rates[0].cached_input
 
+    def stated(self) -> dict[str, Any]:
+        """Return dollars per million tokens, for short prompts and those above a size, and who says so."""
+        rates = [
+            {
+                "above": rate.above, "input": float(rate.input), "cached_input": float(rate.cached_input),
+                "cache_write": float(rate.cache_write), "output": float(rate.output),
+            } for rate in self.rates
+        ]  # fmt: skip
+        return {"rates": rates, "source": self.source, "list": self.checked, "batch_factor": float(self.batch_factor)}
+
     def cost(self, usage: TokenUsage) -> Decimal:
         """Return the dollars for one completion."""
         rates = _for_prompt(self.rates, usage.prompt)

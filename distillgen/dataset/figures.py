@@ -1,0 +1,142 @@
+"""Figures of a version: how long its rows are, what they scored, what they cost; pictures of them in plain text."""
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from distillgen.dataset.versions import Version
+from distillgen.files import read_jsonl
+
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+BARS = "▏▎▍▌▋▊▉█"
+BINS = 10
+
+
+class Lengths:
+    """A distribution of whole numbers, 8 bytes each."""
+
+    def __init__(self) -> None:
+        self._numbers = array("q")
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def add(self, number: int) -> None:
+        """Take one in."""
+        self._numbers.append(number)
+
+    @property
+    def mean(self) -> float:
+        """The arithmetic mean, 0 of nothing."""
+        return sum(self._numbers) / len(self._numbers) if self._numbers else 0.0
+
+    def quantiles(self) -> dict[str, int]:
+        """Return least, 5 %, quarter, median, three quarters, 95 % and most; nothing of nothing."""
+        if not self._numbers:
+            return {}
+        ordered = sorted(self._numbers)
+        return {f"p{round(share * 100)}": ordered[round(share * (len(ordered) - 1))] for share in QUANTILES}
+
+    def histogram(self, bins: int = BINS) -> list[tuple[int, int, int]]:
+        """Return (from, to, how many) of bins of equal width; the last holds all from 95 % on."""
+        if not self._numbers:
+            return []
+        marks = self.quantiles()
+        low, high = marks["p0"], max(marks["p95"], marks["p0"] + 1)
+        width = max(-(-(high - low) // bins), 1)
+        counts = Counter(min((number - low) // width, bins - 1) for number in self._numbers)
+        last = max(counts)
+        return [
+            (low + place * width, marks["p100"] if place == last else low + (place + 1) * width - 1, counts[place])
+            for place in range(last + 1)
+        ]
+
+
+def answer_of(row: Mapping[str, Any]) -> str:
+    """Return the text that a student learns to write: the last turn, of a pair that of the better ending."""
+    turns = row["messages"] if "messages" in row else row["chosen"]
+    text: str = turns[-1]["content"]
+    return text
+
+
+def prompt_of(row: Mapping[str, Any]) -> str:
+    """Return the turns before it as one text."""
+    turns = row["messages"][:-1] if "messages" in row else row["prompt"]
+    return "\n".join(turn["content"] for turn in turns)
+
+
+@dataclass
+class Spent:
+    """Replies of one teacher that stand behind published rows, and their tokens."""
+
+    replies: int = 0
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+
+    def add(self, tokens: Mapping[str, int]) -> None:
+        """Take a reply in."""
+        self.replies += 1
+        self.prompt += tokens["prompt"]
+        self.completion += tokens["completion"]
+        self.cached += tokens.get("cached", 0)
+
+
+@dataclass
+class Figures:
+    """The figures of a version's published rows. Lengths are in characters, tokens as the teachers reported them."""
+
+    lengths: dict[str, Lengths] = field(default_factory=dict)
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    labels: dict[str, Counter[str]] = field(default_factory=dict)
+    spent: dict[str, Spent] = field(default_factory=dict)
+
+
+def figures_of(version: Version) -> Figures:
+    """Return the figures of a version. Raises Damaged."""
+    figures = Figures({"prompt": Lengths(), "answer": Lengths(), "reasoning": Lengths()})
+    for split in version.split_names():
+        for path in version.data_files(split):
+            for row in read_jsonl(path):
+                figures.lengths["prompt"].add(len(prompt_of(row)))
+                figures.lengths["answer"].add(len(answer_of(row)))
+                if row.get("reasoning"):
+                    figures.lengths["reasoning"].add(len(row["reasoning"]))
+    for record in read_jsonl(version.folder / "provenance.jsonl.zst"):
+        _note(record, figures)
+    return figures
+
+
+def _note(record: Mapping[str, Any], figures: Figures) -> None:
+    """Take in the scores, labels and replies of a published row. A reply that made several rows counts once a row."""
+    for step in record["steps"]:
+        for reply in replies_of(step):
+            if reply.get("tokens"):
+                name = reply.get("teacher") or reply["judge"]
+                figures.spent.setdefault(name, Spent()).add(reply["tokens"])
+        for name in ("score", "agreement"):
+            if isinstance(step.get(name), int | float):
+                figures.scores.setdefault(name, []).append(float(step[name]))
+    label = record["columns"].get("label")
+    if isinstance(label, str):
+        figures.labels.setdefault("label", Counter())[label] += 1
+
+
+def replies_of(step: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    """Return the records of the replies behind a step: that of `generate`, those of the judges."""
+    return [step] if "key" in step else step.get("scores", ())
+
+
+def bar(share: float, width: int = 30) -> str:
+    """Return a bar that is `share` of `width` characters long, in eighths of a character."""
+    eighths = round(share * width * 8)
+    full, rest = divmod(eighths, 8)
+    return BARS[-1] * full + (BARS[rest - 1] if rest else "")
+
+
+def histogram_lines(bins: Sequence[tuple[int, int, int]]) -> list[tuple[str, int, str]]:
+    """Return (range, how many, bar) for each bin, the fullest with the longest bar."""
+    most = max((count for _, _, count in bins), default=0) or 1
+    return [(f"{low:,} to {high:,}", count, bar(count / most)) for low, high, count in bins]

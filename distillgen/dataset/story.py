@@ -1,0 +1,91 @@
+"""The story of one row: from its seed, step by step, to its split, or to the step that left it out and why."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from distillgen.dataset.versions import Version
+from distillgen.errors import NotFound
+from distillgen.files import dumps, read_jsonl
+
+FATES = ("provenance", "rejected", "failed")
+
+
+@dataclass(frozen=True)
+class Story:
+    """One row's record, and what became of it: published, rejected or failed. `training` is what the student sees."""
+
+    fate: str
+    record: Mapping[str, Any]
+    training: Mapping[str, Any] | None = None
+
+    @property
+    def end(self) -> str:
+        """How it ended, in words."""
+        record = self.record
+        if self.fate == "published":
+            return f"published in split {record['split']}"
+        reason = record["rule"] if self.fate == "rejected" else record["cause"]
+        return f"{self.fate} by {record['step']}: {reason}: {record['detail']}"
+
+    def lines(self) -> Iterator[str]:
+        """Yield the story, a line for each thing that happened."""
+        record = self.record
+        made = f", made from {record['parent']}" if record["parent"] else ""
+        yield f"seed {record['origin']}{made}"
+        for step in record["steps"]:
+            yield f"{step['step']}: {_told(step)}"
+        yield self.end
+        for column, value in record["columns"].items():
+            yield f"  {column}: {value if isinstance(value, str) else dumps(value)}"
+
+
+def _told(step: Mapping[str, Any]) -> str:
+    """Return what a step noted, on one line: who answered first, then the rest as it stands on record."""
+    told = []
+    if "teacher" in step:
+        answered = f" as {step['model']}" if step.get("model") else ""
+        told.append(f"{step['teacher']}{answered} to prompt {step['prompt']}, {step['finish_reason']}")
+    if tokens := step.get("tokens"):
+        told.append(f"{tokens['prompt']:,} tokens in, {tokens['completion']:,} out")
+    known = {"step", "teacher", "model", "prompt", "finish_reason", "tokens"}
+    rest = {name: value for name, value in step.items() if name not in known and value not in (None, False, [])}
+    told += [f"{name} {value if isinstance(value, str) else dumps(value)}" for name, value in rest.items()]
+    return "; ".join(told) or "passed"
+
+
+def stories_of(version: Version, wanted: str) -> list[Story]:
+    """Return the stories of the row with an id; or, of a seed's or parent's id, those of all that was made from it.
+
+    Raises NotFound when the version knows no such row.
+    """
+    found = [story for story in _all(version) if _is_meant(story.record, wanted)]
+    exact = [story for story in found if story.record["id"] == wanted]
+    stories = exact or found
+    if not stories:
+        raise NotFound(
+            f"{version.label} knows no row {wanted!r}", where=str(version.folder),
+            fix="ids are in the first column of `distillgen show NAME`; a row that was merged into another has its id",
+        )  # fmt: skip
+    return [_with_training(version, story) for story in stories]
+
+
+def _all(version: Version) -> Iterator[Story]:
+    for name in FATES:
+        fate = "published" if name == "provenance" else name
+        for record in read_jsonl(version.folder / f"{name}.jsonl.zst"):
+            yield Story(fate, record)
+
+
+def _is_meant(record: Mapping[str, Any], wanted: str) -> bool:
+    return wanted in (record["id"], record["origin"], record["parent"]) or record["id"].startswith(f"{wanted}.")
+
+
+def _with_training(version: Version, story: Story) -> Story:
+    if story.fate != "published":
+        return story
+    for path in version.data_files(story.record["split"]):
+        for row in read_jsonl(path):
+            if row["id"] == story.record["id"]:
+                return Story(story.fate, story.record, row)
+    return story

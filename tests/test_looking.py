@@ -1,0 +1,235 @@
+"""Looking at versions: names by digest, show, stats, diff, trace; what they say adds up with the files."""
+
+import json
+from typing import Any
+
+import pytest
+from conftest import Project
+from hypothesis import given
+from hypothesis import strategies as st
+from loopback import Loopback, Say, answer, reply, words
+from till import number_of, priced
+
+from distillgen.dataset.compare import changed_keys
+from distillgen.dataset.figures import BARS, Lengths, bar, histogram_lines
+
+
+def odd_ones(body: dict[str, Any]) -> Say:
+    """Answer; number 3 is refused, number 4 too short, numbers 5 and 6 the same."""
+    number = number_of(body)
+    text = {3: "I'm sorry, but I can't help with that.", 4: "Too short", 5: words("same"), 6: words("same")}.get(number)
+    return answer(body) if text is None else reply(text)
+
+
+@pytest.fixture
+def looked_at(project: Project, loopback: Loopback) -> Project:
+    """A version of 17 rows of 20, with a priced teacher."""
+    loopback.behave = odd_ones
+    priced(project, loopback, 20).build()
+    return project
+
+
+def grown(project: Project, loopback: Loopback) -> Project:
+    """Publish a second version: two seeds more, one less, and a milder rule, which lets one more pass."""
+    project.seeds([{"question": f"What is number {n}?"} for n in range(1, 22)])
+    project.edit("min_words = 5", "min_words = 2")
+    project.build()
+    return project
+
+
+def told(project: Project, *arguments: str, code: int = 0) -> Any:
+    """Return what a command says with --json."""
+    done = project.run(*arguments, "--json")
+    assert done.returncode == code, done.stderr
+    return json.loads(done.stdout)
+
+
+# -- names -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_version_is_named_by_its_digest(looked_at: Project, loopback: Loopback) -> None:
+    first = looked_at.manifest(1)["digest"]
+    grown(looked_at, loopback)
+    assert told(looked_at, "stats", f"demo@sha256:{first}")["version"] == "demo@1"
+    assert told(looked_at, "stats", f"demo@sha256:{first[:8].upper()}")["version"] == "demo@1"
+    for wrong in (first[:3], "0" * 12, "xyzxyz", ""):
+        done = looked_at.run("show", f"demo@sha256:{wrong}")
+        assert done.returncode == 10 and "has no version with the digest" in done.stderr and first[:12] in done.stderr
+
+
+def test_of_two_versions_with_one_content_the_newer_is_meant(looked_at: Project, loopback: Loopback) -> None:
+    before = looked_at.recipe.read_text()
+    grown(looked_at, loopback)
+    looked_at.write("recipe.toml", before)
+    looked_at.seeds([{"question": f"What is number {n}?"} for n in range(20)])
+    looked_at.build()
+    assert looked_at.manifest(3)["digest"] == looked_at.manifest(1)["digest"]
+    assert told(looked_at, "stats", f"demo@sha256:{looked_at.manifest(1)['digest'][:6]}")["version"] == "demo@3"
+
+
+# -- show ------------------------------------------------------------------------------------------------------------
+
+
+def test_show_finds_rows_by_id_rule_and_chance(looked_at: Project) -> None:
+    def shown(*arguments: str) -> list[dict[str, Any]]:
+        done = looked_at.run("show", "demo", "--json", *arguments)
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    rows = looked_at.rows()
+    assert shown("--id", rows[7]["id"]) == [rows[7]]
+    some = shown("--sample", "-n", "4")
+    assert some == shown("--sample", "-n", "4") and len({row["id"] for row in some}) == 4
+    assert all(row in rows for row in some) and some != rows[:4]
+    assert [row["rule"] for row in shown("--rule", "length")] == ["length"]
+    assert [row["rule"] for row in shown("--rejected", "-n", "50")] == ["not_refusal", "length", "exact_duplicate"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--rule", "lenght"], 10, "did you mean 'length'?"),
+        (["--id", "nobody"], 10, "demo@1 has no published row 'nobody'"),
+        (["--rejected", "--id", "nobody"], 10, "demo@1 has no rejected row 'nobody'"),
+        (["--rejected", "--split", "train"], 2, "rejected rows are in no split"),
+        (["--split", "trian"], 10, "did you mean 'train'?"),
+    ],
+)
+def test_show_says_what_there_is(looked_at: Project, arguments: list[str], code: int, said: str) -> None:
+    done = looked_at.run("show", "demo", *arguments)
+    assert done.returncode == code and said in done.stderr and not done.stdout
+
+
+# -- trace -----------------------------------------------------------------------------------------------------------
+
+
+def test_trace_tells_where_a_row_came_from_and_where_it_went(looked_at: Project) -> None:
+    row = looked_at.rows()[2]
+    [story] = told(looked_at, "trace", row["id"], "demo")
+    [record] = [each for each in looked_at.sidecar("provenance") if each["id"] == row["id"]]
+    assert story["fate"] == "published" and story["training"] == row
+    assert {name: story[name] for name in record} == record and story["end"] == f"published in split {record['split']}"
+    text = looked_at.run("trace", row["id"], "demo").stdout
+    assert f"seed {record['origin']}" in text and "1.generate: main as scripted to prompt answer, stop" in text
+    assert "7 tokens in, 11 out" in text and record["steps"][0]["key"] in text and row["messages"][0]["content"] in text
+    [refused] = [each for each in looked_at.sidecar("rejected") if each["rule"] == "length"]
+    [left_out] = told(looked_at, "trace", refused["id"], "demo")
+    assert left_out["fate"] == "rejected" and left_out["training"] is None
+    assert left_out["end"] == f"rejected by 2.filter: length: {refused['detail']}"
+
+
+def test_trace_of_a_seed_tells_of_all_its_rows(looked_at: Project) -> None:
+    looked_at.edit('prompt = "answer"', 'prompt = "answer"\nsamples = 2')
+    looked_at.build()
+    seed = looked_at.sidecar("provenance", 2)[0]["origin"]
+    stories = told(looked_at, "trace", seed, "demo")
+    assert {story["id"] for story in stories} == {f"{seed}.0", f"{seed}.1"}
+    done = looked_at.run("trace", "nobody", "demo")
+    assert done.returncode == 10 and "demo@2 knows no row 'nobody'" in done.stderr
+
+
+# -- stats -----------------------------------------------------------------------------------------------------------
+
+
+def test_stats_add_up_with_the_files(looked_at: Project) -> None:
+    said, rows, manifest = told(looked_at, "stats", "demo"), looked_at.rows(), looked_at.manifest()
+    lengths = sorted(len(row["messages"][-1]["content"]) for row in rows)
+    answers = said["characters"]["answer"]
+    assert (answers["rows"], answers["p0"], answers["p50"], answers["p100"]) == (
+        17,
+        lengths[0],
+        lengths[8],
+        lengths[-1],
+    )
+    assert said["rows"] == 17 and said["splits"] == manifest["splits"] and said["funnel"] == manifest["funnel"]
+    main = said["teachers"]["main"]
+    assert (main["replies"], main["prompt"], main["completion"]) == (17, 17 * 7, 17 * 11)
+    assert main["usd"] == pytest.approx(17 * (7 * 1000 + 11 * 10000) / 1e6)
+    text = looked_at.run("stats", "demo").stdout
+    assert "demo@1: 17 rows" in text and "$1.9890" in text and BARS[-1] in text and "\x1b" not in text
+
+
+def test_the_manifest_says_who_answered_and_at_which_prices(looked_at: Project) -> None:
+    asked = looked_at.manifest()["run"]["teachers"]["main"]
+    assert asked["calls"] == 20 and asked["answered_as"] == {"scripted": 17}
+    [rate] = asked["prices"]["rates"]
+    assert (rate["input"], rate["output"], asked["prices"]["source"]) == (1000, 10000, "recipe")
+    assert asked["usd"] == looked_at.manifest()["run"]["usd"] > 0
+
+
+# -- diff ------------------------------------------------------------------------------------------------------------
+
+
+def test_diff_names_what_was_added_removed_and_changed(looked_at: Project, loopback: Loopback) -> None:
+    grown(looked_at, loopback)
+    old, new = ({row["id"]: row for row in looked_at.rows(number)} for number in (1, 2))
+    said = told(looked_at, "diff", "demo@1", "demo@2")
+    assert said["ids"]["added"] == [name for name in new if name not in old]
+    assert said["ids"]["removed"] == [name for name in old if name not in new]
+    assert said["rows"] == {"same": 16, "added": 3, "removed": 1, "changed": 0}
+    assert said["recipe"]["steps[1].rules[3].min_words"] == [5, 2]
+    assert said["recipe"]["seeds of the run.count"] == [20, 21]
+    text = looked_at.run("diff", "demo@1", "demo").stdout
+    assert "3 added, 1 removed, 0 changed, 16 the same" in text and f"+ {said['ids']['added'][0]}" in text
+    assert "2.filter: rejected by length" in text and "cost of the run" in text
+
+
+def test_a_row_whose_text_changed_is_changed(looked_at: Project) -> None:
+    looked_at.edit('prompt = "{{ question }}"', 'prompt = "Please: {{ question }}"')
+    looked_at.build()
+    said = told(looked_at, "diff", "demo@1", "demo@2", "-n", "3")
+    assert said["rows"] == {"same": 0, "added": 0, "removed": 0, "changed": 17} and len(said["ids"]["changed"]) == 3
+    assert "~ ... and 14 more" in looked_at.run("diff", "demo@1", "demo@2", "-n", "3").stdout
+
+
+def test_diff_has_an_exit_code(looked_at: Project, loopback: Loopback) -> None:
+    assert looked_at.run("diff", "demo@1", "demo@1", "--exit-code").returncode == 0
+    grown(looked_at, loopback)
+    assert looked_at.run("diff", "demo@1", "demo@2").returncode == 0
+    assert looked_at.run("diff", "demo@1", "demo@2", "--exit-code").returncode == 1
+    assert looked_at.run("diff", "demo@1", "demo@9").returncode == 10
+
+
+def test_a_line_that_is_no_row_is_told_with_its_place(looked_at: Project) -> None:
+    path = next((looked_at.version(1) / "data").glob("train-*"))
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes().replace(b'{"id"', b'{"di"', 1))
+    done = looked_at.run("diff", "demo@1", "demo@1")
+    assert done.returncode == 8 and f"{path.name}:1" in done.stderr
+
+
+def test_nothing_of_a_row_acts_on_a_terminal(project: Project, loopback: Loopback) -> None:
+    loopback.behave = lambda body: reply(f"\x1b[31m{words('red')}\u202e [bold]{number_of(body)}[/bold]")
+    priced(project, loopback, 3).build()
+    for command in (["stats", "demo"], ["trace", project.rows()[0]["id"], "demo"], ["diff", "demo@1", "demo@1"]):
+        done = project.run(*command)
+        assert done.returncode == 0 and "\x1b" not in done.stdout and "\u202e" not in done.stdout
+
+
+# -- parts -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 10_000), max_size=200))
+def test_a_histogram_holds_every_number_once(numbers: list[int]) -> None:
+    lengths = Lengths()
+    for number in numbers:
+        lengths.add(number)
+    bins = lengths.histogram()
+    assert [count for _, _, count in bins] == [sum(low <= n <= high for n in numbers) for low, high, _ in bins]
+    assert sum(count for _, _, count in bins) == len(numbers)
+    assert all(len(picture) <= 30 for _, _, picture in histogram_lines(bins))
+    if numbers:
+        marks = lengths.quantiles()
+        assert (marks["p0"], marks["p100"]) == (min(numbers), max(numbers)) and marks["p50"] in numbers
+
+
+def test_a_bar_is_as_long_as_its_share() -> None:
+    assert (bar(0), bar(1, 4), bar(0.5, 4), bar(1 / 32, 4)) == ("", "████", "██", "▏")
+
+
+def test_recipes_are_compared_key_by_key() -> None:
+    old = {"name": "a", "steps": [{"use": "x", "rules": ["a", "b"]}], "seeds": {}}
+    new = {"name": "a", "steps": [{"use": "x", "rules": ["a"]}, {"use": "y"}], "seeds": {"id": []}}
+    assert changed_keys(old, new) == {
+        "steps[0].rules": (["a", "b"], ["a"]), "seeds": ({}, None), "steps[1].use": (None, "y"), "seeds.id": (None, []),
+    }  # fmt: skip
