@@ -209,6 +209,12 @@ class GateClosed(DistillgenError):
     code, exit_status = "DG606", 6
 
 
+class TermsNotAccepted(DistillgenError):
+    """The terms of a teacher restrict or forbid what the dataset is for, and nobody has accepted that."""
+
+    code, exit_status = "DG801", 9
+
+
 class TeacherUnavailable(DistillgenError):
     """The teacher cannot be reached or does not answer; a later run may."""
 

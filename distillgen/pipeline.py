@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from distillgen import __version__
 from distillgen.dataset.gate import what_is_missing
@@ -300,8 +300,17 @@ def describe(prepared: Prepared, publication: Publication, digest: str, tally: T
             "skipped": seeds.skipped,
         },
         teachers={name: dict(teacher.identity.facts) for name, teacher in tally.teachers.items()},
+        terms=_terms(prepared, publication),
         funnel=tally.funnel(),
         files={},
         software={"distillgen": __version__, "python": platform.python_version()},
         run=tally.run(finished=time.time()),
     )
+
+
+def _terms(prepared: Prepared, publication: Publication) -> dict[str, Any]:
+    """Return what the terms meant when the version was made."""
+    if prepared.terms is None:
+        return {}
+    before = publication.parent.manifest.terms if publication.parent else {}
+    return prepared.terms.record(time.strftime("%Y-%m-%d", time.gmtime()), before)

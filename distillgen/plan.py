@@ -95,6 +95,7 @@ async def foresee(prepared: Prepared, options: Options) -> dict[str, Any]:
             for step in steps
             if isinstance(step, Generate | Judge) and step.name in first
         ],
+        "terms": prepared.terms.outlook() if prepared.terms is not None else None,
         "warnings": [str(warning) for warning in prepared.warnings],
     }
 

@@ -16,6 +16,7 @@ from distillgen.state import require_local, state_folder
 from distillgen.step_settings import GenerateStep, JudgeStep
 from distillgen.teacher import Teacher
 from distillgen.teacher.checks import check_teachers
+from distillgen.terms import Terms, weigh, wrong_terms
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Prepared:
     makers: list[Maker]
     student: StudentTemplates
     warnings: list[Problem] = field(default_factory=list)
+    terms: Terms | None = None  # None where nothing is published
 
     @property
     def datasets(self) -> Path:
@@ -88,6 +90,7 @@ def prepare_recipe(
         recipe, source, check.teachers_used, will_ask=will_ask, allow_unknown_price=allow_unknown_price
     )
     check.problems += [problem for problem in wrong if isinstance(problem, Problem)]
+    check.problems += wrong_terms(recipe.terms, source)
     if columns is not None and not columns:
         reader.check()  # raises: no seed, or none that can be read
     if check.problems:
@@ -99,5 +102,6 @@ def prepare_recipe(
     place = state_folder(source.folder, state)
     require_local(place)
     return Prepared(
-        recipe, source, place, reader, count, check.prompts, check.makers, student, [*warnings, *check.warnings]
-    )
+        recipe, source, place, reader, count, check.prompts, check.makers, student, [*warnings, *check.warnings],
+        weigh(recipe, source, check.teachers_used) if has_student else None,
+    )  # fmt: skip

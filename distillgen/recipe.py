@@ -20,6 +20,7 @@ from distillgen.settings import (
     Settings,
     StudentSettings,
     TeacherSettings,
+    TermsSettings,
 )
 from distillgen.step_settings import STEPS, BenchmarkSettings, BootstrapStep, GenerateStep, JudgeStep, Step
 from distillgen.toml_lines import line_of
@@ -40,6 +41,7 @@ class Recipe(Settings):
     student: StudentSettings = StudentSettings()
     dataset: DatasetSettings = DatasetSettings()
     budget: BudgetSettings = BudgetSettings()
+    terms: TermsSettings = TermsSettings()
 
     @field_validator("name")
     @classmethod
@@ -277,6 +279,7 @@ def _known(path: Sequence[str | int], table: Any) -> list[str]:
             "student": StudentSettings,
             "dataset": GateSettings if "gate" in around else DatasetSettings,
             "budget": BudgetSettings,
+            "terms": TermsSettings,
         }
         model = tables.get(around[0], Recipe)
     return list(model.model_fields)

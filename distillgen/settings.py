@@ -134,6 +134,20 @@ class DatasetSettings(Settings):
         return splits
 
 
+class TermsSettings(Settings):
+    """What the dataset is for, by the owner's own word: what the terms of its teachers are read against."""
+
+    purpose: Literal["evaluation", "research", "internal", "product", "open-weights"] = Field(
+        default="internal", description="what is trained on the dataset, if anything, and who gets it"
+    )
+    competing: Literal["yes", "no", "unknown"] = Field(
+        default="unknown", description="whether the student competes with the teachers' owners"
+    )
+    note: str = Field(default="", description="a note of the owner, for the card")
+    accept: list[str] = Field(default=[], description="ids of entries that may stop a build, and shall not")
+    strict: bool = Field(default=False, description="stop a build where the terms are unknown, too")
+
+
 class BudgetSettings(Settings):
     """How much money may be spent. Worst cases are reserved before anything is sent."""
 

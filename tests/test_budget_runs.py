@@ -119,7 +119,7 @@ def test_a_budget_is_never_overshot_as_the_server_counts(project: Project, loopb
     limit = Decimal(12)
     for run in (1, 2):
         done = project.run("build")
-        assert done.returncode == 5 and done.stderr.startswith(f"DG411 budget.{key} = 12.0 is used up"), done.stderr
+        assert done.returncode == 5 and f"DG411 budget.{key} = 12.0 is used up" in done.stderr, done.stderr
         most = limit * (run if key == "usd" else 1)
         assert till.billed <= most, "more was spent than the budget allows"
     assert loopback.peak > 1 and till.billed > 6
@@ -195,7 +195,7 @@ def test_the_summary_says_what_a_run_cost(project: Project, loopback: Loopback) 
 def test_a_budget_below_one_request_says_so(project: Project, loopback: Loopback) -> None:
     done = priced(project, loopback, 3).run("build", "--budget", "0.5")
     assert done.returncode == 5 and loopback.seen == 0
-    assert done.stderr.startswith("DG411 budget.usd = 0.5 does not pay for one request, which may cost $1.37")
+    assert "DG411 budget.usd = 0.5 does not pay for one request, which may cost $1.37" in done.stderr
     assert "max_tokens" in done.stderr
 
 

@@ -1,5 +1,6 @@
 """Commands `plan`, `build` and `status`."""
 
+import datetime
 import gc
 import json
 from collections.abc import Iterator
@@ -96,7 +97,8 @@ def build(
       3 unfinished: run it again, or a batch is under way
       4 key absent or refused   5 budget or quota used up
       6 no row to publish   7 teacher unavailable
-      8 a file is damaged   11 another build is running
+      8 a file is damaged   9 terms not accepted
+      11 another build is running
       12 disk full   129, 130, 143 stopped by a signal
     """
     from distillgen.pipeline import Options, Result
@@ -113,7 +115,9 @@ def build(
             "--publish-partial goes over the seeds a second time, and a pipe comes once",
             fix="put the seeds into a file",
         )
-    for warning in prepared.warnings:
+    assert prepared.terms is not None
+    prepared.terms.require()
+    for warning in [*prepared.warnings, *prepared.terms.warnings(datetime.date.today())]:
         console.say(f"warning: {warning}", style="yellow")
     options = Options(
         limit=limit, publish=publish, offline=offline, publish_partial=publish_partial, prefer_first=prefer_first
@@ -306,6 +310,8 @@ def plan(
         will_ask=sample is not None, allow_unknown_price=allow_unknown_price, state=state,
     )  # fmt: skip
     if sample is not None:
+        if prepared.terms is not None:
+            prepared.terms.require()
         run_until_stopped(_build(prepared, Options(limit=sample, publish=False), Tally()), say_stopping)
     outlook = asyncio.run(foresee(prepared, Options(limit=limit, offline=True)))
     if as_json:
@@ -337,10 +343,21 @@ def _outlook(outlook: dict[str, Any]) -> Iterator[str]:
         yield f"builds   {outlook['builds']}: each batch is collected by a later one, and asks for the next step"
     for name, usd in outlook["budget"].items():
         yield f"budget   {name} = {usd:g}"
+    yield from _terms_of(outlook["terms"])
     for prompt in outlook["prompts"]:
         yield f"\n── {prompt['step']}, prompt {prompt['prompt']}; the first:"
         for turn in prompt["messages"]:
             yield f"{turn['role']}: {turn['content']}"
+
+
+def _terms_of(terms: dict[str, Any]) -> Iterator[str]:
+    """Yield what the terms of the teachers mean, the strictest first."""
+    yield f"terms    {terms['stance']} for the purpose {terms['purpose']} (competing: {terms['competing']})"
+    yield from (f"         {reason}" for reason in terms["reasons"])
+    yield from (f"         condition: {text}" for text in terms["conditions"])
+    if terms["stops"]:
+        yield f"         a build stops until [terms] accept has {', '.join(terms['stops'])}"
+    yield f"         {terms['advice']}"
 
 
 def _asked_of(teacher: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from distillgen import __version__
-from distillgen.cli import build, datasets, lookup, pipe, sieves, start
+from distillgen.cli import build, datasets, lookup, pipe, sieves, start, terms
 
 app = typer.Typer(
     name="distillgen",
@@ -50,6 +50,7 @@ app.command("trace", rich_help_panel="Look at datasets")(datasets.trace)
 app.command("export", rich_help_panel="Look at datasets")(datasets.export)
 app.add_typer(lookup.prompts, name="prompts", rich_help_panel="Look things up")
 app.add_typer(lookup.teachers, name="teachers", rich_help_panel="Look things up")
+app.command("terms", rich_help_panel="Look things up")(terms.terms)
 app.command("doctor", rich_help_panel="Look things up")(lookup.doctor)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from distillgen.dataset.manifest import Manifest
 from distillgen.files import dumps
 
+KNOWN_LICENCES = {"gemma", "llama3.1", "llama3.2", "llama3.3", "llama4", "apache-2.0", "mit", "cc-by-4.0"}  # of the Hub
 TERMS_NOTE = (
     "Text in this dataset was written by the models above. Whether it may train another model is a matter of their",
     "licences and their providers' terms; check them before you publish or sell what you train.",
@@ -19,8 +20,18 @@ def write_card(manifest: Manifest, features: Sequence[Mapping[str, Any]], sample
         f"configs: {dumps([{'config_name': 'default', 'data_files': files}])}",
         f"dataset_info: {dumps({'features': features})}",
         f"tags: {dumps(['distillgen', 'synthetic', 'distillation'])}",
+        *_licence_lines(_licence(manifest.terms)),
     ]
     return "\n".join(["---", *front, "---", "", *_body(manifest, sample)]) + "\n"
+
+
+def _licence_lines(inherited: Sequence[str]) -> list[str]:
+    """Return the licence field of the front matter: an identifier that the Hub knows, or `other` with the name."""
+    if not inherited:
+        return []
+    if len(inherited) == 1 and inherited[0] in KNOWN_LICENCES:
+        return [f"license: {dumps(inherited[0])}"]
+    return ['license: "other"', f"license_name: {dumps(' and '.join(inherited))}"]
 
 
 def _body(manifest: Manifest, sample: Mapping[str, Any] | None) -> list[str]:
@@ -48,7 +59,7 @@ def _body(manifest: Manifest, sample: Mapping[str, Any] | None) -> list[str]:
             f"- `{_inline(str(teacher['model']))}` at {_inline(str(teacher['endpoint']))}"
             + (f" ({', '.join(map(_inline, extra))})" if extra else "")
         )
-    lines += ["", *TERMS_NOTE, ""]
+    lines += ["", *_terms(manifest.terms), ""]
     if sample is not None:
         lines += ["## One row", "", *_indented(dumps(sample)), ""]
     lines += [
@@ -61,6 +72,42 @@ def _body(manifest: Manifest, sample: Mapping[str, Any] | None) -> list[str]:
         "```",
     ]
     return lines
+
+
+def _terms(terms: Mapping[str, Any]) -> list[str]:
+    """Return what the terms of the teachers ask of whoever trains on this."""
+    if not terms:
+        return list(TERMS_NOTE)
+    lines = [
+        "## Terms",
+        "",
+        f"Made for the purpose **{terms['purpose']}**; competing with a teacher's owner: {terms['competing']} (the "
+        f"owner's own word). What the terms mean for that: **{terms['stance']}**.",
+        "",
+    ]
+    if terms["note"]:
+        lines += [_inline(terms["note"]), ""]
+    for name, found in terms["teachers"].items():
+        lines += [f"- `{_inline(name)}`: {_entry(each)}" for each in found]
+    for entry_id, accepted in terms["accepted"].items():
+        lines.append(f"- accepted by the owner on {accepted['date']}: {entry_id} (entry {accepted['digest'][:12]})")
+    lines += [f"- {each['kind']}: {_inline(each['text'])}" for each in terms["conditions"]]
+    return [*lines, "", _inline(terms["advice"])]
+
+
+def _entry(judged: Mapping[str, Any]) -> str:
+    """Return what one document means, and where it stands."""
+    entry = judged["entry"]
+    section = f", {_inline(entry['section'])}" if entry.get("section") else ""
+    read = f", read on {entry['read']}" if entry.get("read") else ", not read"
+    address = f" {entry['url']}" if entry.get("url") else ""
+    document = f"{_inline(entry['document'])}{section}{read} ({entry['quality']}){address}"
+    return f"{judged['verdict']}: {_inline(judged['reason'])}; {document}"
+
+
+def _licence(terms: Mapping[str, Any]) -> list[str]:
+    """Return the licences that a student inherits, as values for the front matter."""
+    return list(dict.fromkeys(each["value"] for each in terms.get("conditions", ()) if each["kind"] == "licence"))
 
 
 def _inline(text: str) -> str:

@@ -39,6 +39,7 @@ class Manifest(BaseModel):
     prompts: dict[str, str]
     seeds: dict[str, Any]
     teachers: dict[str, dict[str, Any]]
+    terms: dict[str, Any] = {}
     funnel: list[dict[str, Any]]
     files: dict[str, FileEntry]
     software: dict[str, str]

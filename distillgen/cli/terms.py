@@ -1,0 +1,195 @@
+"""Command `terms`: what documents and licences say about training on outputs, and what that means for a purpose."""
+
+import json
+import textwrap
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from distillgen.cli.guard import guarded
+
+if TYPE_CHECKING:
+    import datetime
+
+    from distillgen.teacher.terms import Entry
+
+WIDTH = 110
+MOST_NAME = 120
+
+
+@guarded
+def terms(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help="A model, or the id of an entry. Default: list all.", show_default=False),
+    ] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option("--provider", "-p", help="Who serves it: see `distillgen teachers`.", show_default=False),
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option("--base-url", help="The address, where it is not a provider's.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+) -> None:
+    """Show what terms and licences say about training a student on a teacher's outputs. This is not legal advice.
+
+    \b
+    Examples:
+      distillgen terms
+      distillgen terms gemma-4-31b-it --provider gemini
+      distillgen terms deepseek-open-platform --json
+
+    \b
+    Exit status:
+      0 shown   2 no such provider or embedded model
+    """
+    import datetime
+
+    from distillgen.errors import UsageError
+
+    today = datetime.datetime.now(tz=datetime.UTC).date()
+    if model is None:
+        if provider or base_url:
+            raise UsageError("name a model too", fix="distillgen terms MODEL --provider P")
+        _list(today, as_json)
+    else:
+        _explain(model, provider, base_url, today, as_json)
+
+
+def _list(today: "datetime.date", as_json: bool) -> None:
+    from rich.console import Console
+
+    from distillgen.report.console import table
+    from distillgen.teacher.terms import NOT_ADVICE, entries
+
+    if as_json:
+        _print_json({"not_legal_advice": NOT_ADVICE, "entries": [_facts(entry, today) for entry in entries().values()]})
+        return
+    rows = [
+        [
+            entry.id,
+            entry.who,
+            f"route {entry.provider}" if entry.is_route else "licence",
+            entry.stance,
+            entry.read or "not read",
+            entry.quality if entry.read else "-",
+            f"since {entry.review_by}" if entry.is_overdue(today) else "-",
+        ]
+        for entry in entries().values()
+    ]
+    columns = ["entry", "whose", "of a", "stance", "read on", "source", "overdue"]
+    out = Console(markup=False, highlight=False)
+    out.print(table("", columns, rows))
+    out.print(f"\nWhat nothing here matches is unknown, never allowed.\n{NOT_ADVICE}")
+
+
+def _explain(model: str, provider: str | None, base_url: str | None, today: "datetime.date", as_json: bool) -> None:
+    from distillgen.report.console import safe
+    from distillgen.teacher.terms import NOT_ADVICE
+
+    found = _found(model, provider, base_url)
+    if as_json:
+        _print_json({
+            "not_legal_advice": NOT_ADVICE,
+            "model": model,
+            "provider": provider,
+            "base_url": base_url,
+            "entries": [_facts(entry, today) for entry in found],
+            "meaning": _meaning(found),
+        })  # fmt: skip
+        return
+    for line in _lines(model, provider or base_url, found, today):
+        print(safe(line))
+
+
+def _found(model: str, provider: str | None, base_url: str | None) -> "tuple[Entry, ...]":
+    """Return the entries that count: those of a teacher, or the one that is named. Raises UsageError."""
+    from distillgen.teacher.models import find_model
+    from distillgen.teacher.providers import EMBEDDED
+    from distillgen.teacher.terms import entries, find
+
+    if not provider and not base_url and model in entries():
+        return (entries()[model],)
+    if provider == EMBEDDED:
+        find_model(model)
+    return find(provider, model, base_url)
+
+
+def _facts(entry: "Entry", today: "datetime.date") -> dict[str, Any]:
+    return {**entry.facts(), "overdue": entry.is_overdue(today)}
+
+
+def _meaning(found: "tuple[Entry, ...]") -> dict[str, dict[str, str]]:
+    """Return the verdict by purpose, and by what the owner says of competing."""
+    from distillgen.teacher.terms import COMPETING, PURPOSES, judge
+
+    return {purpose: {word: judge(found, purpose, word).stance for word in COMPETING} for purpose in PURPOSES}
+
+
+def _lines(model: str, route: str | None, found: "tuple[Entry, ...]", today: "datetime.date") -> Iterator[str]:
+    """Yield the explanation as lines for people."""
+    from distillgen.teacher.terms import NOT_ADVICE
+
+    yield f"{_short(model)}" + (f" by {_short(route)}" if route else "") + f": {found[0].stance}"
+    yield from _hint(model, route, found)
+    for entry in found:
+        yield ""
+        yield f"{entry.id}: {entry.stance}"
+        for label, text in _parts(entry, today):
+            yield from textwrap.wrap(
+                text, WIDTH, initial_indent=f"  {label:<11}", subsequent_indent=" " * 13, break_on_hyphens=False,
+                break_long_words=False,
+            )  # fmt: skip
+    yield ""
+    yield "for the purpose  competing = yes  no           unknown"
+    for purpose, verdicts in _meaning(found).items():
+        yield f"  {purpose:<15}{verdicts['yes']:<17}{verdicts['no']:<13}{verdicts['unknown']}"
+    yield ""
+    if not route and not any(entry.is_route for entry in found):
+        yield "By a provider its terms count too: add --provider P."
+    yield NOT_ADVICE
+
+
+def _short(name: str) -> str:
+    """Return somebody's name on one line, cut."""
+    name = " ".join(name.split())
+    return name if len(name) <= MOST_NAME else name[: MOST_NAME - 1] + "…"
+
+
+def _hint(model: str, route: str | None, found: "tuple[Entry, ...]") -> Iterator[str]:
+    """Yield the nearest known name where a name is known to nobody."""
+    from distillgen.errors import nearest
+    from distillgen.teacher.models import models
+    from distillgen.teacher.terms import UNKNOWN_MODEL, entries
+
+    if any(entry.id == UNKNOWN_MODEL for entry in found):
+        hint = nearest(model[:MOST_NAME], {*models(), *(() if route else entries())})
+        if hint.startswith("did you mean"):
+            yield hint
+
+
+def _parts(entry: "Entry", today: "datetime.date") -> Iterator[tuple[str, str]]:
+    """Yield what an entry holds, as label and text."""
+    yield "of", f"{entry.who}, {f'the route {entry.provider}' if entry.is_route else 'licence'}"
+    section = f", section {entry.section}" if entry.section else ""
+    effective = f", effective {entry.effective}" if entry.effective else ""
+    yield "document", f"{entry.document}{section}{effective}"
+    if entry.quote:
+        yield "says", f"“{entry.quote}”"
+    for condition in entry.conditions:
+        all_purposes = len(condition.purposes) == len(type(condition).model_fields["purposes"].default)
+        yield "condition", condition.text + ("" if all_purposes else f" [{', '.join(condition.purposes)}]")
+    if entry.note:
+        yield "note", entry.note
+    if entry.url:
+        yield "address", entry.url
+    yield "read", f"{entry.read}, {entry.quality}" if entry.read else "not by us"
+    if entry.review_by:
+        overdue = ": OVERDUE, read it again" if entry.is_overdue(today) else ""
+        yield "review by", f"{entry.review_by}{overdue}"
+
+
+def _print_json(found: dict[str, Any]) -> None:
+    print(json.dumps(found, indent=2))  # ASCII: somebody's model name can do nothing to a terminal
