@@ -172,6 +172,9 @@ def test_diff_names_what_was_added_removed_and_changed(looked_at: Project, loopb
     text = looked_at.run("diff", "demo@1", "demo").stdout
     assert "3 added, 1 removed, 0 changed, 16 the same" in text and f"+ {said['ids']['added'][0]}" in text
     assert "2.filter: rejected by length" in text and "cost of the run" in text
+    second, first = told(looked_at, "log", "demo")
+    assert (second["changed"], first["changed"]) == (["+2 rows", "recipe", "seeds"], [])
+    assert "+2 rows, recipe, seeds" in " ".join(looked_at.run("log", COLUMNS="200").stdout.split())
 
 
 def test_a_row_whose_text_changed_is_changed(looked_at: Project) -> None:

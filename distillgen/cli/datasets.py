@@ -55,6 +55,7 @@ def log(
     """
     from rich.console import Console
 
+    from distillgen.dataset.compare import changes_of
     from distillgen.dataset.manifest import read_manifest
     from distillgen.dataset.versions import folder_of, version_numbers
     from distillgen.errors import NotFound
@@ -82,6 +83,7 @@ def log(
                         "rows": m.rows,
                         "splits": m.splits,
                         "digest": m.digest,
+                        "changed": changes_of(m, found),
                         "partial": m.is_partial,
                         "run": m.run,
                     }
@@ -95,16 +97,17 @@ def log(
         [
             f"{m.name}@{m.version}{' (partial)' if m.is_partial else ''}",
             f"{m.rows:,}",
-            ", ".join(f"{k} {v:,}" for k, v in m.splits.items()),
             f"{m.run.get('calls', 0):,}",
             f"{m.run.get('tokens', {}).get('completion', 0):,}",
-            m.run.get("finished", ""),
+            f"${m.run.get('usd', 0):,.4f}",
+            m.run.get("finished", "")[:16].replace("T", " "),
             m.digest[:12],
+            ", ".join(changes_of(m, found)),
         ]
         for m in found
     ]
     Console(markup=False, highlight=False).print(
-        table("", ["version", "rows#", "splits", "calls#", "tokens out#", "published", "digest"], rows)
+        table("", ["version", "rows#", "calls#", "tokens out#", "cost#", "published", "digest", "changed"], rows)
     )
 
 

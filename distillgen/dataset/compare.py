@@ -1,7 +1,7 @@
 """What is different between two versions: rows by id, the recipe's keys, the funnel, cost and lengths."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +9,7 @@ import orjson
 import xxhash
 
 from distillgen.dataset.figures import Lengths, answer_of
+from distillgen.dataset.manifest import Manifest
 from distillgen.dataset.versions import Version
 from distillgen.errors import Damaged
 
@@ -84,6 +85,17 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tu
     before, after = dict(_flat(old)), dict(_flat(new))
     keys = dict.fromkeys([*before, *after])
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
+
+
+def changes_of(manifest: Manifest, others: Iterable[Manifest]) -> list[str]:
+    """Return what is not as it was in the version before, in a few words; nothing without one among the others."""
+    before = next((each for each in others if (each.name, each.version) == (manifest.name, manifest.parent)), None)
+    if before is None:
+        return []
+    more = manifest.rows - before.rows
+    said = [f"{more:+,} {'row' if abs(more) == 1 else 'rows'}"] if more else []
+    parts = ("recipe", "prompts", "seeds", "teachers")
+    return said + [part for part in parts if getattr(manifest, part) != getattr(before, part)]
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
