@@ -46,14 +46,22 @@ class Terms:
             "advice": NOT_ADVICE,
         }
 
-    def warnings(self, today: datetime.date) -> list[Problem]:
-        """Return what somebody should know before a build: terms that nobody has read, conditions, old readings."""
+    def warnings(self, today: datetime.date, before: Mapping[str, Any]) -> list[Problem]:
+        """Return what somebody should know before a build: terms that nobody has read, conditions, old readings, and
+        what is not as it was when it was accepted, by `before`, the record of the newest version."""
         told = []
+        known = before.get("accepted", {})
         for each in self.verdict.judgements:
             if each.stance == "unknown":
                 told.append(Problem(f"terms unknown: {each.reason}", fix=f"distillgen terms {each.entry.id}"))
             elif each.is_accepted:
                 told.append(Problem(f"terms accepted by you: {each.reason}"))
+            old = known.get(each.entry.id, {}) if each.is_accepted else {}
+            if old.get("digest", each.entry.digest) != each.entry.digest:
+                fix = f"read `distillgen terms {each.entry.id}`, then leave it in `accept` or take it out"
+                told.append(
+                    Problem(f"{each.entry.id} is not what it was when you accepted it on {old['date']}", fix=fix)
+                )
             if each.entry.is_overdue(today):
                 told.append(Problem(f"terms of {each.entry.id} were read on {each.entry.read}: read them anew"))
         told += [Problem(f"a condition of the terms: {each.text}") for each in self.verdict.conditions]

@@ -2,7 +2,6 @@
 
 import datetime
 import json
-from pathlib import Path
 
 import pytest
 from conftest import Project
@@ -136,9 +135,20 @@ def test_an_acceptance_keeps_its_date_as_long_as_the_entry_is_the_same(demo: Pro
     assert terms.record("2026-06-01", changed)["accepted"][UNKNOWN_MODEL]["date"] == "2026-06-01"
 
 
-def test_an_old_reading_warns(demo: Project, tmp_path: Path) -> None:
+def test_an_entry_that_changed_since_it_was_accepted_warns(demo: Project) -> None:
+    with_terms(demo, f'accept = ["{UNKNOWN_MODEL}"]')
+    assert "not what it was" not in demo.build().stderr
+    manifest = demo.version() / "manifest.json"
+    manifest.chmod(0o644)
+    digest = demo.manifest()["terms"]["accepted"][UNKNOWN_MODEL]["digest"]
+    manifest.write_text(manifest.read_text().replace(digest, "0" * 64))
+    said = demo.build().stderr
+    assert f"{UNKNOWN_MODEL} is not what it was when you accepted it on " in said
+
+
+def test_an_old_reading_warns(demo: Project) -> None:
     of_openai(demo, 'competing = "no"')
     terms = weigh(*read_recipe(demo.recipe), {"main"})
-    now, later = (terms.warnings(datetime.date(year, 11, 26)) for year in (2026, 2036))
+    now, later = (terms.warnings(datetime.date(year, 11, 26), {}) for year in (2026, 2036))
     assert not any("read them anew" in str(each) for each in now)
     assert any(f"terms of {OPENAI} were read on" in str(each) for each in later)

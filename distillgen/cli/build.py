@@ -101,6 +101,7 @@ def build(
       11 another build is running
       12 disk full   129, 130, 143 stopped by a signal
     """
+    from distillgen.dataset.versions import latest
     from distillgen.pipeline import Options, Result
     from distillgen.preparation import prepare
     from distillgen.report import console
@@ -117,7 +118,9 @@ def build(
         )
     assert prepared.terms is not None
     prepared.terms.require()
-    for warning in [*prepared.warnings, *prepared.terms.warnings(datetime.date.today())]:
+    newest = latest(prepared.home)
+    before = newest.manifest.terms if newest is not None else {}
+    for warning in [*prepared.warnings, *prepared.terms.warnings(datetime.date.today(), before)]:
         console.say(f"warning: {warning}", style="yellow")
     options = Options(
         limit=limit, publish=publish, offline=offline, publish_partial=publish_partial, prefer_first=prefer_first
