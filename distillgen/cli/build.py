@@ -369,7 +369,9 @@ def _asked_of(teacher: dict[str, Any]) -> str:
     (prompt, most_prompt), (reply, most_reply) = teacher["prompt_tokens"], teacher["completion_tokens"]
     replies = f"{reply:,} to {most_reply:,}" if most_reply is not None else f"{reply:,} or more (no max_tokens)"
     words = f"{teacher['calls']:,} different calls, tokens {prompt:,} to {most_prompt:,} in, {replies} out"
-    words += f"\n         tokens from {teacher['tokens_from']}; prices from {teacher['prices'] or 'nowhere: unknown'}"
+    prices = teacher["prices"] or "nowhere: unknown"
+    priced = "free of charge" if prices == "free" else f"prices from {prices}"
+    words += f"\n         tokens from {teacher['tokens_from']}; {priced}"
     words += f"\n         cost {_price(teacher['usd'])}"
     at_once = teacher.get("in_flight_on_budget")
     if at_once == 0:
