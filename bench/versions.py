@@ -17,9 +17,10 @@ import engine
 import orjson
 
 from distillgen.dataset.manifest import Manifest
+from distillgen.dataset.publication import Publication
 from distillgen.dataset.splits import split_of
 from distillgen.dataset.training_rows import StudentTemplates, training_row
-from distillgen.dataset.versions import Publication, Version, find_version
+from distillgen.dataset.versions import Version, find_version
 from distillgen.prompts import Template
 from distillgen.recipe import Recipe
 from distillgen.rows import Row

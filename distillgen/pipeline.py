@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from distillgen import __version__
 from distillgen.dataset.gate import what_is_missing
 from distillgen.dataset.manifest import Manifest
+from distillgen.dataset.publication import Publication
 from distillgen.dataset.splits import split_of
 from distillgen.dataset.training_rows import training_row
-from distillgen.dataset.versions import Publication, Version
+from distillgen.dataset.versions import Version
 from distillgen.earlier import Memory, is_remembering, sweep_indexes
 from distillgen.errors import (
     BudgetSpent,

@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom of the road to its top; a module may import what stands before it, and its own folder.
 ROAD = [
     "__init__", "errors", "files", "state", "rows", "toml_lines", "settings", "step_settings", "recipe", "structured", "prompts", "seeds",
-    "foreign", "teacher", "shapes", "walk", "workers", "road", "steps", "dataset", "earlier", "checking", "terms", "preparation", "tally", "sieve", "reach", "pipeline", "plan", "pipe", "status", "project", "doctor", "report", "cli", "__main__",
+    "foreign", "teacher", "shapes", "walk", "workers", "road", "steps", "dataset", "earlier", "checking", "terms", "preparation", "tally", "sieve", "reach", "pipeline", "plan", "pipe", "status", "project", "export", "upkeep", "remote", "mix", "doctor", "report", "cli", "__main__",
 ]  # fmt: skip
 # Typer itself loads pydantic to read options.
 HEAVY = {
@@ -91,7 +91,7 @@ def test_help_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> Non
 
 COMMANDS = [
     [], ["init"], ["plan"], ["build"], ["status"], ["generate"], ["filter"], ["deduplicate"],
-    ["decontaminate"], ["log"], ["show"], ["stats"], ["diff"], ["trace"], ["export"], ["terms"], ["prompts"],
+    ["decontaminate"], ["check"], ["repair"], ["gc"], ["pin"], ["unpin"], ["log"], ["show"], ["stats"], ["diff"], ["trace"], ["export"], ["terms"], ["prompts"],
     ["prompts", "show"], ["prompts", "render"], ["teachers"], ["teachers", "check"], ["teachers", "install"], ["doctor"],
 ]  # fmt: skip
 

@@ -1,8 +1,6 @@
-"""Commands `log`, `show` and `export`."""
+"""Commands that look at versions: `log`, `show`, `trace`, `stats` and `diff`."""
 
 import json
-import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,22 +14,6 @@ Name = Annotated[
 Project = Annotated[Path, typer.Option("--project", help="The project's folder.")]
 Split = Annotated[str | None, typer.Option("--split", help="One split only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print it for programs.")]
-
-
-class Format(StrEnum):
-    """The formats that can be written."""
-
-    MESSAGES = "messages"
-    PROMPT_COMPLETION = "prompt-completion"
-    PREFERENCE = "preference"
-
-
-class Reasoning(StrEnum):
-    """Where reasoning traces go."""
-
-    THINK = "think"
-    FIELD = "field"
-    DROP = "drop"
 
 
 @guarded
@@ -60,6 +42,7 @@ def log(
     from distillgen.dataset.versions import folder_of, version_numbers
     from distillgen.errors import NotFound
     from distillgen.report.console import table
+    from distillgen.upkeep.pins import pinned
 
     home = project / "datasets"
     if name is not None:
@@ -72,6 +55,7 @@ def log(
     ]
     if not found:
         raise NotFound("no dataset here", where=str(home), fix="`distillgen build` makes one")
+    pins = {(each, number) for each in names for number in pinned(home / each)}
     if as_json:
         print(
             json.dumps(
@@ -85,6 +69,7 @@ def log(
                         "digest": m.digest,
                         "changed": changes_of(m, found),
                         "partial": m.is_partial,
+                        "pinned": (m.name, m.version) in pins,
                         "run": m.run,
                     }
                     for m in found
@@ -95,7 +80,8 @@ def log(
         return
     rows = [
         [
-            f"{m.name}@{m.version}{' (partial)' if m.is_partial else ''}",
+            f"{m.name}@{m.version}{' (partial)' if m.is_partial else ''}"
+            + (" (pinned)" if (m.name, m.version) in pins else ""),
             f"{m.rows:,}",
             f"{m.run.get('calls', 0):,}",
             f"{m.run.get('tokens', {}).get('completion', 0):,}",
@@ -164,52 +150,6 @@ def show(
             out.print(Text(safe(dumps(record["columns"]))))
     if not records:
         out.print("no such rows")
-
-
-@guarded
-def export(
-    name: Name,
-    form: Annotated[Format, typer.Option("--format", help="The format to write.")] = Format.MESSAGES,
-    folder: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="DIR",
-            help="Write SPLIT.jsonl files here. Default: standard output.",
-            show_default=False,
-        ),
-    ] = None,
-    split: Split = None,
-    reasoning: Annotated[
-        Reasoning,
-        typer.Option(
-            "--reasoning", help="Where the reasoning trace goes: <think> in the answer, a field beside it, or nowhere."
-        ),
-    ] = Reasoning.THINK,
-    project: Project = Path(),
-) -> None:
-    """Write a version in a format that trainers take, to a folder or to standard output.
-
-    \b
-    Examples:
-      distillgen export demo --format messages | head -1
-      distillgen export demo@2 --format prompt-completion -o out
-
-    \b
-    Exit status:
-      0 written   8 damaged   10 no such dataset, version or split
-      12 disk full   141 the reader went away
-    """
-    from distillgen.dataset.export import export_folder, export_to
-    from distillgen.report.console import say
-
-    version = find_in_project(name, project)
-    if folder is None:
-        export_to(sys.stdout.buffer, version, form.value, split=split, reasoning=reasoning.value)
-        return
-    for path in export_folder(folder, version, form.value, split=split, reasoning=reasoning.value):
-        say(f"wrote {path}")
 
 
 @guarded

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from distillgen import __version__
-from distillgen.cli import build, datasets, lookup, pipe, sieves, start, terms
+from distillgen.cli import build, datasets, export, lookup, pipe, sieves, space, start, terms, upkeep
 
 app = typer.Typer(
     name="distillgen",
@@ -47,7 +47,12 @@ app.command("show", rich_help_panel="Look at datasets")(datasets.show)
 app.command("stats", rich_help_panel="Look at datasets")(datasets.stats)
 app.command("diff", rich_help_panel="Look at datasets")(datasets.diff)
 app.command("trace", rich_help_panel="Look at datasets")(datasets.trace)
-app.command("export", rich_help_panel="Look at datasets")(datasets.export)
+app.command("export", rich_help_panel="Use datasets")(export.export)
+app.command("check", rich_help_panel="Keep datasets")(upkeep.check)
+app.command("repair", rich_help_panel="Keep datasets")(upkeep.repair)
+app.command("gc", rich_help_panel="Keep datasets")(space.gc)
+app.command("pin", rich_help_panel="Keep datasets")(space.pin)
+app.command("unpin", rich_help_panel="Keep datasets")(space.unpin)
 app.add_typer(lookup.prompts, name="prompts", rich_help_panel="Look things up")
 app.add_typer(lookup.teachers, name="teachers", rich_help_panel="Look things up")
 app.command("terms", rich_help_panel="Look things up")(terms.terms)

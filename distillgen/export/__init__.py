@@ -1,0 +1,1 @@
+"""Versions in the formats that trainers and people take."""

@@ -1,0 +1,1 @@
+"""Versions to another place and back: the Hugging Face Hub, and any store that fsspec reaches."""

@@ -1,0 +1,1 @@
+"""Keeping versions whole: check, repair, reclaim space, take rows out."""

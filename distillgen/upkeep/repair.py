@@ -1,0 +1,170 @@
+"""Mends what can be mended without guessing: `latest`, leftovers of a crash, files, manifests; keeps damaged bytes."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from distillgen.dataset.versions import folder_of, point_latest, version_numbers
+from distillgen.errors import Locked, NotFound, nearest
+from distillgen.files import Lock, holder, safe_name
+from distillgen.upkeep.aside import Home
+from distillgen.upkeep.bench import Action, Bench, Mend
+from distillgen.upkeep.check import check_latest, check_version, folder_named
+from distillgen.upkeep.findings import Finding
+from distillgen.upkeep.siblings import Siblings
+
+LEFTOVERS = (".staging-v*", ".latest", ".pinned.*")  # of builds, of `latest` on its move, of `pin`
+LATEST = "latest"
+
+
+@dataclass
+class Repaired:
+    """What was done, or would be, to a version or to the folder of a dataset, and what stays damaged."""
+
+    label: str
+    folder: Path
+    mends: list[Mend] = field(default_factory=list)
+    stays: list[Finding] = field(default_factory=list)
+
+
+def repair_all(datasets: Path, reference: str | None, *, will_do: bool, with_loss: bool = False) -> Iterator[Repaired]:
+    """Repair what a name means: one version, a dataset, or all there are; or, not `will_do`, say what would be done.
+
+    Raises NotFound, Locked while a build is at work, and NewerFormat before anything is changed.
+    """
+    if reference is None:
+        homes = sorted(entry for entry in datasets.iterdir() if entry.is_dir()) if datasets.is_dir() else []
+        homes = [home for home in homes if not home.name.startswith(".")]
+        if not homes:
+            raise NotFound("no dataset here", where=str(datasets), fix="`distillgen build` makes one")
+        for home in homes:
+            yield from _repair(home, None, will_do=will_do, with_loss=with_loss)
+        return
+    name, _, wanted = reference.partition("@")
+    home = datasets / safe_name(name, "dataset name")
+    if not home.is_dir():
+        known = sorted(each.name for each in datasets.iterdir() if each.is_dir()) if datasets.is_dir() else []
+        raise NotFound(f"no dataset {name!r}", where=str(datasets), fix=nearest(name, known))
+    only = None
+    if wanted:
+        only = int(folder_named(home, version_numbers(home), wanted, reference, datasets).name[1:])
+    yield from _repair(home, only, will_do=will_do, with_loss=with_loss)
+
+
+def require_idle(lock: Path) -> None:
+    """Raise Locked when somebody holds a lock, without taking it."""
+    if (who := holder(lock)) is not None:
+        raise Locked(f"another distillgen is at work here: {who}", where=str(lock), fix="wait for it to end")
+
+
+def _repair(home: Path, only: int | None, *, will_do: bool, with_loss: bool) -> Iterator[Repaired]:
+    with contextlib.ExitStack() as held:
+        if will_do:
+            held.enter_context(Lock(home / ".lock"))
+        else:
+            require_idle(home / ".lock")
+        yield from _Work(home, will_do=will_do, with_loss=with_loss).through(only)
+
+
+class _Work:
+    """The repair of one dataset, from its oldest version to `latest`."""
+
+    def __init__(self, home: Path, *, will_do: bool, with_loss: bool) -> None:
+        now = time.time()
+        self._home = Home(home, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now)))
+        self._date = time.strftime("%Y-%m-%d", time.gmtime(now))
+        self._will_do, self._with_loss = will_do, with_loss
+        self._whole: list[int] = []
+
+    def through(self, only: int | None) -> Iterator[Repaired]:
+        """Repair one version, or all of them and what lies beside them. Raises NewerFormat first of all."""
+        home = self._home.folder
+        numbers = version_numbers(home) if only is None else [only]
+        for number in numbers:
+            _require_known(folder_of(home, number))
+        for number in numbers:
+            yield self._version(folder_of(home, number), number)
+        if only is None:
+            yield self._beside()
+
+    def _version(self, folder: Path, number: int) -> Repaired:
+        label = f"{folder.parent.name}@{number}"
+        checked = check_version(folder, is_placed=True)
+        if checked.newer is not None:
+            raise checked.newer
+        if not checked.findings:
+            self._whole.append(number)
+            return Repaired(label, folder)
+        if folder.is_symlink():
+            elsewhere = Finding("irregular", "is a link: nothing is written through it; repair what it leads to")
+            return Repaired(label, folder, stays=[elsewhere, *checked.findings])
+        siblings = Siblings(self._home.folder, number)
+        bench = Bench(self._home, checked, siblings, self._with_loss, self._date)
+        try:
+            bench.plan()
+        except OSError as error:
+            bench.actions.clear()
+            bench.stays.append(Finding("unreadable", f"cannot be read: {error.strerror}", str(error.filename or "")))
+        self._do(bench.actions)
+        stays = bench.stays
+        if self._will_do and folder.is_dir():
+            stays = check_version(folder, is_placed=True).findings
+        if folder.is_dir() and not stays and bench.will_be_whole:
+            self._whole.append(number)
+        return Repaired(label, folder, [each.mend for each in bench.actions], stays)
+
+    def _do(self, actions: Sequence[Action]) -> None:
+        if self._will_do:
+            for action in actions:
+                action.do()
+
+    def _beside(self) -> Repaired:
+        """Clear leftovers in the dataset's folder, and set `latest` right."""
+        home = self._home.folder
+        done = Repaired(home.name, home)
+        actions = []
+        for path in sorted(path for pattern in LEFTOVERS for path in home.glob(pattern)):
+            mend = Mend(home.name, path.name, "was left by a crash", "cleared")
+            actions.append(Action(mend, lambda path=path: self._home.clear(path)))  # type: ignore[misc]
+        actions += self._latest(done)
+        self._do(actions)
+        done.mends = [each.mend for each in actions]
+        return done
+
+    def _latest(self, done: Repaired) -> Iterator[Action]:
+        home = self._home.folder
+        names = {folder_of(home, number).name for number in version_numbers(home)}
+        if not names:
+            return
+        wrong = next(iter(check_latest(home, names)), None)
+        newest = max(self._whole, default=None)
+        named = None if wrong is not None else _named(home)
+        if wrong is None and (newest is None or named is None or newest <= named):
+            return
+        if newest is None:
+            done.stays.append(Finding("latest", f"{wrong.what if wrong else ''}; no version is whole", LATEST))
+            return
+        what = wrong.what if wrong is not None else f"names version {named}, though {newest} was published after it"
+        name = folder_of(home, newest).name
+        yield Action(Mend(home.name, LATEST, what, f"names {name}"), lambda: self._point(name))
+
+    def _point(self, name: str) -> None:
+        link = self._home.folder / LATEST
+        if link.is_dir() and not link.is_symlink():
+            self._home.move_aside(link)
+        point_latest(self._home.folder, name)
+
+
+def _named(home: Path) -> int | None:
+    link = home / LATEST
+    name = str(link.readlink()) if link.is_symlink() else link.read_text(encoding="utf-8", errors="replace").strip()
+    return int(name[1:]) if name[1:].isdecimal() else None
+
+
+def _require_known(folder: Path) -> None:
+    """Raise NewerFormat for a version whose format is unknown; its seal tells damage from news."""
+    newer = check_version(folder, fast=True, is_placed=True).newer
+    if newer is not None:
+        raise newer

@@ -1,0 +1,51 @@
+"""Publishing is all or nothing, whatever kills it, and a version is found by any name that means it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY, Project, clean_environment
+
+
+def test_a_build_that_is_killed_leaves_the_version_before_or_the_one_after() -> None:
+    """The same as the 200 kills of bench/kills.py, with fewer: a reader of `latest` never sees half a version."""
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "bench/kills.py"), "--kills", "25", "--rows", "1000"],
+        capture_output=True, text=True, timeout=300, check=False, env=clean_environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["kills"] == 25 and told["looks"] >= 20
+    assert told["wrong"] == {} and told["findings"] == 0
+    assert told["leftovers"] == 0 and told["latest"] and told["versions"] >= 3
+
+
+WRONG_NAMES = [
+    ("demo@2", 10, "there are 1"),
+    *((f"demo@{wrong}", 10, "has no version") for wrong in ("\u00b2", "\u0661", "vv1", "+1", "-1", "1.0", "9" * 300)),
+    *((wrong, 2, "cannot be a file name") for wrong in ("d" * 300, "d" * 5000, "../demo", "/etc", "", "\u0434\u0430")),
+    ("demos", 10, "did you mean 'demo'?"),
+]
+
+
+def test_a_name_that_means_no_version_is_told_so(demo: Project) -> None:
+    demo.build()
+    for name, code, said in WRONG_NAMES:
+        for command in ("show", "check") if len(name) > 200 else ("show",):
+            done = demo.run(command, "--", name)
+            assert (done.returncode, done.stdout) == (code, ""), (name, done.stderr)
+            assert said in done.stderr and len(done.stderr) < 400, (name, done.stderr)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"nothing", b"../../v0001", b"v0009\n"])
+def test_where_latest_names_no_version_the_newest_is_meant(demo: Project, content: bytes) -> None:
+    demo.build()
+    link = demo.folder / "datasets/demo/latest"
+    link.unlink()
+    link.write_bytes(content)
+    done = demo.run("show", "demo", "-n", "1")
+    assert done.returncode == 0 and "What is" in done.stdout, done.stderr
+    assert demo.run("check", "demo").returncode == 8
+    demo.build()
+    assert demo.run("check", "demo").returncode == 0, "the next build names the newest"
