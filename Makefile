@@ -3,10 +3,12 @@ PYTHON ?= python3
 MODEL ?= qwen2.5-coder-1.5b
 VENV := .venv
 BIN := $(VENV)/bin
+TRAINERS := .venv-trainers
+TORCH ?= torch==2.13.0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check build bench docs clean
+.PHONY: help run test test-trainers check build bench docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -43,6 +45,18 @@ test: $(VENV)/.installed-test ## set up and pass the tests (installs the small m
 	@echo "== tests"
 	$(BIN)/python -m pytest -q
 
+$(TRAINERS)/.installed: pyproject.toml tests/trainers/requirements.txt tests/trainers/loaders.txt
+	@echo "== installing the trainers' packages in $(TRAINERS) (2 GB; more where $(TORCH) means the CUDA build)"
+	$(PYTHON) -m venv $(TRAINERS)
+	$(TRAINERS)/bin/python -m pip install --quiet '$(TORCH)'
+	$(TRAINERS)/bin/python -m pip install --quiet -r tests/trainers/requirements.txt -e '.[parquet]'
+	$(TRAINERS)/bin/python -m pip install --quiet --no-deps -r tests/trainers/loaders.txt
+	@touch $@
+
+test-trainers: $(TRAINERS)/.installed ## open what `export` writes with the trainers' own packages, and train a tiny model
+	HF_HUB_OFFLINE=1 DO_NOT_TRACK=1 AXOLOTL_DO_NOT_TRACK=1 UNSLOTH_DISABLE_STATISTICS=1 \
+		$(TRAINERS)/bin/python -m pytest -q -W ignore tests/trainers
+
 check: $(VENV)/.installed-check ## ruff, mypy --strict, and whether generated pages are fresh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -61,4 +75,4 @@ bench: $(VENV)/.installed-run ## measure for ten minutes: the engine, 5,000 stor
 	$(BIN)/python bench/limits.py --quick
 
 clean: ## remove the virtual environment and what was built
-	rm -rf $(VENV) dist build
+	rm -rf $(VENV) $(TRAINERS) dist build

@@ -11,18 +11,35 @@ from distillgen.cli.guard import find_in_project, guarded
 
 
 class Format(StrEnum):
-    """The formats that can be written."""
+    """The formats, and the trainers that a folder can be made for; the same names as in export/."""
 
     MESSAGES = "messages"
     PROMPT_COMPLETION = "prompt-completion"
+    SHAREGPT = "sharegpt"
+    ALPACA = "alpaca"
     PREFERENCE = "preference"
+    UNPAIRED_PREFERENCE = "unpaired-preference"
+    TEXT = "text"
+    LABELS = "labels"
+    PARQUET = "parquet"
+    CSV = "csv"
+    TRL = "trl"
+    AXOLOTL = "axolotl"
+    LLAMA_FACTORY = "llama-factory"
+    MLX = "mlx"
+    UNSLOTH = "unsloth"
+    TORCHTUNE = "torchtune"
+    TOGETHER = "together"
+    FIREWORKS = "fireworks"
+    OPENAI = "openai"
 
 
 class Reasoning(StrEnum):
     """Where reasoning traces go."""
 
     THINK = "think"
-    FIELD = "field"
+    REASONING_CONTENT = "reasoning_content"
+    THINKING = "thinking"
     DROP = "drop"
 
 
@@ -31,14 +48,16 @@ def export(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="A dataset: name, name@3, name@latest, or a version's folder.")
     ],
-    form: Annotated[Format, typer.Option("--format", help="The format to write.")] = Format.MESSAGES,
+    form: Annotated[
+        Format, typer.Option("--format", help="The format to write, or the trainer to write for.")
+    ] = Format.MESSAGES,
     folder: Annotated[
         Path | None,
         typer.Option(
             "-o",
             "--output",
             metavar="DIR",
-            help="Write SPLIT.jsonl files here. Default: standard output.",
+            help="Write a file per split here. Default: standard output.",
             show_default=False,
         ),
     ] = None,
@@ -46,29 +65,67 @@ def export(
     reasoning: Annotated[
         Reasoning,
         typer.Option(
-            "--reasoning", help="Where the reasoning trace goes: <think> in the answer, a field beside it, or nowhere."
+            "--reasoning",
+            help="Where the reasoning trace goes: <think> in the answer, a key of the answer so named, or nowhere.",
         ),
     ] = Reasoning.THINK,
+    as_text: Annotated[
+        bool | None,
+        typer.Option(
+            "--text/--messages",
+            help="prompt-completion as texts or as lists of messages. Default: texts where every row is one question "
+            "and one answer.",
+            show_default=False,
+        ),
+    ] = None,
+    template: Annotated[
+        Path | None,
+        typer.Option(
+            "--template",
+            metavar="FILE",
+            help="The chat template for text: a Jinja file or a tokenizer_config.json.",
+            show_default=False,
+        ),
+    ] = None,
     project: Annotated[Path, typer.Option("--project", help="The project's folder.")] = Path(),
 ) -> None:
     """Write a version in a format that trainers take, to a folder or to standard output.
+
+    Each row is checked by the format's own rules first; what a format cannot carry is refused, and nothing is written.
 
     \b
     Examples:
       distillgen export demo --format messages | head -1
       distillgen export demo@2 --format prompt-completion -o out
+      distillgen export demo --format axolotl -o axolotl
 
     \b
     Exit status:
-      0 written   8 damaged   10 no such dataset, version or split
-      12 disk full   141 the reader went away
+      0 written   2 the rows do not fit the format   8 damaged
+      10 no such dataset, version or split   12 disk full
+      141 the reader went away
     """
+    from distillgen.errors import UsageError
+    from distillgen.export.formats import FORMATS
+    from distillgen.export.options import Options
+    from distillgen.export.trainers import TRAINERS, bundle
     from distillgen.export.write import export_folder, export_to
     from distillgen.report.console import say
 
     version = find_in_project(name, project)
-    if folder is None:
-        export_to(sys.stdout.buffer, version, form.value, split=split, reasoning=reasoning.value)
+    options = Options(reasoning.value, as_text)
+    if template is not None:
+        from distillgen.export.chat_template import read_template
+
+        options = Options(reasoning.value, as_text, read_template(template))
+    if form.value in TRAINERS:
+        if folder is None:
+            raise UsageError(f"{form.value} takes several files", fix=f"-o DIR, say `-o {form.value}`")
+        paths = bundle(folder, version, TRAINERS[form.value], options, split=split)
+    elif folder is None:
+        export_to(sys.stdout.buffer, version, FORMATS[form.value], options, split=split)
         return
-    for path in export_folder(folder, version, form.value, split=split, reasoning=reasoning.value):
+    else:
+        paths = export_folder(folder, version, FORMATS[form.value], options, split=split)
+    for path in paths:
         say(f"wrote {path}")

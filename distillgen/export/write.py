@@ -1,91 +1,194 @@
-"""Writes a version in a format that trainers take, row by row, to a folder or to standard output."""
+"""Writes a version in a format, streamed: to an open stream, or to a folder of which either all is new or nothing."""
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, Literal, TypeAlias
+from typing import IO, Any
+
+import orjson
 
 from distillgen.dataset.versions import Version
-from distillgen.errors import UsageError
-from distillgen.files import JsonlFile, disk_errors, dumps, read_jsonl
+from distillgen.errors import Damaged, DistillgenError, UsageError
+from distillgen.export.formats import Format, Unfit
+from distillgen.export.options import Options
+from distillgen.export.sinks import SINKS, require_pyarrow
+from distillgen.files import disk_errors, sync_folder
 
-Reasoning: TypeAlias = Literal["think", "field", "drop"]
+AT_ONCE = 1000  # rows that are written together
+TOLD = 3  # rows that do not fit which an error names
 
 
-def read_rows(version: Version, split: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (split, training row) of a version, in order, one split after the other. Raises NotFound, Damaged."""
+class _Misfits:
+    """Rows that a format cannot carry: how many there are, and what is wrong with the first of them."""
+
+    def __init__(self, version: Version, form: Format) -> None:
+        self._version, self._form = version, form
+        self.count = 0
+        self._first: list[str] = []
+
+    def add(self, row_id: str, why: str) -> None:
+        self.count += 1
+        if self.count <= TOLD:
+            self._first.append(f"row {row_id}: {why}")
+
+    def error(self, more: str = "") -> DistillgenError:
+        """Return the error that says which rows do not fit."""
+        label, form = self._version.label, self._form.name
+        rest = f"; and {self.count - TOLD:,} more rows" if self.count > TOLD else ""
+        return UsageError(
+            f"{label} does not fit the format {form}: {'; '.join(self._first)}{rest}{more}",
+            where=str(self._version.folder),
+            fix="another format may carry such rows; [dataset] `exclude` leaves single rows out of the next version",
+        )
+
+
+def export_to(out: IO[bytes], version: Version, form: Format, options: Options, *, split: str | None) -> int:
+    """Write rows to an open stream; return how many. At a row that does not fit, those before it have gone out."""
+    options = fitting(version, form, options)
+    misfits = _Misfits(version, form)
+    sink, count = SINKS[form.suffix](out), 0
     for name in version.split_names(split):
-        for file in version.data_files(name):
-            for row in read_jsonl(file):
-                yield name, row
-
-
-def messages(row: Mapping[str, Any], version: Version, reasoning: Reasoning) -> dict[str, Any]:
-    """Return `{"messages": [...]}`: OpenAI's chat format, which most trainers take."""
-    return {"messages": _conversation(row, version, reasoning)}
-
-
-def prompt_completion(row: Mapping[str, Any], version: Version, reasoning: Reasoning) -> dict[str, Any]:
-    """Return `{"prompt", "completion"}`: texts where every row is one question and one answer, else lists of messages.
-
-    Trainers compute the loss on the completion only.
-    """
-    *prompt, completion = _conversation(row, version, reasoning)
-    student = version.manifest.recipe.get("student", {})
-    if student.get("prompt") is not None and student.get("system") is None and reasoning != "field":
-        return {"prompt": prompt[0]["content"], "completion": completion["content"]}
-    return {"prompt": prompt, "completion": [completion]}
-
-
-def preference(row: Mapping[str, Any], version: Version, reasoning: Reasoning) -> dict[str, Any]:
-    """Return `{"prompt", "chosen", "rejected"}`, each a list of messages: what preference trainers such as DPO take."""
-    if "chosen" not in row:
-        raise _unfit(version, "has no pairs of a better and a worse answer", "[student] `rejected` makes them")
-    return {name: row[name] for name in ("prompt", "chosen", "rejected")}
-
-
-FORMATS: Mapping[str, Callable[[Mapping[str, Any], Version, Reasoning], dict[str, Any]]] = {
-    "messages": messages,
-    "prompt-completion": prompt_completion,
-    "preference": preference,
-}
-
-
-def _unfit(version: Version, what: str, fix: str) -> UsageError:
-    return UsageError(f"{version.label} {what}", where=str(version.folder), fix=fix)
-
-
-def _conversation(row: Mapping[str, Any], version: Version, reasoning: Reasoning) -> list[dict[str, Any]]:
-    """Return the messages with the reasoning trace where it was asked for."""
-    if "messages" not in row:
-        raise _unfit(version, "holds preference pairs, not conversations", "--format preference")
-    *turns, answer = row["messages"]
-    trace = row.get("reasoning") or ""
-    if reasoning == "think" and trace:
-        answer = {**answer, "content": f"<think>\n{trace}\n</think>\n\n{answer['content']}"}
-    elif reasoning == "field" and "reasoning" in row:
-        answer = {**answer, "reasoning_content": trace}
-    return [*turns, answer]
-
-
-def export_to(out: IO[bytes], version: Version, form: str, *, split: str | None, reasoning: Reasoning) -> int:
-    """Write rows as JSONL to an open stream; return how many."""
-    count = 0
-    for _, row in read_rows(version, split):
-        out.write(dumps(FORMATS[form](row, version, reasoning)).encode() + b"\n")
-        count += 1
+        for made in _made(version, name, form, options, misfits):
+            sink.write(made)
+            count += len(made)
+            if misfits.count:
+                out.flush()
+                raise misfits.error(f" ({count:,} rows before it were written)")
+    sink.close()
+    out.flush()
     return count
 
 
-def export_folder(folder: Path, version: Version, form: str, *, split: str | None, reasoning: Reasoning) -> list[Path]:
-    """Write one `SPLIT.jsonl` per split into a folder, each whole or not at all; return the files."""
-    written = []
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    for name in version.split_names(split):
-        spare = JsonlFile(folder / f".{name}.jsonl")
-        for _, row in read_rows(version, name):
-            spare.write(FORMATS[form](row, version, reasoning))
-        spare.close()
+def export_folder(
+    folder: Path, version: Version, form: Format, options: Options, *, split: str | None,
+    file_name: Callable[[str], str] | None = None,
+) -> list[Path]:  # fmt: skip
+    """Write one file per split into a folder; return them. Files there are replaced when all new ones are whole.
+
+    `file_name` gives the file of a split; default `SPLIT` with the format's suffix. Raises UsageError with rows that do
+    not fit, NotFound, Damaged, and what a disk may do.
+    """
+    options = fitting(version, form, options)
+    _may_stand_in(folder, version)
+    misfits, spares = _Misfits(version, form), dict[Path, Path]()
+    try:
         with disk_errors(folder):
-            written.append(spare.path.rename(folder / f"{name}.jsonl"))
-    return written
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in version.split_names(split):
+                path = folder / (file_name(name) if file_name else f"{name}{form.suffix}")
+                spares[path] = folder / f".{path.name}.{os.getpid()}"
+                _write_file(spares[path], form.suffix, _made(version, name, form, options, misfits))
+            if misfits.count:
+                raise misfits.error()
+            for path, spare in spares.items():
+                spare.rename(path)
+            sync_folder(folder)
+    finally:
+        for spare in spares.values():
+            with suppress(OSError):
+                spare.unlink(missing_ok=True)
+    return list(spares)
+
+
+def _write_file(path: Path, suffix: str, made: Iterator[list[dict[str, Any]]]) -> None:
+    with path.open("wb") as file:
+        sink = SINKS[suffix](file)
+        for rows in made:
+            sink.write(rows)
+        sink.close()
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _may_stand_in(folder: Path, version: Version) -> None:
+    """Refuse to write among the files of a version, except in its `exports`."""
+    place, home = folder.resolve(), version.folder.resolve()
+    if place == home or (home in place.parents and place.relative_to(home).parts[0] != "exports"):
+        raise UsageError(
+            f"{folder} belongs to {version.label}, which never changes",
+            fix=f"choose another folder, or {version.folder / 'exports'}",
+        )
+
+
+def fitting(version: Version, form: Format, options: Options) -> Options:
+    """Return the options, with what the version decides. Raises UsageError where the format cannot carry its rows."""
+    first = next(_rows(version, next(iter(version.split_names()))), {})
+    are_pairs, has_traces = "chosen" in first, "reasoning" in first
+    if first and form.takes == ("conversation" if are_pairs else "pair"):
+        what = "preference pairs, not conversations" if are_pairs else "conversations, not preference pairs"
+        fix = "--format preference" if are_pairs else "[student] `rejected` makes pairs"
+        raise UsageError(f"{version.label} holds {what}", where=str(version.folder), fix=fix)
+    if options.as_text is None:
+        student = version.manifest.recipe.get("student", {})
+        is_one_turn = student.get("prompt") is not None and student.get("system") is None
+        options = replace(options, as_text=is_one_turn and options.reasoning in ("think", "drop"))
+    if form.suffix == ".parquet":
+        require_pyarrow()
+    if form.name == "text":
+        _require_template(options)
+    if has_traces and options.reasoning not in (places := _places(form, options)):
+        raise UsageError(
+            f"{version.label} cannot be written as {form.name} with its reasoning as {options.reasoning!r}: {form.why}",
+            where=str(version.folder), fix=f"--reasoning {' or '.join(places)}",
+        )  # fmt: skip
+    return options
+
+
+def _places(form: Format, options: Options) -> tuple[str, ...]:
+    """Return where the format takes a reasoning trace, given the other options."""
+    if form.name == "prompt-completion" and options.as_text:
+        return ("think", "drop")
+    if form.name == "text" and options.template is not None:
+        source = options.template.source
+        return tuple(place for place in form.reasoning if place in ("think", "drop") or place in source)
+    return form.reasoning
+
+
+def _require_template(options: Options) -> None:
+    if options.template is None:
+        raise UsageError(
+            "the format text needs a chat template",
+            fix="--template FILE: the student's chat_template.jinja or tokenizer_config.json",
+        )
+
+
+def _made(
+    version: Version, split: str, form: Format, options: Options, misfits: _Misfits
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the format's rows of a split, many at a time, each checked by its rule."""
+    held: list[dict[str, Any]] = []
+    render, wrong = form.render, form.wrong
+    for row in _rows(version, split):
+        try:
+            made = render(row, options)
+        except Unfit as unfit:
+            misfits.add(row["id"], str(unfit))
+            continue
+        for each in (made,) if isinstance(made, dict) else made:
+            if why := wrong(each):
+                misfits.add(row["id"], why)
+            else:
+                held.append(each)
+        if len(held) >= AT_ONCE:
+            yield held
+            held = []
+    yield held
+
+
+def _rows(version: Version, split: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a split. Raises Damaged with file and line."""
+    loads = orjson.loads
+    for path in version.data_files(split):
+        line = 0
+        try:
+            with path.open("rb") as file:
+                for line, content in enumerate(file, start=1):  # noqa: B007
+                    row = loads(content)
+                    row["id"]
+                    yield row
+        except (ValueError, KeyError, TypeError) as error:
+            raise Damaged("this line is no row", where=f"{path}:{line}", fix="distillgen check tells more") from error
+        except OSError as error:
+            raise Damaged(f"cannot be read: {error.strerror}", where=str(path)) from None

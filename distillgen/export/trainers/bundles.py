@@ -93,7 +93,9 @@ def _format(name: str, trainer: Trainer, shape: Shape) -> Format:
     base = FORMATS[name]
 
     def render(row: Mapping[str, Any], *more: Any, **named: Any) -> dict[str, Any]:
-        return shape.render(base.render(row, *more, **named))
+        made = base.render(row, *more, **named)
+        assert isinstance(made, dict)  # `messages` and `preference` make one row of a row
+        return shape.render(made)
 
     return replace(base, name=trainer.name, render=render, wrong=shape.wrong)
 
