@@ -1,6 +1,5 @@
 """Command `export`: a version in a format that trainers and people take."""
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +7,7 @@ from typing import Annotated
 import typer
 
 from distillgen.cli.guard import find_in_project, guarded
+from distillgen.cli.lines import standard_output
 
 
 class Format(StrEnum):
@@ -123,7 +123,8 @@ def export(
             raise UsageError(f"{form.value} takes several files", fix=f"-o DIR, say `-o {form.value}`")
         paths = bundle(folder, version, TRAINERS[form.value], options, split=split)
     elif folder is None:
-        export_to(sys.stdout.buffer, version, FORMATS[form.value], options, split=split)
+        with standard_output() as out:
+            export_to(out, version, FORMATS[form.value], options, split=split)
         return
     else:
         paths = export_folder(folder, version, FORMATS[form.value], options, split=split)

@@ -5,6 +5,8 @@ JSON is UTF-8, whatever the terminal speaks.
 
 import contextlib
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
@@ -42,9 +44,16 @@ def write_row(file: IO[bytes] | None, row: dict[str, Any]) -> None:
 
 def write_line(file: IO[bytes], line: bytes) -> None:
     """Write one line at once. Raises DiskFull or NotWritable, BrokenPipeError when nobody reads."""
-    try:
+    with _written(file):
         file.write(line + b"\n")
         file.flush()
+
+
+@contextlib.contextmanager
+def _written(file: IO[bytes]) -> Iterator[None]:
+    """Turn a refusal to write to an open file into an error that says what to do; not that nobody reads."""
+    try:
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -53,6 +62,15 @@ def write_line(file: IO[bytes], line: bytes) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # else its rest is tried again at the end, in vain
         with disk_errors(file.name):
             raise error from None
+
+
+@contextlib.contextmanager
+def standard_output() -> Iterator[IO[bytes]]:
+    """Open standard output for many lines at once. Raises DiskFull or NotWritable, BrokenPipeError when nobody reads."""
+    out = sys.stdout.buffer
+    with _written(out):
+        yield out
+        out.flush()
 
 
 def say_what_was_left_out(tally: "Tally") -> None:

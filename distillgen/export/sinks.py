@@ -12,6 +12,7 @@ from distillgen.errors import ExtraMissing
 
 _RISKY = re.compile(r"'*[=+\-@\t\r]")  # how a formula begins, however many apostrophes stand before it
 PROTECTION = "'"
+GROUP_ROWS = 5000  # of Parquet, written together
 
 
 class Sink(Protocol):
@@ -73,21 +74,30 @@ class Parquet:
 
     def __init__(self, out: IO[bytes]) -> None:
         require_pyarrow()
-        self._out, self._writer = out, None
+        self._out = out
+        self._writer: Any = None
+        self._held: list[Mapping[str, Any]] = []
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write rows as one row group."""
+        """Take rows; write a row group when there are enough of them."""
+        self._held += rows
+        if len(self._held) >= GROUP_ROWS:
+            self._write_group()
+
+    def _write_group(self) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        if self._writer is None and rows:
-            self._schema = pa.schema([(name, _type_of(name, rows)) for name in rows[0]])
+        if self._writer is None:
+            self._schema = pa.schema([(name, _type_of(name, self._held)) for name in self._held[0]])
             self._writer = pq.ParquetWriter(self._out, self._schema, compression="zstd")
-        if self._writer is not None:
-            self._writer.write_table(pa.Table.from_pylist(list(rows), schema=self._schema))
+        self._writer.write_table(pa.Table.from_pylist(self._held, schema=self._schema))
+        self._held = []
 
     def close(self) -> None:
-        """Write the footer."""
+        """Write what is held, and the footer."""
+        if self._held:
+            self._write_group()
         if self._writer is not None:
             self._writer.close()
 

@@ -160,7 +160,7 @@ def test_the_script_shows_the_student_the_trace_and_the_loss_falls_on_the_answer
 
 def test_parquet_opens_with_no_further_step(traces: Project, tmp_path: Path) -> None:
     folder = tmp_path / "parquet"
-    done = traces.run("export", "demo", "--format", "parquet", "-o", str(folder))
+    done = traces.run("export", "demo", "--format", "parquet", "--reasoning", "drop", "-o", str(folder))
     assert done.returncode == 0, done.stderr
     files = {path.stem.split("-")[0]: str(path) for path in folder.iterdir()}
     data = load_dataset("parquet", data_files=files)
