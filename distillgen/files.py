@@ -19,7 +19,7 @@ import jsonlines
 import orjson
 import zstandard
 
-from distillgen.errors import DiskFull, DistillgenError, Locked, NameInvalid, NotWritable
+from distillgen.errors import Damaged, DiskFull, DistillgenError, Locked, NameInvalid, NotWritable
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -130,6 +130,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         sync_folder(path.parent)
 
 
+def compressor() -> zstandard.ZstdCompressor:
+    """Return what compresses every file of a version: quickly, and so that whoever unpacks it sees a flipped bit."""
+    return zstandard.ZstdCompressor(level=1, write_checksum=True)
+
+
 class JsonlFile:
     """Writes one JSONL file (zstd when its name ends so) and knows its digests without reading it again.
 
@@ -144,7 +149,7 @@ class JsonlFile:
             self._raw: IO[bytes] = path.open("wb")
         self._out: IO[bytes] = self._raw
         if path.suffix == ".zst":
-            self._out = zstandard.ZstdCompressor(level=1).stream_writer(self._raw, closefd=False)
+            self._out = compressor().stream_writer(self._raw, closefd=False)
         self._held = io.BytesIO()  # lines, passed on many at a time: a call for each costs more than the work
         self._lines = jsonlines.Writer(self._held, dumps=orjson.dumps)
 
@@ -185,12 +190,54 @@ class JsonlFile:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a JSONL file that distillgen wrote (zstd when its name ends so)."""
-    with contextlib.ExitStack() as stack:
-        file: IO[bytes] = stack.enter_context(path.open("rb"))
-        if path.suffix == ".zst":
-            file = io.BufferedReader(stack.enter_context(zstandard.ZstdDecompressor().stream_reader(file)))
-        yield from jsonlines.Reader(file, loads=orjson.loads).iter(type=dict)
+    """Yield the rows of a JSONL file that distillgen wrote (zstd when its name ends so).
+
+    Raises Damaged with the line where it is not what was written: no row, or cut off.
+    """
+    line = 0
+    try:
+        with path.open("rb") as raw:
+            file = io.BufferedReader(_Unpacked(raw)) if path.suffix == ".zst" else raw
+            for row in jsonlines.Reader(file, loads=orjson.loads).iter(type=dict):
+                line += 1
+                yield row
+    except jsonlines.InvalidLineError as error:
+        raise _damaged("is no row", f"{path}:{error.lineno}") from None
+    except (UnicodeDecodeError, zstandard.ZstdError) as error:
+        raise _damaged(f"cannot be read after line {line}: {error}", str(path)) from None
+    except OSError as error:
+        raise _damaged(f"cannot be read: {error.strerror}", str(path)) from None
+
+
+def _damaged(what: str, where: str) -> Damaged:
+    return Damaged(f"this file of a version {what}", where=where, fix="distillgen check tells more, repair may mend it")
+
+
+class _Unpacked(io.RawIOBase):
+    """The content of a zstd file. Raises ZstdError where it was cut off, which zstandard's own reader passes over."""
+
+    def __init__(self, packed: IO[bytes]) -> None:
+        self._packed = packed
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._held = memoryview(b"")
+
+    def readable(self) -> bool:
+        """It can be read."""
+        return True
+
+    def readinto(self, into: Any) -> int:
+        """Fill a buffer as far as there is content; return how many bytes."""
+        while not self._held:
+            if self._frame.eof:
+                return 0
+            block = self._packed.read(4096)  # small: a block may unpack to a thousand times its size
+            if not block:
+                raise zstandard.ZstdError("it was cut off")  # an EOFError would end the reader of lines in silence
+            self._held = memoryview(self._frame.decompress(block))
+        count = min(len(into), len(self._held))
+        into[:count] = self._held[:count]
+        self._held = self._held[count:]
+        return count
 
 
 class Lock:

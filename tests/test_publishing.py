@@ -6,6 +6,8 @@ import sys
 
 import pytest
 from conftest import REPOSITORY, Project, clean_environment
+from loopback import Loopback
+from test_looking import odd_ones
 
 
 def test_a_build_that_is_killed_leaves_the_version_before_or_the_one_after() -> None:
@@ -49,3 +51,32 @@ def test_where_latest_names_no_version_the_newest_is_meant(demo: Project, conten
     assert demo.run("check", "demo").returncode == 8
     demo.build()
     assert demo.run("check", "demo").returncode == 0, "the next build names the newest"
+
+
+@pytest.mark.parametrize("name", ["provenance.jsonl.zst", "rejected.jsonl.zst", "data/train-00000-of-00001.jsonl"])
+@pytest.mark.parametrize("kind", ["cut", "flipped", "empty", "absent"])
+def test_a_damaged_file_is_told_as_such(demo: Project, loopback: Loopback, name: str, kind: str) -> None:
+    """Whatever reads it: a file that was cut off must not pass for a short one."""
+    loopback.behave = odd_ones
+    demo.build()
+    path = demo.version() / name
+    content = path.read_bytes()
+    path.chmod(0o644)
+    middle = len(content) // 2
+    changed = {"cut": content[:middle], "flipped": content[:middle] + b"\xff\x00" + content[middle + 2 :], "empty": b""}
+    path.unlink() if kind == "absent" else path.write_bytes(changed[kind])
+    command = {
+        "p": ["stats", "demo"],
+        "r": ["show", "demo", "--rejected", "-n", "99"],
+        "d": ["show", "demo", "-n", "99"],
+    }
+    done = demo.run(*command[name[0]])
+    if kind == "empty" and name.startswith("data"):
+        return  # as many rows as it says; `check` tells
+    assert done.returncode == 8 and path.name in done.stderr, done.stderr
+    if name[0] != "r":
+        demo.edit("[dataset]", "[dataset]\nappend = true")
+        demo.seeds([{"question": f"What is number {n}?"} for n in range(21)])
+        done = demo.run("build")
+        assert done.returncode == 8 and path.name in done.stderr, done.stderr
+        assert not (demo.folder / "datasets/demo/v0002").exists()

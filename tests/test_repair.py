@@ -382,7 +382,7 @@ def test_a_manifest_is_put_together_from_what_it_says_and_its_neighbours(kept: P
         told = repaired(kept)
         mend = next(each for each in told["repairs"] if each["file"] == "manifest.json")
         assert mend["exact"] == is_exact, (damaged, mend)
-        assert (contents(home(kept)) == before) == is_exact and ("repaired" in kept.manifest(1)) == (not is_exact)
+        assert (contents(home(kept)) == before) == is_exact and bool(kept.manifest(1)["repaired"]) == (not is_exact)
         path.chmod(0o644)
         path.write_bytes(content)
 
@@ -460,10 +460,10 @@ def test_files_of_a_hundred_thousand_rows_made_small(
 ) -> None:
     """A split of several files, of which one is lost; also without a manifest that says how many rows each has."""
     from distillgen.dataset import publication
-    from distillgen.upkeep import bench
+    from distillgen.upkeep import remedy
 
     monkeypatch.setattr(publication, "ROWS_PER_FILE", 4)
-    monkeypatch.setattr(bench, "ROWS_PER_FILE", 4)
+    monkeypatch.setattr(remedy, "ROWS_PER_FILE", 4)
     project.write("recipe.toml", RECIPE.format(url=loopback.url))
     project.seeds([{"question": f"What is number {n}?"} for n in range(14)])
     assert called(project, "build").exit_code == 0

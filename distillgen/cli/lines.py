@@ -66,7 +66,7 @@ def _written(file: IO[bytes]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def standard_output() -> Iterator[IO[bytes]]:
-    """Open standard output for many lines at once. Raises DiskFull or NotWritable, BrokenPipeError when nobody reads."""
+    """Open standard output for many lines. Raises DiskFull or NotWritable, BrokenPipeError when nobody reads."""
     out = sys.stdout.buffer
     with _written(out):
         yield out

@@ -34,6 +34,7 @@ class Manifest(BaseModel):
     ends: str = ""  # why it is a prefix of the seeds: limit, target_rows, stopped
     rows: int
     splits: dict[str, int]
+    lengths: dict[str, dict[str, int]] = {}  # of each split: bits of a line's length in bytes -> rows
     recipe: dict[str, Any]
     overrides: dict[str, Any] = {}
     prompts: dict[str, str]
@@ -44,6 +45,7 @@ class Manifest(BaseModel):
     files: dict[str, FileEntry]
     software: dict[str, str]
     run: dict[str, Any]
+    repaired: list[dict[str, Any]] = []  # what `repair` had to make up for: date, and what was lost
 
     def dump(self) -> bytes:
         """Return the manifest as it is written."""

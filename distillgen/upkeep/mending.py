@@ -13,6 +13,7 @@ import zstandard
 from xxhash import xxh3_64_intdigest
 
 from distillgen.dataset.training_rows import StudentTemplates, training_row
+from distillgen.files import compressor
 from distillgen.prompts import Template
 from distillgen.rows import Rejection, Row
 from distillgen.settings import StudentSettings
@@ -317,7 +318,7 @@ def packed(lines: Lines) -> Content:
     """Return lines as a compressed file, packed as a build packs them."""
 
     def blocks() -> Iterator[bytes]:
-        packer = zstandard.ZstdCompressor(level=1).compressobj()
+        packer = compressor().compressobj()
         for line in lines():
             if block := packer.compress(line + b"\n"):
                 yield block

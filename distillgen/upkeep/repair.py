@@ -10,9 +10,9 @@ from distillgen.dataset.versions import folder_of, point_latest, version_numbers
 from distillgen.errors import Locked, NotFound, nearest
 from distillgen.files import Lock, holder, safe_name
 from distillgen.upkeep.aside import Home
-from distillgen.upkeep.bench import Action, Bench, Mend
 from distillgen.upkeep.check import check_latest, check_version, folder_named
 from distillgen.upkeep.findings import Finding
+from distillgen.upkeep.remedy import Action, Mend, Remedy
 from distillgen.upkeep.siblings import Siblings
 
 LEFTOVERS = (".staging-v*", ".latest", ".pinned.*")  # of builds, of `latest` on its move, of `pin`
@@ -101,19 +101,19 @@ class _Work:
             elsewhere = Finding("irregular", "is a link: nothing is written through it; repair what it leads to")
             return Repaired(label, folder, stays=[elsewhere, *checked.findings])
         siblings = Siblings(self._home.folder, number)
-        bench = Bench(self._home, checked, siblings, self._with_loss, self._date)
+        remedy = Remedy(self._home, checked, siblings, self._with_loss, self._date)
         try:
-            bench.plan()
+            remedy.plan()
         except OSError as error:
-            bench.actions.clear()
-            bench.stays.append(Finding("unreadable", f"cannot be read: {error.strerror}", str(error.filename or "")))
-        self._do(bench.actions)
-        stays = bench.stays
+            remedy.actions.clear()
+            remedy.stays.append(Finding("unreadable", f"cannot be read: {error.strerror}", str(error.filename or "")))
+        self._do(remedy.actions)
+        stays = remedy.stays
         if self._will_do and folder.is_dir():
             stays = check_version(folder, is_placed=True).findings
-        if folder.is_dir() and not stays and bench.will_be_whole:
+        if folder.is_dir() and not stays and remedy.will_be_whole:
             self._whole.append(number)
-        return Repaired(label, folder, [each.mend for each in bench.actions], stays)
+        return Repaired(label, folder, [each.mend for each in remedy.actions], stays)
 
     def _do(self, actions: Sequence[Action]) -> None:
         if self._will_do:

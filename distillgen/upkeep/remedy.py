@@ -1,4 +1,4 @@
-"""A damaged version on the bench: what each of its files must be, where that is found again, and what is to be written.
+"""The remedy for a damaged version: what each file must be, where that is found again, and what is to be written.
 
 Nothing is changed here: the outcome is a list of actions, each with what it says to people. A file is taken for mended
 only where a checksum says so: the manifest's for the whole file, provenance's for a line, the seal for the manifest.
@@ -68,7 +68,7 @@ class Action:
 
 
 @dataclass
-class Bench:
+class Remedy:
     """One damaged version. `actions` mend it; `stays` is what nothing mends."""
 
     home: Home
