@@ -151,11 +151,14 @@ class JsonlFile:
         if path.suffix == ".zst":
             self._out = compressor().stream_writer(self._raw, closefd=False)
         self._held = io.BytesIO()  # lines, passed on many at a time: a call for each costs more than the work
-        self._lines = jsonlines.Writer(self._held, dumps=orjson.dumps)
 
     def write(self, row: Any) -> None:
         """Append one row as a line."""
-        self._lines.write(row)
+        self.write_line(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+
+    def write_line(self, line: bytes) -> None:
+        """Append a line that is JSON already, with its end."""
+        self._held.write(line)
         self.rows += 1
         if self._held.tell() >= HELD_BYTES:
             self._pass_on()
@@ -177,7 +180,6 @@ class JsonlFile:
         """Flush to the disk itself; the file is complete afterwards. Safe to call twice."""
         if self._raw.closed:
             return
-        self._lines.close()
         self._pass_on()
         with disk_errors(self.path):
             if self._out is not self._raw:
