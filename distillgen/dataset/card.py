@@ -1,121 +1,87 @@
 """The dataset card: a README that says what a version is, and whose front matter makes it load with no further step."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distillgen.dataset import card_sections as sections
+from distillgen.dataset.inert import front
 from distillgen.dataset.manifest import Manifest
-from distillgen.files import dumps
 
-KNOWN_LICENCES = {"gemma", "llama3.1", "llama3.2", "llama3.3", "llama4", "apache-2.0", "mit", "cc-by-4.0"}  # of the Hub
-TERMS_NOTE = (
-    "Text in this dataset was written by the models above. Whether it may train another model is a matter of their",
-    "licences and their providers' terms; check them before you publish or sell what you train.",
-)
+# The Hub's identifiers of licences that may stand in `license` by themselves; any other is `other` with a name.
+# https://huggingface.co/docs/hub/repositories-licenses, read on 2026-11-25 in copies of different ages.
+KNOWN_LICENCES = frozenset({
+    "apache-2.0", "mit", "openrail", "bigscience-openrail-m", "creativeml-openrail-m", "bigscience-bloom-rail-1.0",
+    "bigcode-openrail-m", "afl-3.0", "artistic-2.0", "bsl-1.0", "bsd", "bsd-2-clause", "bsd-3-clause",
+    "bsd-3-clause-clear", "c-uda", "cc", "cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0",
+    "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nd-4.0",
+    "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0",
+    "cdla-sharing-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0", "wtfpl", "ecl-2.0", "epl-1.0", "epl-2.0",
+    "etalab-2.0", "eupl-1.1", "agpl-3.0", "gfdl", "gpl", "gpl-2.0", "gpl-3.0", "lgpl", "lgpl-2.1", "lgpl-3.0",
+    "isc", "lppl-1.3c", "ms-pl", "mpl-2.0", "odc-by", "odbl", "openrail++", "osl-3.0", "postgresql", "ofl-1.1",
+    "ncsa", "unlicense", "zlib", "pddl", "lgpl-lr", "deepfloyd-if-license", "llama2", "llama3", "llama3.1",
+    "llama3.2", "llama3.3", "llama4", "gemma",
+})  # fmt: skip
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
+         (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"), (1_000_000_000, "100M<n<1B"))  # fmt: skip
+LARGEST = "1B<n<10B"
 
 
 def write_card(manifest: Manifest, features: Sequence[Mapping[str, Any]], sample: Mapping[str, Any] | None) -> str:
-    """Return the card as Markdown with YAML front matter (JSON is YAML, so no value can break out of it)."""
+    """Return the card as Markdown with YAML front matter, of nothing but what is given: the same again and again.
+
+    `features` are the columns as `dataset_info` states them, `sample` is a row of the version. `manifest.files` is
+    not looked at, for the card is one of these files.
+    """
+    has_pairs = any(column["name"] == "chosen" for column in features)
+    parts = [
+        sections.head(manifest),
+        sections.loading(manifest, features, has_pairs),
+        sections.one_row(sample),
+        sections.making(manifest),
+        sections.teachers(manifest),
+        sections.lengths(manifest),
+        sections.terms(manifest.terms),
+        sections.limits(manifest),
+        sections.again(manifest),
+    ]
+    body = [line for part in parts if part for line in [*part, ""]]
+    return "\n".join(["---", *_front(manifest, features, has_pairs), "---", "", *body[:-1]]) + "\n"
+
+
+def _front(manifest: Manifest, features: Sequence[Mapping[str, Any]], has_pairs: bool) -> list[str]:
+    """Return the lines of the front matter: what loads it first. Its types make a column of nulls a column of text."""
     files = [{"split": split, "path": f"data/{split}-*.jsonl"} for split in manifest.splits]
-    front = [
-        f"configs: {dumps([{'config_name': 'default', 'data_files': files}])}",
-        f"dataset_info: {dumps({'features': features})}",
-        f"tags: {dumps(['distillgen', 'synthetic', 'distillation'])}",
-        *_licence_lines(_licence(manifest.terms)),
+    tags = ["distillgen", "synthetic", "distillation", *(["preference", "dpo"] if has_pairs else ["sft"])]
+    return [
+        front("configs", [{"config_name": "default", "data_files": files}]),
+        front("dataset_info", {"features": features}),
+        front("pretty_name", manifest.name),
+        front("task_categories", ["text-generation"]),
+        front("size_categories", [next((name for most, name in SIZES if manifest.rows < most), LARGEST)]),
+        front("tags", tags),
+        *_licence(manifest.terms),
     ]
-    return "\n".join(["---", *front, "---", "", *_body(manifest, sample)]) + "\n"
-
-
-def _licence_lines(inherited: Sequence[str]) -> list[str]:
-    """Return the licence field of the front matter: an identifier that the Hub knows, or `other` with the name."""
-    if not inherited:
-        return []
-    if len(inherited) == 1 and inherited[0] in KNOWN_LICENCES:
-        return [f"license: {dumps(inherited[0])}"]
-    return ['license: "other"', f"license_name: {dumps(' and '.join(inherited))}"]
-
-
-def _body(manifest: Manifest, sample: Mapping[str, Any] | None) -> list[str]:
-    recipe = manifest.recipe
-    lines = [f"# {manifest.name}, version {manifest.version}", ""]
-    if recipe.get("description"):
-        lines += [_inline(recipe["description"]), ""]
-    if manifest.is_partial:
-        lines += ["**A partial version**: made from the first seeds only.", ""]
-    splits = ", ".join(f"{rows:,} in `{split}`" for split, rows in manifest.splits.items())
-    lines += [
-        f"{manifest.rows:,} rows: {splits}. "
-        f"Made from {manifest.seeds['count']:,} seeds with distillgen {manifest.software['distillgen']}.",
-        "",
-    ]
-    lines += ["## How it was made", "", "| step | rows in | rows out | rejected | failed |", "|---|---|---|---|---|"]
-    for step in manifest.funnel:
-        rejected = ", ".join(f"{rule} {count:,}" for rule, count in step["rejected"].items()) or "0"
-        failed = sum(step["failed"].values())
-        lines.append(f"| {step['step']} | {step['in']:,} | {step['out']:,} | {rejected} | {failed:,} |")
-    lines += ["", "## Teachers", ""]
-    for teacher in manifest.teachers.values():
-        extra = [str(teacher[key]) for key in ("title", "quantisation", "licence") if teacher.get(key)]
-        lines.append(
-            f"- `{_inline(str(teacher['model']))}` at {_inline(str(teacher['endpoint']))}"
-            + (f" ({', '.join(map(_inline, extra))})" if extra else "")
-        )
-    lines += ["", *_terms(manifest.terms), ""]
-    if sample is not None:
-        lines += ["## One row", "", *_indented(dumps(sample)), ""]
-    lines += [
-        "## Loading",
-        "",
-        "```python",
-        "from datasets import load_dataset",
-        "",
-        'dataset = load_dataset("PATH/OF/THIS/FOLDER")',
-        "```",
-    ]
-    return lines
-
-
-def _terms(terms: Mapping[str, Any]) -> list[str]:
-    """Return what the terms of the teachers ask of whoever trains on this."""
-    if not terms:
-        return list(TERMS_NOTE)
-    lines = [
-        "## Terms",
-        "",
-        f"Made for the purpose **{terms['purpose']}**; competing with a teacher's owner: {terms['competing']} (the "
-        f"owner's own word). What the terms mean for that: **{terms['stance']}**.",
-        "",
-    ]
-    if terms["note"]:
-        lines += [_inline(terms["note"]), ""]
-    for name, found in terms["teachers"].items():
-        lines += [f"- `{_inline(name)}`: {_entry(each)}" for each in found]
-    for entry_id, accepted in terms["accepted"].items():
-        lines.append(f"- accepted by the owner on {accepted['date']}: {entry_id} (entry {accepted['digest'][:12]})")
-    lines += [f"- {each['kind']}: {_inline(each['text'])}" for each in terms["conditions"]]
-    return [*lines, "", _inline(terms["advice"])]
-
-
-def _entry(judged: Mapping[str, Any]) -> str:
-    """Return what one document means, and where it stands."""
-    entry = judged["entry"]
-    section = f", {_inline(entry['section'])}" if entry.get("section") else ""
-    read = f", read on {entry['read']}" if entry.get("read") else ", not read"
-    address = f" {entry['url']}" if entry.get("url") else ""
-    document = f"{_inline(entry['document'])}{section}{read} ({entry['quality']}){address}"
-    return f"{judged['verdict']}: {_inline(judged['reason'])}; {document}"
 
 
 def _licence(terms: Mapping[str, Any]) -> list[str]:
-    """Return the licences that a student inherits, as values for the front matter."""
-    return list(dict.fromkeys(each["value"] for each in terms.get("conditions", ()) if each["kind"] == "licence"))
+    """Return the licences that a student inherits: identifiers of the Hub, or `other` with a name and a link."""
+    inherited = list(dict.fromkeys(each["value"] for each in terms.get("conditions", ()) if each["kind"] == "licence"))
+    if not inherited:
+        return []
+    if KNOWN_LICENCES.issuperset(inherited):
+        return [front("license", inherited[0] if len(inherited) == 1 else inherited)]
+    name = "-and-".join(re.sub(r"[^a-z0-9.]+", "-", value.lower()).strip("-.") or "unnamed" for value in inherited)
+    lines = [front("license", "other"), front("license_name", name)]
+    links = _links(terms)
+    return lines + ([front("license_link", links[0])] if len(links) == 1 else [])
 
 
-def _inline(text: str) -> str:
-    """Return text that can start no markup and no front matter."""
-    flat = " ".join(text.split())
-    return "".join(f"\\{character}" if character in "\\`*_{}[]<>#|" else character for character in flat)
-
-
-def _indented(text: str) -> list[str]:
-    """Return text as an indented code block: nothing in it can end it."""
-    return [f"    {line}" for line in text.split("\n")]
+def _links(terms: Mapping[str, Any]) -> list[str]:
+    """Return where the licences stand that a student inherits."""
+    entries = [judged["entry"] for found in terms.get("teachers", {}).values() for judged in found]
+    return list(dict.fromkeys(
+        entry["url"]
+        for entry in entries
+        if entry.get("url") and any(each["kind"] == "licence" for each in entry.get("conditions", ()))
+    ))  # fmt: skip

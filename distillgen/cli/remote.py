@@ -1,0 +1,144 @@
+"""Commands that share versions: `push` and `pull`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from distillgen.cli.guard import find_in_project, guarded
+
+if TYPE_CHECKING:
+    from distillgen.dataset.versions import Version
+
+Project = Annotated[Path, typer.Option("--project", help="The project's folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print it for programs.")]
+
+
+@guarded
+def push(
+    name: Annotated[str, typer.Argument(metavar="NAME[@V]", help="The version: name, name@3, name@sha256:ab12.")],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="hf://OWNER/NAME, s3://BUCKET/PATH, another fsspec URL, or a folder."),
+    ],
+    public: Annotated[
+        bool, typer.Option("--public", help="A repository that everybody may read. Without it: a private one.")
+    ] = False,
+    data_only: Annotated[
+        bool, typer.Option("--data-only", help="Leave provenance, rejected and failed rows out; `pull` needs them.")
+    ] = False,
+    project: Project = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Push a version to a Hugging Face dataset repository, a store or a folder. It is checked first.
+
+    \b
+    Examples:
+      distillgen push demo hf://me/demo
+      distillgen push demo@3 hf://me/demo --public
+      distillgen push demo s3://bucket/datasets
+
+    \b
+    Exit status:
+      0 pushed, or there already   2 other content has its number there, or an extra is missing
+      4 no credentials, or refused   7 the place does not answer   8 damaged   10 no such version or place
+    """
+    from distillgen.remote.push import push as send
+    from distillgen.report.console import number, say
+
+    version: Version = find_in_project(name, project)
+    if public and not as_json:
+        _say_terms(version)
+    pushed = send(version, target, public=public, data_only=data_only)
+    if as_json:
+        told = {
+            "version": version.label,
+            "digest": version.manifest.digest,
+            "where": pushed.where,
+            "was_there": pushed.was_there,
+            "files": pushed.files,
+            "bytes": pushed.size,
+            "note": pushed.note,
+            "terms": _terms(version),
+        }
+        print(json.dumps(told, indent=2))
+        return
+    if pushed.was_there:
+        say(f"{version.label} is at {pushed.where} already: nothing to do", style="bold")
+    else:
+        sent = f"{number(pushed.files, 'file')}, {pushed.size:,} bytes"
+        say(f"{version.label} is at {pushed.where} now: {sent}", style="bold")
+    if pushed.note:
+        say(pushed.note, style="yellow")
+
+
+def _terms(version: "Version") -> dict[str, object]:
+    terms = version.manifest.terms
+    return {name: terms.get(name) for name in ("stance", "purpose", "conditions")}
+
+
+def _say_terms(version: "Version") -> None:
+    """Say under which terms the rows were made, before everybody may read them."""
+    from distillgen.report.console import say
+
+    terms = version.manifest.terms
+    stance = str(terms.get("stance") or "unknown")
+    purpose = f" for the purpose {terms['purpose']}" if terms.get("purpose") else ""
+    say(f"terms of {version.label}: {stance}{purpose}", style="" if stance == "allowed" else "yellow")
+    for condition in terms.get("conditions") or ():
+        say(f"  condition: {condition.get('text') if isinstance(condition, dict) else condition}")
+
+
+@guarded
+def pull(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="hf://OWNER/NAME[@v0003], s3://BUCKET/PATH, another fsspec URL, or a folder."
+        ),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME[@V]", help="Which dataset of a store, and which version.", show_default=False),
+    ] = None,
+    project: Project = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Pull a version into datasets/. Seal, checksums, rows and digest are verified before it is published.
+
+    \b
+    Examples:
+      distillgen pull hf://me/demo
+      distillgen pull hf://me/demo@v0003
+      distillgen pull s3://bucket/datasets demo@3
+
+    \b
+    Exit status:
+      0 pulled, or here already   2 an extra is missing, or written by a newer distillgen
+      4 no credentials, or refused   7 the place does not answer   8 damaged there or on the way: nothing is kept
+      10 nothing of that name there   11 a build is at work   12 disk full
+    """
+    from distillgen.errors import NotFound
+    from distillgen.remote.pull import pull as bring
+    from distillgen.report.console import say
+
+    if not project.is_dir():
+        raise NotFound(f"no folder {str(project)!r}")
+    pulled = bring(source, project / "datasets", name)
+    version = pulled.version
+    if as_json:
+        told = {
+            "version": version.label,
+            "folder": str(version.folder),
+            "digest": version.manifest.digest,
+            "version_there": pulled.label_there,
+            "was_here": pulled.was_here,
+        }
+        print(json.dumps(told, indent=2))
+    elif pulled.was_here:
+        say(f"this content is here already, as {version.label}: nothing to do", style="bold")
+    else:
+        say(f"{version.label} is here now, whole: {version.folder}", style="bold")
+        if version.label != pulled.label_there:
+            say(f"there it is {pulled.label_there}: that number has other content here", style="yellow")

@@ -1,0 +1,54 @@
+"""Where versions are shared: a dataset repository of a Hugging Face hub, or a folder of any store fsspec knows."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from distillgen.errors import UsageError
+
+HUB = "hf://"
+_REPOSITORY = re.compile(r"(?:datasets/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]{1,200}))?", re.ASCII)
+_PROTOCOL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.ASCII)
+
+
+@dataclass(frozen=True)
+class HubAddress:
+    """A dataset repository, `owner/name`, and a revision: a tag, branch or commit; None is the newest."""
+
+    repository: str
+    revision: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """The address as a person writes it."""
+        return f"{HUB}{self.repository}" + (f"@{self.revision}" if self.revision else "")
+
+
+@dataclass(frozen=True)
+class StoreAddress:
+    """A folder of a store: `s3://bucket/path`, `file:///path`, or a path here."""
+
+    url: str
+
+    @property
+    def shown(self) -> str:
+        """The address without anything that may be a secret: user, password, query."""
+        if not _PROTOCOL.match(self.url):
+            return self.url
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def parsed(text: str) -> HubAddress | StoreAddress:
+    """Return the address that a person wrote. Raises UsageError where it is none."""
+    if text.startswith(HUB):
+        found = _REPOSITORY.fullmatch(text.removeprefix(HUB).rstrip("/"))
+        if found is None or ".." in text:
+            raise UsageError(f"{text[:120]!r} names no dataset repository", fix="write hf://OWNER/NAME, or with @v0003")
+        return HubAddress(found[1], found[2])
+    if not text or "\0" in text:
+        raise UsageError("an address is empty", fix="write hf://OWNER/NAME, s3://BUCKET/PATH, or a folder's path")
+    if _PROTOCOL.match(text):
+        return StoreAddress(text.rstrip("/"))
+    return StoreAddress(str(Path(text).expanduser().absolute()))

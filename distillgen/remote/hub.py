@@ -1,0 +1,193 @@
+"""Versions in a dataset repository of a Hugging Face hub, through huggingface_hub: one commit and a tag for each."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distillgen.dataset.manifest import FILE_NAME
+from distillgen.errors import (
+    CredentialsError,
+    CredentialsRefused,
+    Damaged,
+    DistillgenError,
+    ExtraMissing,
+    NotFound,
+    RemoteUnavailable,
+    UsageError,
+)
+from distillgen.files import disk_errors
+from distillgen.remote.address import HubAddress
+from distillgen.remote.source import MANIFEST_LIMIT
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
+
+KIND = "dataset"
+_TOKEN = "set HF_TOKEN to a token that may {}, or run `hf auth login`"  # noqa: S105 the words, not a token
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A state of the repository: the commit's id, its files, whether others can see it."""
+
+    sha: str
+    names: frozenset[str]
+    is_private: bool
+
+
+class Hub:
+    """One dataset repository. Endpoint and token are huggingface_hub's own: HF_ENDPOINT, HF_TOKEN, its login."""
+
+    def __init__(self, address: HubAddress) -> None:
+        self.address = address
+        try:
+            from huggingface_hub import HfApi
+            from huggingface_hub.utils.tqdm import disable_progress_bars
+        except ImportError:
+            raise ExtraMissing("hf:// needs huggingface_hub", fix="pip install 'distillgen[hub]'") from None
+        disable_progress_bars()
+        self._api = HfApi()
+
+    def require_token(self) -> None:
+        """Raise CredentialsError when there is no token, before anything is asked."""
+        from huggingface_hub import get_token
+
+        if not get_token():
+            raise CredentialsError("no token for the hub", where=self.address.shown, fix=_TOKEN.format("write"))
+
+    def create(self, *, public: bool) -> None:
+        """Create the repository where there is none."""
+        with self._errors("write"):
+            self._api.create_repo(self.address.repository, repo_type=KIND, private=not public, exist_ok=True)
+
+    def commit_at(self, revision: str | None) -> Commit:
+        """Return the state that a revision names. Raises NotFound."""
+        with self._errors("read"):
+            info = self._api.dataset_info(self.address.repository, revision=revision)
+        names = frozenset(each.rfilename for each in info.siblings or ())
+        return Commit(str(info.sha), names, bool(info.private))
+
+    def tags(self) -> dict[str, str]:
+        """Return the tags with their commits."""
+        with self._errors("read"):
+            refs = self._api.list_repo_refs(self.address.repository, repo_type=KIND)
+        return {each.name: each.target_commit for each in refs.tags}
+
+    def fetch(self, name: str, sha: str, folder: Path) -> Path:
+        """Bring a file of a commit below a folder here, and return its path."""
+        from huggingface_hub import hf_hub_download
+
+        with self._errors("read"):
+            found = hf_hub_download(self.address.repository, name, repo_type=KIND, revision=sha, local_dir=folder)
+        shutil.rmtree(folder / ".cache", ignore_errors=True)  # what huggingface_hub notes down beside its downloads
+        return Path(found)
+
+    def commit(self, folder: Path, names: Sequence[str], gone: Sequence[str], parent: str, message: str) -> str:
+        """Make one commit on the commit `parent`: files of a folder come, others go. Return its id."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
+            *(CommitOperationAdd(name, folder / name) for name in names),
+            *(CommitOperationDelete(name, is_folder=False) for name in gone),
+        ]
+        with self._errors("write"):
+            return self._api.create_commit(
+                self.address.repository, operations, repo_type=KIND, commit_message=message, parent_commit=parent
+            ).oid
+
+    def tag(self, tag: str, sha: str, message: str) -> None:
+        """Tag a commit."""
+        with self._errors("write"):
+            self._api.create_tag(self.address.repository, repo_type=KIND, tag=tag, tag_message=message, revision=sha)
+
+    @contextlib.contextmanager
+    def _errors(self, wish: str) -> Iterator[None]:
+        """Turn what huggingface_hub raises into an error that tells what to do. Its messages may hold addresses that
+        are signed, so that none is passed on.
+        """
+        from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+        where = self.address.shown
+        try:
+            yield
+        except DistillgenError:
+            raise
+        except HfHubHTTPError as error:
+            raise self._refused(error, wish) from None
+        except HFValidationError:
+            raise UsageError("the hub takes no such name", where=where, fix="write hf://OWNER/NAME") from None
+        except (OfflineModeIsEnabled, FileMetadataError, ConnectionError, TimeoutError) as error:
+            raise self._unavailable(type(error).__name__) from None
+        except OSError as error:
+            if error.errno is None and "Consistency check failed" in str(error):
+                raise Damaged("a file came with another size than the hub said", where=where, fix="again") from None
+            if error.errno is None:
+                raise self._unavailable(type(error).__name__) from None
+            with disk_errors(where):
+                raise
+        except Exception as error:  # of the HTTP library, which is not the same in all of its releases
+            if isinstance(error, RuntimeError) and isinstance(error.__cause__, HfHubHTTPError):
+                raise self._refused(error.__cause__, wish) from None  # so an upload tells why it failed
+            caused = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+            if type(caused).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "requests", "hf_xet"):
+                raise self._unavailable(type(caused).__name__) from None
+            if isinstance(caused, ValueError):
+                raise self._unavailable("what it says is not what a hub says") from None
+            raise
+
+    def _refused(self, error: "HfHubHTTPError", wish: str) -> DistillgenError:
+        from huggingface_hub.errors import GatedRepoError
+
+        status, where = error.response.status_code, self.address.shown
+        if status == 401:
+            what = "the hub takes no such token, or shows this repository to nobody without one"
+            return CredentialsRefused(what, where=where, fix=_TOKEN.format(wish))
+        if status == 403 or isinstance(error, GatedRepoError):
+            return CredentialsRefused(f"the token may not {wish} here", where=where, fix=_TOKEN.format(wish))
+        if status == 404:
+            return NotFound(
+                "the hub has no such repository, revision or file", where=where,
+                fix="the name; a private repository is shown only to a token (HF_TOKEN) that may read it",
+            )  # fmt: skip
+        if status in (409, 412):
+            return RemoteUnavailable("somebody else changed the repository meanwhile", where=where, fix="again")
+        said = repr((error.server_message or "")[:120])
+        if status in (400, 413, 422):
+            return UsageError(f"the hub refuses this: {said} (HTTP {status})", where=where)
+        return self._unavailable(f"HTTP {status} {said}")
+
+    def _unavailable(self, what: str) -> RemoteUnavailable:
+        return RemoteUnavailable(
+            f"the hub does not answer as it should: {what}", where=self.address.shown,
+            fix="the network, HF_ENDPOINT, or later; no half version is left",
+        )  # fmt: skip
+
+
+class HubVersion:
+    """A version in a repository at one commit, to pull from."""
+
+    def __init__(self, hub: Hub, scratch: Path) -> None:
+        self._hub, self._scratch = hub, scratch
+        self._commit = hub.commit_at(hub.address.revision)
+
+    def manifest(self) -> bytes:
+        """See Source."""
+        if FILE_NAME not in self._commit.names:
+            raise NotFound(
+                f"no {FILE_NAME} there, so it is no dataset of distillgen", where=self._hub.address.shown,
+                fix="`datasets.load_dataset` reads other repositories",
+            )  # fmt: skip
+        path = self._hub.fetch(FILE_NAME, self._commit.sha, self._scratch)
+        with path.open("rb") as file:
+            return file.read(MANIFEST_LIMIT)
+
+    def names(self) -> set[str]:
+        """See Source. What the hub adds by itself is no part of a version."""
+        return set(self._commit.names) - {".gitattributes"}
+
+    def fetch(self, name: str, folder: Path, size: int) -> None:
+        """See Source. huggingface_hub stops at the size that the hub states; that it is `size` is checked after."""
+        self._hub.fetch(name, self._commit.sha, folder)

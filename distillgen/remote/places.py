@@ -1,0 +1,191 @@
+"""Versions in a store that fsspec knows: written so that no reader sees half of one, and read."""
+
+import contextlib
+import posixpath
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from distillgen.dataset.manifest import FILE_NAME
+from distillgen.dataset.versions import folder_of
+from distillgen.errors import (
+    CredentialsError,
+    DistillgenError,
+    ExtraMissing,
+    NotFound,
+    RemoteUnavailable,
+    UsageError,
+)
+from distillgen.files import disk_errors, write_atomically
+from distillgen.remote.address import StoreAddress
+from distillgen.remote.source import MANIFEST_LIMIT
+
+LATEST = "latest"
+BUCKETS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}  # stores that have no folders
+_BLOCK = 1024 * 1024
+_VERSION = re.compile(r"v(\d{4,9})", re.ASCII)
+_KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (of another store: what its fsspec package asks for)"  # noqa: E501
+
+
+class Store:
+    """A folder of a store that holds datasets as a project does: NAME/v0003/ and NAME/latest, a file of one line."""
+
+    def __init__(self, address: StoreAddress) -> None:
+        self.address = address
+        try:
+            import fsspec
+        except ImportError:
+            raise ExtraMissing("sharing through a store needs fsspec", fix="pip install 'distillgen[remote]'") from None
+        try:
+            # What was listed before must not be taken for what is there now.
+            self._files, self._root = fsspec.core.url_to_fs(address.url, use_listings_cache=False)
+        except ImportError as error:
+            extra = "pip install 'distillgen[s3]'" if address.url.startswith("s3") else str(error)[:200]
+            raise ExtraMissing(f"{address.shown} needs a package that is not installed", fix=extra) from None
+        except ValueError as error:
+            raise UsageError(
+                f"{address.shown} is no address of a store: {str(error)[:200]}", fix="s3://, file:// or a path"
+            ) from None
+        self.is_local = "file" in _tuple(self._files.protocol)
+
+    def path(self, *parts: str) -> str:
+        """Return the path of something below the folder, as the store names it."""
+        return posixpath.join(self._root, *parts)
+
+    def datasets(self) -> list[str]:
+        """Return the datasets that are there."""
+        with self._errors():
+            return sorted(
+                posixpath.basename(entry.rstrip("/"))
+                for entry in self._files.ls(self._root, detail=False)
+                if self._files.exists(posixpath.join(entry, LATEST))
+            )
+
+    def versions(self, name: str) -> list[int]:
+        """Return the numbers of the whole versions of a dataset; of one without a manifest somebody is still busy."""
+        with self._errors():
+            try:
+                entries = self._files.ls(self.path(name), detail=False)
+            except FileNotFoundError:
+                return []
+            numbers = [int(m[1]) for e in entries if (m := _VERSION.fullmatch(posixpath.basename(e.rstrip("/"))))]
+            return sorted(
+                number for number in numbers if self._files.exists(self.path(name, _folder(number), FILE_NAME))
+            )
+
+    def latest(self, name: str) -> int | None:
+        """Return the number that `latest` names."""
+        try:
+            found = _VERSION.fullmatch(self.read(self.path(name, LATEST), 1000).decode(errors="replace").strip())
+        except NotFound:
+            return None
+        return int(found[1]) if found else None
+
+    def sizes(self, name: str, number: int) -> dict[str, int]:
+        """Return the files below a version's folder with their sizes in bytes."""
+        home = self.path(name, _folder(number))
+        with self._errors():
+            try:
+                found = self._files.find(home, detail=True)
+            except FileNotFoundError:
+                return {}
+        # A store may hold an empty object that stands for a folder.
+        return {
+            posixpath.relpath(path, home): entry["size"] for path, entry in found.items() if path.rstrip("/") != home
+        }
+
+    def read(self, path: str, limit: int) -> bytes:
+        """Return a small file. Raises NotFound."""
+        with self._errors(), self._files.open(path, "rb") as file:
+            content: bytes = file.read(limit)
+            return content
+
+    def fetch(self, path: str, target: Path, size: int) -> None:
+        """Bring a file here."""
+        with self._errors(), self._files.open(path, "rb") as file:
+            left = size + 1  # one byte beyond tells that the file is not the one listed
+            with disk_errors(target), target.open("wb") as out:
+                while left and (block := file.read(min(_BLOCK, left))):
+                    out.write(block)
+                    left -= len(block)
+
+    def put(self, source: Path, path: str) -> None:
+        """Send a file."""
+        with self._errors():
+            if not BUCKETS & set(_tuple(self._files.protocol)):  # there it would make a bucket of a slip of the pen
+                self._files.makedirs(posixpath.dirname(path), exist_ok=True)
+            self._files.put_file(str(source), path)
+
+    def write(self, content: bytes, path: str) -> None:
+        """Write a small file whole or not at all."""
+        if self.is_local:
+            write_atomically(Path(path), content)
+            return
+        with self._errors():
+            self._files.pipe_file(path, content)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn what a store says into an error that tells what to do; never with the store's whole message."""
+        where = self.address.shown
+        try:
+            yield
+        except DistillgenError:
+            raise
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFound(
+                "nothing of that name there", where=where, fix="the address, or the dataset's name"
+            ) from None
+        except PermissionError as error:
+            if self.is_local:
+                with disk_errors(self._root):
+                    raise
+            raise CredentialsError(f"access denied: {str(error)[:120]!r}", where=where, fix=_KEYS) from None
+        except OSError as error:
+            if self.is_local:
+                with disk_errors(self._root):
+                    raise
+            raise _unavailable(error, where) from None
+        except Exception as error:  # every store's package has its own
+            kind = type(error).__name__
+            if "Credential" in kind or "Token" in kind or "ProfileNotFound" in kind:
+                raise CredentialsError("no credentials for this store", where=where, fix=_KEYS) from None
+            raise _unavailable(error, where) from None
+
+
+class StoredVersion:
+    """A version in a store, to pull from."""
+
+    def __init__(self, store: Store, name: str, number: int) -> None:
+        self._store, self._name, self._number = store, name, number
+
+    def manifest(self) -> bytes:
+        """See Source."""
+        return self._store.read(self._path(FILE_NAME), MANIFEST_LIMIT)
+
+    def names(self) -> set[str]:
+        """See Source."""
+        return set(self._store.sizes(self._name, self._number))
+
+    def fetch(self, name: str, folder: Path, size: int) -> None:
+        """See Source."""
+        self._store.fetch(self._path(name), folder / name, size)
+
+    def _path(self, name: str) -> str:
+        return self._store.path(self._name, _folder(self._number), name)
+
+
+def _folder(number: int) -> str:
+    return folder_of(Path(), number).name
+
+
+def _unavailable(error: Exception, where: str) -> RemoteUnavailable:
+    return RemoteUnavailable(
+        f"the store does not answer as it should: {type(error).__name__}: {str(error)[:120]!r}", where=where,
+        fix="the address, the network (AWS_ENDPOINT_URL for an S3-compatible store), or later; no half version is left",
+    )  # fmt: skip
+
+
+def _tuple(protocol: Any) -> tuple[str, ...]:
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)

@@ -1,0 +1,194 @@
+"""Pulling a version: fetched beside the others, verified, and only then published, under a free number."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+
+from distillgen.dataset.manifest import FILE_NAME, FORMAT, Manifest, read_manifest
+from distillgen.dataset.seal import seal_holds, sealed
+from distillgen.dataset.versions import Version, folder_of, latest, point_latest, sweep, version_numbers
+from distillgen.errors import Damaged, DistillgenError, NameInvalid, NewerFormat, NotFound, UsageError
+from distillgen.files import Lock, disk_errors, safe_name, sync_folder, write_atomically
+from distillgen.remote.address import HubAddress, StoreAddress, parsed
+from distillgen.remote.hub import Hub, HubVersion
+from distillgen.remote.places import Store, StoredVersion
+from distillgen.remote.push import require_whole
+from distillgen.remote.source import Source
+from distillgen.upkeep.findings import shown
+from distillgen.upkeep.manifests import is_name
+
+LARGEST_NUMBER = 999_999_999  # a version's folder has at most nine digits
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a pull did: the version here, whether it was here before, and the label that it has there."""
+
+    version: Version
+    label_there: str
+    was_here: bool = False
+
+
+def pull(origin: str, datasets: Path, name: str | None = None) -> Pulled:
+    """Pull a version into a project's datasets.
+
+    `name` is the dataset there, with @V for a version of a store's. Raises Damaged when what came is not what was
+    published (nothing is kept of it), NotFound, UsageError, CredentialsError, RemoteUnavailable, ExtraMissing.
+    """
+    address = parsed(origin)
+    with tempfile.TemporaryDirectory() as scratch:
+        source = _source(address, name, Path(scratch))
+        content = source.manifest()
+    manifest = _readable(content, address.shown)
+    wanted = name.partition("@")[0] if name else manifest.name
+    if wanted != manifest.name:
+        raise NotFound(f"it holds {shown(manifest.name)}, not {wanted[:100]!r}", where=address.shown)
+    home = datasets / manifest.name
+    with Lock(home / ".lock"):
+        same = _same_content(home, manifest)
+        if same is not None:
+            return Pulled(same, _label(manifest), was_here=True)
+        with disk_errors(home):
+            sweep(home)
+        return _fetch(source, content, manifest, home, address.shown)
+
+
+def _label(manifest: Manifest) -> str:
+    return f"{manifest.name}@{manifest.version}"
+
+
+def _source(address: HubAddress | StoreAddress, name: str | None, scratch: Path) -> Source:
+    if isinstance(address, HubAddress):
+        if name and "@" in name:
+            raise UsageError("the version is named in the address", fix=f"hf://{address.repository}@v0003")
+        return HubVersion(Hub(address), scratch)
+    store = Store(address)
+    if name is None:
+        there = store.datasets()
+        if len(there) != 1:
+            known = ", ".join(each[:100] for each in there[:20]) or "none"
+            raise UsageError(
+                "say which dataset", where=address.shown, fix=f"distillgen pull URL NAME; there are: {known}"
+            )
+        name = there[0]
+    return StoredVersion(store, *_chosen(store, name))
+
+
+def _chosen(store: Store, reference: str) -> tuple[str, int]:
+    """Return name and number of the version of a store that `name`, `name@3` or `name@latest` means."""
+    name, _, wanted = reference.partition("@")
+    safe_name(name, "dataset name")
+    numbers = store.versions(name)
+    there = ", ".join(map(str, numbers[-20:]))
+    if not numbers:
+        raise NotFound(f"no dataset {name!r} there", where=store.address.shown, fix="the name, or the address")
+    if wanted in ("", "latest"):
+        named = store.latest(name)
+        return name, named if named in numbers else numbers[-1]
+    digits = wanted.removeprefix("v")
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 10 and int(digits) in numbers):
+        raise NotFound(
+            f"no version {wanted[:80]!r} of {name} there", where=store.address.shown, fix=f"there are {there}"
+        )
+    return name, int(digits)
+
+
+def _readable(content: bytes, where: str) -> Manifest:
+    """Return the manifest that bytes from elsewhere are, once nothing in it can lead out of its folder."""
+    try:
+        table: Any = orjson.loads(content)
+        if isinstance(table, dict) and isinstance(table.get("format"), int) and table["format"] > FORMAT:
+            what = f"this version has format {table['format']}, this distillgen knows {FORMAT}"
+            raise NewerFormat(what, where=where, fix="pip install --upgrade distillgen")
+        manifest = Manifest.model_validate(table)
+        safe_name(manifest.name, "dataset name")
+    except (orjson.JSONDecodeError, ValidationError, NameInvalid):
+        raise Damaged("the manifest there is none", where=where, fix="a copy that is whole") from None
+    if not seal_holds(content):
+        raise Damaged("the manifest there is not as it was written: its seal does not hold", where=where)
+    if not 1 <= manifest.version <= LARGEST_NUMBER:
+        raise Damaged(f"no version has the number {manifest.version}", where=where)
+    for name in manifest.files:
+        if not is_name(name) or name.startswith(".") or not name.isprintable() or "\\" in name or len(name) > 300:
+            raise Damaged(f"the manifest there lists {shown(name)}, which is no file of a version", where=where)
+    return manifest
+
+
+def _same_content(home: Path, manifest: Manifest) -> Version | None:
+    """Return the version here that has the content, the one with its number before others."""
+    numbers = version_numbers(home)
+    for number in sorted(numbers, key=lambda each: (each != manifest.version, each)):
+        folder = folder_of(home, number)
+        with contextlib.suppress(DistillgenError):
+            found = Version(folder, read_manifest(folder))
+            if found.manifest.digest == manifest.digest and set(found.manifest.files) == set(manifest.files):
+                return found
+    return None
+
+
+def _fetch(source: Source, content: bytes, manifest: Manifest, home: Path, where: str) -> Pulled:
+    _require_no_more_and_no_less(source, manifest, where)
+    numbers, label = version_numbers(home), _label(manifest)
+    number = manifest.version if manifest.version not in numbers else numbers[-1] + 1
+    staging = home / f".staging-v{number:04d}"
+    try:
+        with disk_errors(staging):
+            staging.mkdir()
+        for name, entry in manifest.files.items():
+            with disk_errors(staging):
+                (staging / name).parent.mkdir(parents=True, exist_ok=True)
+            source.fetch(name, staging, entry.bytes)
+        write_atomically(staging / FILE_NAME, content)
+        require_whole(staging, shown_as=where)
+        if number != manifest.version:
+            manifest = _renumbered(manifest, number, where)
+            write_atomically(staging / FILE_NAME, sealed(manifest.dump()))
+        with disk_errors(staging):
+            _settle(staging, manifest)
+            folder = folder_of(home, number)
+            staging.rename(folder)
+            sync_folder(home)
+            named = latest(home)
+            if named is None or named.manifest.version < number:
+                point_latest(home, folder.name)
+        return Pulled(Version(folder, manifest), label)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _require_no_more_and_no_less(source: Source, manifest: Manifest, where: str) -> None:
+    there = source.names()
+    wanted = {FILE_NAME, *manifest.files}
+    if missing := sorted(wanted - there):
+        hint = "it was pushed with --data-only perhaps: then `datasets.load_dataset` opens it, pull does not"
+        raise Damaged(f"there is no {', '.join(map(shown, missing[:20]))}", where=where, fix=hint)
+    if strays := sorted(there - wanted):
+        raise Damaged(f"{', '.join(map(shown, strays[:20]))} is no part of this version", where=where)
+
+
+def _renumbered(manifest: Manifest, number: int, where: str) -> Manifest:
+    """Return the manifest under a free number; the content and its digest stay, and `run` says what it was there."""
+    pulled = {"from": where, "version": manifest.version, "parent": manifest.parent}
+    run = {**manifest.run, "pulled": pulled}
+    return manifest.model_copy(update={"version": number, "parent": None, "run": run})
+
+
+def _settle(staging: Path, manifest: Manifest) -> None:
+    """Make the files read-only and lasting."""
+    for name in (FILE_NAME, *manifest.files):
+        path = staging / name
+        path.chmod(0o444)
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    for folder in {(staging / name).parent for name in manifest.files} | {staging}:
+        sync_folder(folder)

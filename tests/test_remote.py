@@ -1,0 +1,536 @@
+"""push and pull: huggingface_hub unpatched against a loopback hub, s3fs against a real S3 server, and folders."""
+
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from conftest import RECIPE, Project, clean_environment
+from hub import READS, WRITES, Hub
+from loopback import Loopback
+
+from distillgen.dataset.seal import sealed
+from distillgen.dataset.versions import find_version
+from distillgen.errors import Damaged, NotFound
+from distillgen.remote.pull import pull
+from distillgen.remote.push import push
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    server = Hub()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with two versions, built once; tests work on copies."""
+    server = Loopback()
+    project = Project(tmp_path_factory.mktemp("published"))
+    project.write("recipe.toml", RECIPE.format(url=server.url))
+    project.seeds([{"question": f"What is number {n}?"} for n in range(20)])
+    project.build()
+    project.edit("min_words = 5", "min_words = 6")
+    project.seeds([{"question": f"What is number {n}?"} for n in range(12)])
+    project.edit("splits = { train = 0.8, validation = 0.2 }", "splits = { train = 1.0 }")
+    project.build()
+    server.close()
+    return project.folder
+
+
+@pytest.fixture
+def ours(published: Path, tmp_path: Path) -> Project:
+    folder = tmp_path / "ours"
+    shutil.copytree(published, folder, symlinks=True)
+    return Project(folder)
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Project:
+    (tmp_path / "theirs").mkdir()
+    return Project(tmp_path / "theirs")
+
+
+@pytest.fixture
+def at_hub(hub: Hub, tmp_path: Path) -> dict[str, str]:
+    # huggingface_hub itself calls its HTTP library in a way that this one no longer likes.
+    warnings = "error,ignore:Use 'content=<:DeprecationWarning"
+    home = {
+        "PYTHONWARNINGS": warnings,
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    return {"HF_ENDPOINT": hub.url, "HF_TOKEN": WRITES, **home}
+
+
+def done(completed: "subprocess.CompletedProcess[str]", status: int = 0) -> str:
+    assert completed.returncode == status, completed.stderr
+    assert "Traceback" not in completed.stderr
+    assert WRITES not in completed.stdout + completed.stderr
+    return completed.stderr
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def damaged(project: Project, store: Path) -> str:
+    """Pull in this process, and return why it is refused."""
+    with pytest.raises(Damaged) as caught:
+        pull(str(store), project.folder / "datasets", "demo")
+    return str(caught.value)
+
+
+def nothing_here(project: Project) -> None:
+    home = project.folder / "datasets" / "demo"
+    assert not home.exists() or [each.name for each in home.iterdir()] in ([], [".lock"])
+
+
+# -- a hub -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_version_goes_to_the_hub_and_comes_back(ours: Project, theirs: Project, hub: Hub, at_hub: Any) -> None:
+    assert "is at hf://me/demo now" in done(ours.run("push", "demo@1", "hf://me/demo", **at_hub))
+    repository = hub.repositories["me/demo"]
+    assert repository.private and len(repository.commits) == 2 and list(repository.tags) == ["v0001"]
+    assert {name: file.content for name, file in repository.files.items() if name != ".gitattributes"} == content(
+        ours.version(1)
+    )
+    assert any(request.startswith("PUT /lfs/") for request in hub.requests)
+    done(theirs.run("pull", "hf://me/demo", **at_hub))
+    assert content(theirs.version(1)) == content(ours.version(1))
+    assert (theirs.folder / "datasets/demo/latest").readlink() == Path("v0001")
+    assert not stat.S_IMODE((theirs.version(1) / "README.md").stat().st_mode) & 0o222
+    done(theirs.run("check", "demo"))
+    assert "nothing to do" in done(theirs.run("pull", "hf://me/demo", **at_hub))
+    before = len(repository.commits)
+    assert "nothing to do" in done(ours.run("push", "demo@1", "hf://me/demo", **at_hub))
+    assert len(repository.commits) == before
+
+
+def test_the_next_version_is_one_commit_that_takes_former_files_away(
+    ours: Project, theirs: Project, hub: Hub, at_hub: Any
+) -> None:
+    done(ours.run("push", "demo@1", "hf://me/demo", **at_hub))
+    assert any("validation" in name for name in hub.repositories["me/demo"].files)
+    done(ours.run("push", "demo", "hf://me/demo", **at_hub))
+    repository = hub.repositories["me/demo"]
+    assert len(repository.commits) == 3 and list(repository.tags) == ["v0001", "v0002"]
+    assert {*repository.files} - {".gitattributes"} == {*content(ours.version(2))}
+    done(theirs.run("pull", "hf://me/demo@v0001", "demo", **at_hub))
+    done(theirs.run("pull", "hf://me/demo", **at_hub))
+    assert content(theirs.version(1)) == content(ours.version(1))
+    assert content(theirs.version(2)) == content(ours.version(2))
+
+
+def test_a_commit_without_its_tag_is_only_tagged(ours: Project, hub: Hub, at_hub: Any) -> None:
+    done(ours.run("push", "demo@1", "hf://me/demo", **at_hub))
+    repository = hub.repositories["me/demo"]
+    repository.tags.clear()
+    done(ours.run("push", "demo@1", "hf://me/demo", **at_hub))
+    assert repository.tags == {"v0001": repository.head} and len(repository.commits) == 2
+
+
+def test_other_content_of_the_same_number_is_refused(ours: Project, hub: Hub, at_hub: Any) -> None:
+    done(ours.run("push", "demo@1", "hf://me/demo", **at_hub))
+    second = ours.version(2)
+    shutil.rmtree(ours.version(1))
+    renumber(second, ours.version(1), 1)
+    error = done(ours.run("push", "demo@1", "hf://me/demo", **at_hub), 2)
+    assert "other content has this number there" in error and "never replaced" in error
+    assert len(hub.repositories["me/demo"].commits) == 2
+
+
+def test_an_older_version_does_not_take_the_place_of_a_newer_one(ours: Project, hub: Hub, at_hub: Any) -> None:
+    done(ours.run("push", "demo@2", "hf://me/demo", **at_hub))
+    assert "no later version" in done(ours.run("push", "demo@1", "hf://me/demo", **at_hub), 2)
+
+
+def test_public_is_never_by_accident(ours: Project, hub: Hub, at_hub: Any) -> None:
+    error = done(ours.run("push", "demo@1", "hf://me/demo", "--public", **at_hub))
+    assert "terms of demo@1:" in error and not hub.repositories["me/demo"].private
+    assert "--public was not given" in done(ours.run("push", "demo@2", "hf://me/demo", **at_hub), 2)
+
+
+def test_data_only_opens_but_is_not_pulled(ours: Project, theirs: Project, hub: Hub, at_hub: Any) -> None:
+    done(ours.run("push", "demo@1", "hf://me/demo", "--data-only", **at_hub))
+    assert not any(name.endswith(".zst") for name in hub.repositories["me/demo"].files)
+    error = done(theirs.run("pull", "hf://me/demo", **at_hub), 8)
+    assert "there is no 'failed.jsonl.zst'" in error and "--data-only" in error
+    nothing_here(theirs)
+    assert "pushed there with --data-only" in done(ours.run("push", "demo@1", "hf://me/demo", **at_hub), 2)
+
+
+@pytest.mark.parametrize(
+    ("token", "words"),
+    [("", "no token for the hub"), ("hf_wrong", "takes no such token"), (READS, "may not write here")],
+)
+def test_a_push_without_rights(ours: Project, hub: Hub, at_hub: Any, token: str, words: str) -> None:
+    error = done(ours.run("push", "demo", "hf://me/demo", **{**at_hub, "HF_TOKEN": token}), 4)
+    assert words in error and "HF_TOKEN" in error and (not token or token not in error)
+    assert not hub.repositories
+
+
+def test_a_pull_without_rights_or_repository(ours: Project, theirs: Project, hub: Hub, at_hub: Any) -> None:
+    hub.hold("me/demo", ours.version(2), "v0002")
+    assert "HF_TOKEN" in done(theirs.run("pull", "hf://me/demo", **{**at_hub, "HF_TOKEN": ""}), 4)
+    done(theirs.run("pull", "hf://me/other", **at_hub), 10)
+    done(theirs.run("pull", "hf://me/demo@v0009", **at_hub), 10)
+    hub.refuse = 401
+    assert "HF_TOKEN" in done(theirs.run("pull", "hf://me/demo", **at_hub), 4)
+    nothing_here(theirs)
+
+
+def test_no_hub_there(ours: Project, theirs: Project, at_hub: Any) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nowhere = {**at_hub, "HF_ENDPOINT": f"http://127.0.0.1:{free.getsockname()[1]}"}
+        assert "DG901" in done(ours.run("push", "demo", "hf://me/demo", **nowhere), 7)
+        assert "DG901" in done(theirs.run("pull", "hf://me/demo", **nowhere), 7)
+
+
+def test_somebody_else_commits_meanwhile(ours: Project, hub: Hub, at_hub: Any) -> None:
+    def other() -> None:
+        repository = hub.repositories["me/demo"]
+        repository.commit(dict(repository.files))
+
+    hub.before_commit = other
+    assert "changed the repository meanwhile" in done(ours.run("push", "demo", "hf://me/demo", **at_hub), 7)
+    assert "manifest.json" not in hub.repositories["me/demo"].files and not hub.repositories["me/demo"].tags
+
+
+def test_a_damaged_version_is_not_pushed(ours: Project, hub: Hub, at_hub: Any) -> None:
+    flip(ours.version(2) / "provenance.jsonl.zst")
+    assert "damaged" in done(ours.run("push", "demo", "hf://me/demo", **at_hub), 8)
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "data/train-00000-of-00001.jsonl", "provenance.jsonl.zst", "manifest.json"]
+)
+def test_a_bit_flipped_on_the_way_or_at_the_hub(
+    ours: Project, theirs: Project, hub: Hub, at_hub: Any, name: str
+) -> None:
+    hub.hold("me/demo", ours.version(2), "v0002")
+    hub.spoil[name] = lambda same: same[:99] + bytes([same[99] ^ 4]) + same[100:]
+    error = done(theirs.run("pull", "hf://me/demo", **at_hub), 8)
+    assert name in error or (name == "manifest.json" and ("seal" in error or "manifest" in error))
+    nothing_here(theirs)
+
+
+def test_a_download_cut_short(ours: Project, theirs: Project, hub: Hub, at_hub: Any) -> None:
+    hub.hold("me/demo", ours.version(2), "v0002")
+    hub.cut.add("README.md")
+    completed = theirs.run("pull", "hf://me/demo", **at_hub)
+    assert completed.returncode in (7, 8) and "Traceback" not in completed.stderr, completed.stderr
+    nothing_here(theirs)
+    hub.cut.clear()
+    done(theirs.run("pull", "hf://me/demo", **at_hub))
+    done(theirs.run("check", "demo"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_pull_that_is_killed_leaves_no_version(
+    ours: Project, theirs: Project, hub: Hub, at_hub: Any, how: signal.Signals
+) -> None:
+    hub.hold("me/demo", ours.version(2), "v0002")
+    hub.wait = 0.3
+    process = theirs.start("pull", "hf://me/demo", **at_hub)
+    while hub.downloads < 3:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(how)
+    process.communicate(timeout=30)
+    assert process.returncode != 0
+    home = theirs.folder / "datasets" / "demo"
+    assert not [each.name for each in home.iterdir() if not each.name.startswith(".")]
+    hub.wait = 0.0
+    done(theirs.run("pull", "hf://me/demo", **at_hub))
+    assert sorted(each.name for each in home.iterdir()) == [".lock", "latest", "v0002"]
+
+
+HOSTILE = ["../../outside.txt", "/tmp/outside.txt", "data/../../outside", "a\\..\\b", ".hidden", "data//x", "a\x1b[2Jb"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_manifest_that_leads_out_of_its_folder(ours: Project, theirs: Project, tmp_path: Path, name: str) -> None:
+    push(find_version("demo", ours.folder / "datasets"), str(tmp_path / "store"))
+    manifest = tmp_path / "store/demo/v0002/manifest.json"
+    table = orjson.loads(manifest.read_bytes())
+    table["files"][name] = table["files"]["README.md"]
+    rewrite(manifest, table)
+    error = damaged(theirs, tmp_path / "store")
+    assert "is no file of a version" in error and "\x1b" not in error
+    nothing_here(theirs)
+    assert not (tmp_path / "outside.txt").exists()
+
+
+@pytest.mark.parametrize(("field", "value"), [("name", "../out"), ("version", 0), ("version", 10**12)])
+def test_a_manifest_with_a_hostile_place(
+    ours: Project, theirs: Project, tmp_path: Path, field: str, value: Any
+) -> None:
+    push(find_version("demo", ours.folder / "datasets"), str(tmp_path / "store"))
+    manifest = tmp_path / "store/demo/v0002/manifest.json"
+    rewrite(manifest, {**orjson.loads(manifest.read_bytes()), field: value})
+    damaged(theirs, tmp_path / "store")
+    nothing_here(theirs)
+    assert not (theirs.folder / "out").exists()
+
+
+# -- what the hub of these tests refuses, asked by the real client ---------------------------------------------------
+
+
+CLIENT = """
+import sys
+from huggingface_hub import HfApi, CommitOperationAdd, CommitOperationDelete
+from huggingface_hub.errors import HfHubHTTPError
+for what in sys.argv[1:]:
+    api = HfApi(token="hf_wrong" if what == "token" else None)
+    add, parent = CommitOperationAdd("x.zst", what.encode()), None
+    operations = [add]
+    if what == "sha":
+        add.upload_info.sha256 = bytes(32)
+    elif what == "size":
+        add.upload_info.size += 1
+    elif what == "parent":
+        parent = "0" * 40
+    elif what == "never":
+        add._is_uploaded, add._upload_mode = True, "lfs"
+    elif what == "deleted":
+        operations = [CommitOperationDelete("gone.jsonl")]
+    try:
+        if what != "unknown":
+            api.create_repo(f"me/{what}", repo_type="dataset", private=True, exist_ok=True)
+        api.create_commit(f"me/{what}", operations, repo_type="dataset", commit_message="x", parent_commit=parent)
+    except Exception as error:
+        refused = error if isinstance(error, HfHubHTTPError) else error.__cause__
+        print(what, refused.response.status_code, refused.server_message)
+    else:
+        print(what, "taken")
+"""
+
+
+def test_the_hub_refuses_what_the_real_one_refuses(hub: Hub, at_hub: Any) -> None:
+    said = {
+        "well": "taken",
+        "sha": "400 BadDigest: the sha256 is not the one that was announced",
+        "size": "400 EntityTooSmall: not the size that was announced",
+        "parent": "412 A commit has happened since. Please refresh and try again.",
+        "never": "400 LFS pointer pointed to a file that does not exist: x.zst",
+        "deleted": "404 A file with this name doesn't exist",
+        "unknown": "404 Repository not found",
+        "token": "401 Invalid username or password.",
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", CLIENT, *said], env=clean_environment(**at_hub), capture_output=True, text=True,
+        check=False, timeout=60,
+    )  # fmt: skip
+    assert run.stdout.splitlines() == [f"{what} {words}" for what, words in said.items()], run.stderr
+    commits = {name: len(repository.commits) for name, repository in hub.repositories.items()}
+    assert commits.pop("me/well") == 2 and set(commits.values()) == {1}
+
+
+# -- folders ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_and_back(ours: Project, theirs: Project, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    done(ours.run("push", "demo@1", str(store)))
+    assert (store / "demo/latest").read_text() == "v0001\n"
+    assert content(store / "demo/v0001") == content(ours.version(1))
+    done(ours.run("push", "demo", f"file://{store}"))
+    assert (store / "demo/latest").read_text() == "v0002\n"
+    assert "nothing to do" in done(ours.run("push", "demo@1", str(store)))
+    assert (store / "demo/latest").read_text() == "v0002\n"
+    done(theirs.run("pull", str(store)))
+    done(theirs.run("pull", f"file://{store}", "demo@1"))
+    assert content(theirs.version(1)) == content(ours.version(1))
+    assert (theirs.folder / "datasets/demo/latest").readlink() == Path("v0002")
+    for url, name in [(store, "demo@7"), (store, "other"), (tmp_path / "nowhere", None)]:
+        with pytest.raises(NotFound):
+            pull(str(url), theirs.folder / "datasets", name)
+
+
+def test_a_number_taken_by_other_content_makes_it_the_next_free_one(
+    ours: Project, theirs: Project, tmp_path: Path
+) -> None:
+    push(find_version("demo@1", ours.folder / "datasets"), str(tmp_path / "store"))
+    (theirs.folder / "datasets/demo").mkdir(parents=True)
+    renumber(ours.version(2), theirs.version(1), 1)
+    error = done(theirs.run("pull", str(tmp_path / "store")))
+    assert "demo@2 is here now" in error and "there it is demo@1" in error
+    manifest = theirs.manifest(2)
+    assert manifest["digest"] == ours.manifest(1)["digest"] and manifest["parent"] is None
+    assert manifest["run"]["pulled"] == {"from": str(tmp_path / "store"), "version": 1, "parent": None}
+    done(theirs.run("check", "demo@2"))
+    assert "nothing to do" in done(theirs.run("pull", str(tmp_path / "store")))
+
+
+def test_the_same_number_with_other_content_in_a_store(ours: Project, theirs: Project, tmp_path: Path) -> None:
+    push(find_version("demo@1", ours.folder / "datasets"), str(tmp_path / "store"))
+    (theirs.folder / "datasets/demo").mkdir(parents=True)
+    renumber(ours.version(2), theirs.version(1), 1)
+    before = content(tmp_path / "store")
+    assert "never replaced" in done(theirs.run("push", "demo@1", str(tmp_path / "store")), 2)
+    assert content(tmp_path / "store") == before
+
+
+def test_what_an_interrupted_push_left_is_no_version(ours: Project, theirs: Project, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    for name in ("demo@1", "demo@2"):
+        push(find_version(name, ours.folder / "datasets"), str(store))
+    (store / "demo/v0002/manifest.json").unlink()
+    (store / "demo/latest").write_text("v0001\n")
+    done(theirs.run("pull", str(store)))
+    assert not theirs.version(2).exists() and theirs.version(1).is_dir()
+    done(ours.run("push", "demo@2", str(store)))
+    assert (store / "demo/latest").read_text() == "v0002\n"
+    done(theirs.run("pull", str(store)))
+    done(theirs.run("check", "demo"))
+
+
+@pytest.mark.parametrize("fault", ["flip", "missing", "extra", "longer", "shorter"])
+def test_damage_in_a_store(ours: Project, theirs: Project, tmp_path: Path, fault: str) -> None:
+    push(find_version("demo", ours.folder / "datasets"), str(tmp_path / "store"))
+    file = tmp_path / "store/demo/v0002/data/train-00000-of-00001.jsonl"
+    if fault == "flip":
+        flip(file)
+    elif fault == "missing":
+        file.unlink()
+    elif fault == "extra":
+        file.with_name("more.jsonl").write_text("{}\n")
+    else:
+        file.write_bytes(file.read_bytes() + b"{}\n" if fault == "longer" else file.read_bytes()[:-5])
+    error = damaged(theirs, tmp_path / "store")
+    assert ("more.jsonl" if fault == "extra" else "train-00000") in error
+    nothing_here(theirs)
+
+
+def test_a_dataset_at_work_is_left_alone(ours: Project, theirs: Project, tmp_path: Path) -> None:
+    from distillgen.files import Lock
+
+    push(find_version("demo", ours.folder / "datasets"), str(tmp_path / "store"))
+    with Lock(theirs.folder / "datasets/demo/.lock"):
+        done(theirs.run("pull", str(tmp_path / "store")), 11)
+    done(theirs.run("pull", str(tmp_path / "store")))
+
+
+def test_addresses_that_are_none(ours: Project) -> None:
+    for target, words in [("hf://me", "names no dataset repository"), ("nosuch://x/y", "no address of a store")]:
+        assert words in done(ours.run("push", "demo", target), 2)
+    assert "becomes the tag" in done(ours.run("push", "demo", "hf://me/demo@v1"), 2)
+
+
+@pytest.mark.parametrize(("package", "target", "extra"), [("huggingface_hub", "hf://me/demo", "hub"), ("fsspec", "/tmp/x", "remote"), ("s3fs", "s3://sets/x", "s3")])  # fmt: skip
+def test_a_missing_extra_names_its_install_line(ours: Project, package: str, target: str, extra: str) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None; from distillgen.cli.main import main; main()"
+    run = subprocess.run(
+        [sys.executable, "-c", code, "push", "demo", target], cwd=ours.folder, env=clean_environment(),
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert f"pip install 'distillgen[{extra}]'" in done(run, 2)
+
+
+# -- S3 --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, str]]:
+    """A real S3 server, in a process of its own, with an empty bucket."""
+    code = (
+        "import sys, boto3\nfrom moto.server import ThreadedMotoServer\n"
+        "server = ThreadedMotoServer('127.0.0.1', port=0, verbose=False)\nserver.start()\n"
+        "host, port = server.get_host_and_port()\n"
+        "boto3.client('s3', endpoint_url=f'http://127.0.0.1:{port}', region_name='us-east-1').create_bucket(Bucket='sets')\n"
+        "print(port, flush=True)\nsys.stdin.read()"
+    )
+    keys = {"AWS_ACCESS_KEY_ID": "loopback", "AWS_SECRET_ACCESS_KEY": "loopback", "AWS_DEFAULT_REGION": "us-east-1"}
+    server = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True, env={**clean_environment(**keys), "PYTHONWARNINGS": "default"},
+    )  # fmt: skip
+    assert server.stdin and server.stdout
+    port = server.stdout.readline().strip()
+    yield {**keys, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_EC2_METADATA_DISABLED": "true"}
+    server.stdin.close()
+    server.wait(20)
+    server.stdout.close()
+
+
+def bucket(s3: dict[str, str]) -> Any:
+    import boto3
+
+    return boto3.client(
+        "s3",
+        endpoint_url=s3["AWS_ENDPOINT_URL"],
+        region_name="us-east-1",
+        aws_access_key_id="x",
+        aws_secret_access_key="x",
+    )
+
+
+def test_s3_and_back(ours: Project, theirs: Project, s3: dict[str, str]) -> None:
+    done(ours.run("push", "demo@1", "s3://sets/whole/sets", **s3))
+    done(ours.run("push", "demo@2", "s3://sets/whole/sets", **s3))
+    assert "nothing to do" in done(ours.run("push", "demo@2", "s3://sets/whole/sets", **s3))
+    client = bucket(s3)
+    assert client.get_object(Bucket="sets", Key="whole/sets/demo/latest")["Body"].read() == b"v0002\n"
+    done(theirs.run("pull", "s3://sets/whole/sets", **s3))
+    done(theirs.run("pull", "s3://sets/whole/sets", "demo@1", **s3))
+    assert content(theirs.version(1)) == content(ours.version(1))
+    assert content(theirs.version(2)) == content(ours.version(2))
+
+
+def test_damage_in_s3(ours: Project, theirs: Project, s3: dict[str, str]) -> None:
+    done(ours.run("push", "demo", "s3://sets/damaged", **s3))
+    client, key = bucket(s3), "damaged/demo/v0002/provenance.jsonl.zst"
+    whole = client.get_object(Bucket="sets", Key=key)["Body"].read()
+    client.put_object(Bucket="sets", Key=key, Body=whole[:50] + bytes([whole[50] ^ 1]) + whole[51:])
+    assert "provenance" in done(theirs.run("pull", "s3://sets/damaged", **s3), 8)
+    client.delete_object(Bucket="sets", Key=key)
+    assert "there is no 'provenance.jsonl.zst'" in done(theirs.run("pull", "s3://sets/damaged", **s3), 8)
+    nothing_here(theirs)
+    done(ours.run("push", "demo", "s3://sets/damaged", **s3))  # sends what is missing there
+    done(theirs.run("pull", "s3://sets/damaged", **s3))
+
+
+def test_s3_without_keys_bucket_or_server(ours: Project, theirs: Project, s3: dict[str, str], tmp_path: Path) -> None:
+    done(ours.run("push", "demo", "s3://nobucket/x", **s3), 10)
+    done(theirs.run("pull", "s3://sets/empty", "demo", **s3), 10)
+    nobody = {name: value for name, value in s3.items() if "KEY" not in name} | {"HOME": str(tmp_path)}
+    assert "AWS_ACCESS_KEY_ID" in done(ours.run("push", "demo", "s3://sets/x", **nobody), 4)
+
+
+# -- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def flip(path: Path) -> None:
+    whole = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(whole[:50] + bytes([whole[50] ^ 1]) + whole[51:])
+
+
+def rewrite(path: Path, table: dict[str, Any]) -> None:
+    """Write a manifest as somebody would who knows the format."""
+    table.pop("seal", None)
+    path.chmod(0o644)
+    path.write_bytes(sealed(orjson.dumps(table, option=orjson.OPT_INDENT_2) + b"\n"))
+
+
+def renumber(source: Path, target: Path, number: int) -> None:
+    """Copy a version to another number."""
+    shutil.copytree(source, target)
+    rewrite(
+        target / "manifest.json",
+        {**orjson.loads((target / "manifest.json").read_bytes()), "version": number, "parent": None},
+    )
