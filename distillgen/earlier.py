@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 from distillgen.dataset.manifest import FILE_NAME
 from distillgen.dataset.versions import Version, find_version, latest
 from distillgen.errors import DistillgenError, Problem, UsageError, nearest
+from distillgen.excluded import Excluded
 from distillgen.files import canonical, digest, file_sha256, read_jsonl
 from distillgen.foreign import columns_of
 from distillgen.rows import Row
@@ -39,6 +40,7 @@ class Place:
     folder: Path  # of the project
     home: Path  # of the dataset
     state: Path | None = None
+    left_out: Excluded | None = None  # rows of the version before that are not to be in the next one
 
     @property
     def datasets(self) -> Path:
@@ -74,7 +76,7 @@ def open_earlier(step: DeduplicateStep, name: str, place: Place, spool: Path) ->
     settings = index_settings(step.columns, step.near, words=step.words, bands=step.bands, meaning=step.meaning)
     if step.against == PREVIOUS:
         parent = latest(place.home)
-        return [] if parent is None else [_of_version(parent, step, name, settings, place, spool)]
+        return [] if parent is None else [_of_version(parent, step, name, settings, place, spool, place.left_out)]
     found = [_file_or_version(reference, place) for reference in step.against]
     return [
         _of_version(each, step, name, settings, place, spool)
@@ -110,10 +112,13 @@ class Memory:
             folder = self.place.index_folder(version.manifest.digest, name, step.settings, step.settings.columns)
             if folder is None:
                 continue
+            grown_from = next((earlier.index for earlier in step.earlier), None)
+            if grown_from is not None and grown_from.folder is None:
+                continue
             names = step.published(self._marks.get(name, set()))
             try:
                 if names is not None:
-                    step.save(folder, names, next((earlier.index for earlier in step.earlier), None))
+                    step.save(folder, names, grown_from)
             except DistillgenError as error:
                 what = f"{version.label} is published, but the index of its rows is not kept: {error.problems[0].what}"
                 warnings.append(Problem(what, fix="it is only a cache: the next run reads the version instead"))
@@ -168,12 +173,16 @@ def _file_or_version(reference: str, place: Place) -> Path | Version:
 
 
 def _of_version(
-    version: Version, step: DeduplicateStep, name: str, settings: IndexSettings, place: Place, spool: Path
-) -> Earlier:
+    version: Version, step: DeduplicateStep, name: str, settings: IndexSettings, place: Place, spool: Path,
+    left_out: Excluded | None = None,
+) -> Earlier:  # fmt: skip
     columns = _against(step)
+    dropped = _dropped(version, left_out)
 
     def rows() -> Iterator[tuple[tuple[str, Group], Mapping[str, Any]]]:
         for record in read_jsonl(version.folder / "provenance.jsonl.zst"):
+            if record["id"] in dropped:
+                continue
             trail: Sequence[Mapping[str, Any]] = record["steps"]
             passed = next((number for number, each in enumerate(trail) if each["step"] == name), len(trail))
             row_id = trail[passed].get("as", record["id"]) if passed < len(trail) else record["id"]
@@ -183,8 +192,15 @@ def _of_version(
         for (row_id, group), texts in _texts(rows(), columns, version.label, place):
             yield Known(row_id, texts, group)
 
-    folder = place.index_folder(version.manifest.digest, name, settings, columns)
+    # Of some of its rows alone an index is made for one run: the next version's is of that.
+    folder = None if dropped else place.index_folder(version.manifest.digest, name, settings, columns)
     return Earlier(_kept_or_made(folder, settings, known, spool), f"{version.label}/")
+
+
+def _dropped(version: Version, left_out: Excluded | None) -> set[str]:
+    """Return the ids of a version's rows that are left out."""
+    records = read_jsonl(version.folder / "provenance.jsonl.zst") if left_out else ()
+    return {each["id"] for each in records if left_out and left_out.of(each["id"], each["origin"]) is not None}
 
 
 def _of_file(

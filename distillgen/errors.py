@@ -15,6 +15,7 @@ DistillgenError
 ├── QuotaSpent               5  DG403   the provider's, ├── BudgetSpent   DG411   our own
 ├── NothingToPublish         6  DG601  ├── GateClosed     DG606
 ├── TeacherUnavailable       7  DG404
+├── RemoteUnavailable        7  DG901  a hub or store that versions are shared through
 ├── Damaged                  8  DG602
 ├── NotFound                10  DG605  dataset, version or row
 ├── Locked                  11  DG701
@@ -219,6 +220,12 @@ class TeacherUnavailable(DistillgenError):
     """The teacher cannot be reached or does not answer; a later run may."""
 
     code, exit_status = "DG404", 7
+
+
+class RemoteUnavailable(DistillgenError):
+    """A hub or store cannot be reached, or does not answer as it should; a later push or pull may."""
+
+    code, exit_status = "DG901", 7
 
 
 class Damaged(DistillgenError):

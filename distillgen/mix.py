@@ -210,7 +210,8 @@ def _decide_counts(parts: Sequence[Part], rows: int | None) -> None:
     for part in rest[: wanted - sum(part.count for part in parts)]:
         part.count = min(part.count + 1, len(part.rows))
     if not any(part.count for part in parts):
-        raise NothingToPublish("no row is left to publish", fix=f"every row of {limit.label} is a duplicate of another; leave it out of the mix")
+        why = f"every row of {limit.label} is a duplicate of another; leave it out of the mix"
+        raise NothingToPublish("no row is left to publish", fix=why)
 
 
 # -- writing it --------------------------------------------------------------------------------------------------------

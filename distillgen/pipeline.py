@@ -29,6 +29,7 @@ from distillgen.errors import (
     TeacherUnavailable,
     Unfinished,
 )
+from distillgen.excluded import STEP, Excluded
 from distillgen.files import Lock
 from distillgen.preparation import Prepared
 from distillgen.reach import LookAhead, until_reached, while_decided
@@ -83,7 +84,7 @@ async def build(prepared: Prepared, options: Options, tally: Tally) -> Result:
         Lock(state / "lock"),
         Lock(prepared.home / ".lock"),  # two states may have one dataset
         contextlib.closing(AnswerStore(state / "answers.sqlite")) as store,
-        contextlib.closing(Publication(prepared.home, recipe)) as publication,
+        contextlib.closing(Publication(prepared.home, recipe, prepared.left_out())) as publication,
     ):
         store.take_in_notes()
         async with contextlib.AsyncExitStack() as held:  # what steps hold, until the version is published
@@ -114,6 +115,8 @@ async def _build(
     result = publish(publication, prepared, options, tally, ends)
     if result.version is not None:
         result.warnings = memory.save(result.version)
+    if not ends:
+        result.warnings += publication.left_out.unmatched()
     result.stop = stopped
     return result
 
@@ -127,17 +130,20 @@ async def go(
     Returns why it did not take all of them (limit, target_rows, stopped; or nothing), and what the next run is to be
     compared with.
     """
-    make = functools.partial(prepared.steps, teachers, prefer_first=options.prefer_first)
+    left_out = publication.left_out
+    make = functools.partial(prepared.steps, teachers, prefer_first=options.prefer_first, left_out=left_out)
     steps = await asyncio.to_thread(make)  # a step may read long files first, and a signal is heard meanwhile
     held.push_async_callback(close, steps)
     sweep_indexes(prepared.place, steps)
     memory = Memory(prepared.place, {step.name: step for step in steps if is_remembering(step)})
+    for rejection in publication.dropped:
+        tally.step(rejection.step, (rejection,))
     target = prepared.recipe.dataset.target_rows
     wanted = None if target is None else target - sum(publication.splits.values())
     ahead = LookAhead(wanted, tally) if is_decided or wanted is not None else None
     if ahead is not None and ahead.is_reached:
         return "target_rows", memory
-    outcomes = set_out(prepared, options, tally, teachers, steps, publication.inherited, ahead)
+    outcomes = set_out(prepared, options, tally, teachers, steps, publication.inherited, ahead, left_out)
     if is_decided:
         outcomes = while_decided(outcomes)
     if ahead is not None:
@@ -153,15 +159,15 @@ async def go(
 
 def set_out(
     prepared: Prepared, options: Options, tally: Tally, teachers: dict[str, Teacher], steps: Sequence[Step],
-    known: Container[str] = (), ahead: LookAhead | None = None,
+    known: Container[str] = (), ahead: LookAhead | None = None, left_out: Excluded | None = None,
 ) -> Outcomes:  # fmt: skip
     """Return what becomes of the seeds, but for those `known`, in their order; close it to stop what is under way."""
     return travel(
-        read_seeds(prepared, options, tally, known, ahead), steps,
+        read_seeds(prepared, options, tally, known, ahead, left_out), steps,
         tally=tally.step if ahead is None else ahead.step,
         spool=prepared.state / "spool", in_flight=rows_at_once(teachers),
         drain=lambda: drain(teachers.values()),
-        leave=free_to_ask if ahead is None else ahead.leave,
+        leave=free_to_ask if ahead is None else ahead.leave, left_out=left_out.row if left_out else None,
     )  # fmt: skip
 
 
@@ -195,23 +201,27 @@ def rows_at_once(teachers: dict[str, Teacher]) -> int:
 
 
 async def read_seeds(
-    prepared: Prepared, options: Options, tally: Tally, known: Container[str] = (), ahead: LookAhead | None = None
-) -> Outcomes:
+    prepared: Prepared, options: Options, tally: Tally, known: Container[str] = (), ahead: LookAhead | None = None,
+    left_out: Excluded | None = None,
+) -> Outcomes:  # fmt: skip
     """Yield the seeds as rows, but for those whose ids are `known`; a slow pipe holds up nothing.
 
-    With `ahead`, seeds wait until they may set out, and the end of each is marked.
+    With `ahead`, seeds wait until they may set out, and the end of each is marked. Those `left_out` come as rejected.
     """
     rows: Iterator[Row] = islice(prepared.seeds, options.limit)
     async for row in in_thread(rows) if prepared.seeds.is_stdin else _at_once(rows):
         tally.seeds += 1
         if row.id in known:
             continue
-        if ahead is None:
-            yield row
-            continue
-        await ahead.room(row.origin)
-        yield row
-        yield SeedEnd(row.origin)
+        outcome: Outcome = row
+        if ahead is not None:
+            await ahead.room(row.origin)
+        if left_out:
+            outcome = left_out.seed(row)
+            (tally if ahead is None else ahead).step(STEP, (outcome,))
+        yield outcome
+        if ahead is not None:
+            yield SeedEnd(row.origin)
 
 
 async def _at_once(rows: Iterator[Row]) -> AsyncGenerator[Row, None]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.errors import RowFailed
+from distillgen.excluded import EXCLUDED, FORGOTTEN, Excluded
 from distillgen.pipeline import Options, read_seeds
 from distillgen.preparation import Prepared
 from distillgen.prompts import Messages
@@ -70,25 +71,32 @@ async def foresee(prepared: Prepared, options: Options) -> dict[str, Any]:
             async with open_teachers(
                 prepared.recipe, prepared.source, prepared.teachers_used, store, state=prepared.state, offline=True
             ) as teachers:
-                road = prepared.steps(teachers, prefer_first=options.prefer_first)
+                left_out = prepared.left_out()
+                road = prepared.steps(teachers, prefer_first=options.prefer_first, left_out=left_out)
                 steps = [each for step in road for each in (step, *(step.inner if is_rounds(step) else ()))]
-                seeds = read_seeds(prepared, options, tally)
-                outcomes = travel(seeds, road, tally=tally.step, spool=Path(spare), in_flight=BESIDE)
+                seeds = read_seeds(prepared, options, tally, left_out=left_out)
+                outcomes = travel(
+                    seeds, road, tally=tally.step, spool=Path(spare), in_flight=BESIDE, left_out=left_out.row
+                )
                 async with contextlib.aclosing(outcomes):
                     async for outcome in outcomes:
                         _note(outcome, steps, first, seen)
                 await close(road)
                 left = _left(prepared.recipe, store)
+                looked = [_step(step, tally, left_out) for step in steps]
                 asked = [_teacher(t, seen.get(t.identity.name, Seen()), left) for t in teachers.values()]
     return {
         "recipe": prepared.recipe.name,
         "seeds": tally.seeds,
         "skipped_seeds": prepared.seeds.skipped,
-        "steps": [_step(step, tally) for step in steps],
+        "left_out": {
+            rule: sum(count.rejected[rule] for count in tally.steps.values()) for rule in (EXCLUDED, FORGOTTEN)
+        },
+        "steps": looked,
         "teachers": asked,
         "usd": _sum([each["usd"] for each in asked]),
         "target_rows": prepared.recipe.dataset.target_rows,
-        "builds": _builds(prepared.recipe, steps, tally),
+        "builds": _builds(prepared.recipe, looked),
         "budget": prepared.recipe.budget.model_dump(exclude_none=True),
         "prompts": [
             {"step": step.name, "prompt": step.prompt.name, "messages": first[step.name]}
@@ -117,7 +125,7 @@ def _note(outcome: Outcome, steps: Sequence[Step], first: dict[str, Messages], s
                 first[step.name] = step.render(row)
 
 
-def _step(step: Step, tally: Tally) -> dict[str, Any]:
+def _step(step: Step, tally: Tally, left_out: Excluded) -> dict[str, Any]:
     """Return what is known of one step: calls it needs, answers it has, calls that depend on others' answers."""
     count = tally.steps.get(step.name, StepCount())
     outlook: dict[str, Any] = {"step": step.name, "rows": count.rows_in + count.born}
@@ -126,7 +134,7 @@ def _step(step: Step, tally: Tally) -> dict[str, Any]:
     if isinstance(step, Generate | Judge):
         samples = step.settings.sample_count if isinstance(step, Generate) else 1  # a judge's row fails once
         calls = count.failed.get("not_stored", 0)
-        outlook |= {"calls": calls, "stored": count.rows_in * samples - calls}
+        outlook |= {"calls": calls, "stored": count.rows_in * samples - calls - left_out.unasked[step.name]}
         names = list(tally.steps)
         before = names[: names.index(step.name)] if step.name in names else names
         waiting = sum(tally.steps[name].failed.get("not_stored", 0) for name in before)
@@ -135,12 +143,11 @@ def _step(step: Step, tally: Tally) -> dict[str, Any]:
     return outlook
 
 
-def _builds(recipe: Recipe, steps: Sequence[Step], tally: Tally) -> int:
+def _builds(recipe: Recipe, looked: Sequence[dict[str, Any]]) -> int:
     """Return how many builds it takes: one, and one more for each step that asks in batches and lacks answers."""
     rounds = 0
-    for (_, settings), step in zip(recipe.all_steps(), steps, strict=True):
+    for (_, settings), outlook in zip(recipe.all_steps(), looked, strict=True):
         if isinstance(settings, GenerateStep | JudgeStep):
-            outlook = _step(step, tally)
             is_batch = any(recipe.teachers[name].mode == "batch" for name in recipe.teachers_of(settings))
             rounds += is_batch and bool(outlook["calls"] or outlook.get("more"))
     return 1 + rounds

@@ -1,13 +1,14 @@
 """Checks a recipe whole, with its seeds, steps, student and teachers, before anything is sent; readies its steps."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from distillgen.checking import Check, Maker, Means
 from distillgen.dataset.training_rows import StudentTemplates
 from distillgen.earlier import Place
 from distillgen.errors import DistillgenError, Problem, RecipeInvalid
+from distillgen.excluded import Entry, Excluded, read_excluded, read_forgotten
 from distillgen.prompts import Prompt, Template
 from distillgen.recipe import Key, Recipe, Source, read_recipe
 from distillgen.seeds import SeedReader
@@ -33,6 +34,7 @@ class Prepared:
     student: StudentTemplates
     warnings: list[Problem] = field(default_factory=list)
     terms: Terms | None = None  # None where nothing is published
+    exclude: Mapping[str, Entry] = field(default_factory=dict)  # what [dataset] exclude names
 
     @property
     def datasets(self) -> Path:
@@ -50,10 +52,18 @@ class Prepared:
         asking = [step for _, step in self.recipe.all_steps() if isinstance(step, GenerateStep | JudgeStep)]
         return {name for step in asking for name in self.recipe.teachers_of(step)}
 
-    def steps(self, teachers: Mapping[str, Teacher], *, prefer_first: bool = False) -> list[Step]:
+    def steps(
+        self, teachers: Mapping[str, Teacher], *, prefer_first: bool = False, left_out: Excluded | None = None
+    ) -> list[Step]:
         """Return the steps of the road, in order, with their teachers, as if no row had passed them."""
-        means = Means(teachers, self.state / "spool", self.place, prefer_first)
+        means = Means(teachers, self.state / "spool", replace(self.place, left_out=left_out), prefer_first)
         return [make(means) for make in self.makers]
+
+    def left_out(self) -> Excluded:
+        """Return what a run leaves out: what the recipe names, and what was erased by now. Raises Damaged."""
+        if self.terms is None:
+            return Excluded()
+        return Excluded({**self.exclude, **read_forgotten(self.home)})
 
     @property
     def place(self) -> Place:
@@ -91,6 +101,7 @@ def prepare_recipe(
     )
     check.problems += [problem for problem in wrong if isinstance(problem, Problem)]
     check.problems += wrong_terms(recipe.terms, source)
+    exclude = _excluded(recipe, source, check.problems)
     if columns is not None and not columns:
         reader.check()  # raises: no seed, or none that can be read
     if check.problems:
@@ -103,5 +114,14 @@ def prepare_recipe(
     require_local(place)
     return Prepared(
         recipe, source, place, reader, count, check.prompts, check.makers, student, [*warnings, *check.warnings],
-        weigh(recipe, source, check.teachers_used) if has_student else None,
+        weigh(recipe, source, check.teachers_used) if has_student else None, exclude,
     )  # fmt: skip
+
+
+def _excluded(recipe: Recipe, source: Source, problems: list[Problem]) -> dict[str, Entry]:
+    """Return the ids that the recipe excludes, and note what is wrong with their file."""
+    if recipe.dataset.exclude is None:
+        return {}
+    entries, wrong = read_excluded(source.folder / recipe.dataset.exclude, recipe.dataset.exclude)
+    problems += [each if each.where else source.problem(each.what, ("dataset", "exclude"), each.fix) for each in wrong]
+    return entries

@@ -28,7 +28,7 @@ from distillgen.shapes import (
     is_rounds,
     is_stream,
 )
-from distillgen.walk import Leave, Walk, free_to_ask
+from distillgen.walk import Leave, LeftOut, Walk, free_to_ask
 from distillgen.workers import BLOCK_ROWS, Workers
 
 LOOK_AHEAD = 100_000  # positions between the oldest unsettled one and the newest
@@ -50,7 +50,7 @@ async def let_go() -> None:
 
 def travel(
     outcomes: Outcomes, steps: Sequence[Step], *, tally: Tally, spool: Path, in_flight: int, drain: Drain = let_go,
-    leave: Leave = free_to_ask,
+    leave: Leave = free_to_ask, left_out: LeftOut | None = None,
 ) -> Outcomes:  # fmt: skip
     """Return what becomes of every row, in the order in which they came; close it to stop what is under way.
 
@@ -58,13 +58,14 @@ def travel(
     `spool` is the folder for what memory shall not hold;
     `in_flight` is how many rows may wait for answers at once;
     `drain` is awaited when the road ends early, before rows that wait for answers are given up;
-    `leave` is awaited before a teacher is asked about a row, with the id of the row's seed.
+    `leave` is awaited before a teacher is asked about a row, with the id of the row's seed;
+    `left_out` says why a row that an answer makes must not be.
     """
 
     def row_steps(outcomes: Outcomes, run: Sequence[Step]) -> Outcomes:
         first, last = _without_pure_end(run)
         if first:
-            walk = Walk(first, tally, leave)
+            walk = Walk(first, tally, leave, left_out)
             outcomes = in_order(
                 outcomes, walk.start, beside=walk.samples, spool=spool, in_flight=in_flight, drain=drain
             )
@@ -78,8 +79,9 @@ def travel(
             outcomes = _in_groups(row_steps(outcomes, run), step, tally)
         elif is_rounds(step):
             go = functools.partial(
-                travel, steps=step.inner, tally=tally, spool=spool, in_flight=in_flight, drain=drain, leave=leave
-            )
+                travel, steps=step.inner, tally=tally, spool=spool, in_flight=in_flight, drain=drain, leave=leave,
+                left_out=left_out,
+            )  # fmt: skip
             outcomes = step.grow(row_steps(outcomes, run), go, tally)
         else:
             run.append(step)

@@ -77,6 +77,17 @@ class SeedReader:
                 raise SeedsInvalid("bad seed", problems=[problem, _HINT])
             self.skipped += 1
 
+    def places(self, wanted: str) -> Iterator[tuple[Place, Row]]:
+        """Yield where the seed of an id stands, and identical ones (`-2` behind it), which are rows of their own."""
+        seen: dict[bytes, bytes] = {}
+        repeats: Counter[bytes] = Counter()
+        for place, found in self._readings():
+            if isinstance(found, Problem) or self._lacking(place, found):
+                continue
+            row = self._identified(place, found, seen, repeats)
+            if isinstance(row, Row) and row.id.partition("-")[0] == wanted.partition("-")[0]:
+                yield place, row
+
     def check(self) -> int:
         """Read every line once without sending anything; return how many seeds there are.
 

@@ -117,6 +117,7 @@ class DatasetSettings(Settings):
     splits: dict[str, float] = Field(default={"train": 1.0}, description="name -> share; they add up to 1")
     split_by: str | None = Field(default=None, description="rows that agree in this column stay in one split")
     append: bool = Field(default=False, description="keep the parent's rows, send only new seeds down the road")
+    exclude: str | None = Field(default=None, description="file of ids, one a line: rows that must not be in it")
     gate: GateSettings = GateSettings()
     target_rows: int | None = Field(
         default=None, ge=1, description="stop at the first seed that makes so many published rows; then ask nothing"

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from distillgen.errors import RowFailed
-from distillgen.rows import Failure, Outcome, Row
+from distillgen.rows import Failure, Outcome, Rejection, Row
 from distillgen.shapes import (
     AskingStep,
     Inquiry,
@@ -19,11 +19,13 @@ from distillgen.shapes import (
     is_joining,
     is_slow,
 )
+from distillgen.teacher import several
 from distillgen.teacher.several import Answer, Question
 
 Place: TypeAlias = tuple[int, ...]
 Settled: TypeAlias = list[tuple[Place, Outcome]]
 Leave: TypeAlias = Callable[[str], Awaitable[None]]
+LeftOut: TypeAlias = Callable[[Row, str], Rejection | None]  # of a row that a step makes: why it must not be
 Errand: TypeAlias = Callable[[Settled], Awaitable[None]]  # what must be waited for before a row can walk on
 
 
@@ -35,10 +37,13 @@ class Walk:
     """A run of row steps. `samples` are the tasks of rows that wait for several answers at once.
 
     `leave` is awaited, with the id of the seed that a row comes of, before a teacher is asked about the row.
+    `left_out` says which of the rows that answers make are left out: for a sample it is asked before the teacher.
     """
 
-    def __init__(self, steps: tuple[Step, ...], tally: Tally, leave: Leave = free_to_ask) -> None:
-        self._steps, self._tally, self._leave = steps, tally, leave
+    def __init__(
+        self, steps: tuple[Step, ...], tally: Tally, leave: Leave = free_to_ask, left_out: LeftOut | None = None
+    ) -> None:
+        self._steps, self._tally, self._leave, self._left_out = steps, tally, leave, left_out
         self._starts = tuple(self._start_of(step) for step in steps)
         self.samples: set[asyncio.Task[None]] = set()
 
@@ -79,12 +84,27 @@ class Walk:
         except RowFailed as failed:
             self._enter(index, place, [_failure(row, step.name, failed)], settled, errands)
             return
+        asked: list[tuple[int, Question]] = []
         for sample, question in enumerate(questions):
+            if self._left_out and (left_out := self._left_out(step.row_of(row, sample), step.name)):
+                several.withdraw(question)  # before another sample of its family is asked for
+                self._enter(index, (*place, sample), [left_out], settled, errands, sample == 0)
+            else:
+                asked.append((sample, question))
+        for sample, question in asked:
             question, answer = _stored(step, question)
             if answer is None:
                 errands.append(functools.partial(self._follow, row, index, (*place, sample), sample, question))
             else:
-                self._enter(index, (*place, sample), step.rows(row, sample, answer), settled, errands, sample == 0)
+                results = self._made(step, row, sample, answer)
+                self._enter(index, (*place, sample), results, settled, errands, sample == 0)
+
+    def _made(self, step: AskingStep, row: Row, sample: int, answer: Answer) -> Iterable[Outcome]:
+        """Return what becomes of a row with an answer; of a list's elements some may be left out."""
+        made = step.rows(row, sample, answer)
+        if self._left_out is None:
+            return made
+        return [(isinstance(each, Row) and self._left_out(each, step.name)) or each for each in made]
 
     def _ask_all(self, row: Row, index: int, place: Place, settled: Settled, errands: list[Errand]) -> None:
         step: JoiningStep = self._steps[index]  # type: ignore[assignment]
@@ -146,7 +166,7 @@ class Walk:
         results: Iterable[Outcome]
         await self._leave(row.origin)
         try:
-            results = step.rows(row, sample, await _answered(step, question))
+            results = self._made(step, row, sample, await _answered(step, question))
         except RowFailed as failed:
             results = [_failure(step.row_of(row, sample), step.name, failed)]
         await self._walk_on(index, place, results, settled, sample == 0)

@@ -16,12 +16,12 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom of the road to its top; a module may import what stands before it, and its own folder.
 ROAD = [
     "__init__", "errors", "files", "state", "rows", "toml_lines", "settings", "step_settings", "recipe", "structured", "prompts", "seeds",
-    "foreign", "teacher", "shapes", "walk", "workers", "road", "steps", "dataset", "earlier", "checking", "terms", "preparation", "tally", "sieve", "reach", "pipeline", "plan", "pipe", "status", "project", "export", "upkeep", "remote", "mix", "doctor", "report", "cli", "__main__",
+    "foreign", "teacher", "shapes", "walk", "workers", "road", "steps", "excluded", "dataset", "earlier", "checking", "terms", "preparation", "tally", "sieve", "reach", "pipeline", "plan", "pipe", "status", "project", "export", "upkeep", "remote", "mix", "doctor", "report", "cli", "__main__",
 ]  # fmt: skip
 # Typer itself loads pydantic to read options.
 HEAVY = {
     "httpx", "aiohttp", "openai", "numpy", "scipy", "datasketch", "jinja2", "orjson", "zstandard",
-    "jsonschema_rs", "regex", "py3langid", "math_verify", "wordllama", "genai_prices", "httpx2", "tenacity", "pyarrow", "xllamacpp", "datasets",
+    "jsonschema_rs", "regex", "py3langid", "math_verify", "wordllama", "genai_prices", "httpx2", "tenacity", "pyarrow", "xllamacpp", "datasets", "huggingface_hub", "fsspec", "s3fs", "botocore",
 }  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def test_help_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> Non
 
 COMMANDS = [
     [], ["init"], ["plan"], ["build"], ["status"], ["generate"], ["filter"], ["deduplicate"],
-    ["decontaminate"], ["check"], ["repair"], ["gc"], ["pin"], ["unpin"], ["log"], ["show"], ["stats"], ["diff"], ["trace"], ["export"], ["terms"], ["prompts"],
+    ["decontaminate"], ["check"], ["repair"], ["gc"], ["forget"], ["pin"], ["unpin"], ["log"], ["show"], ["stats"], ["diff"], ["trace"], ["export"], ["mix"], ["push"], ["pull"], ["terms"], ["prompts"],
     ["prompts", "show"], ["prompts", "render"], ["teachers"], ["teachers", "check"], ["teachers", "install"], ["doctor"],
 ]  # fmt: skip
 
@@ -126,7 +126,7 @@ def test_the_readme_names_every_dependency() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = project["dependencies"] + [
         d
-        for extra in ("embedded", "parquet", "language", "math", "semantic")
+        for extra in ("embedded", "parquet", "language", "math", "semantic", "hub", "remote", "s3")
         for d in project["optional-dependencies"][extra]
     ]
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")

@@ -331,6 +331,9 @@ def _outlook(outlook: dict[str, Any]) -> Iterator[str]:
     """Yield a plan as lines for people."""
     skipped = f" ({outlook['skipped_seeds']:,} bad ones skipped)" if outlook["skipped_seeds"] else ""
     yield f"seeds    {outlook['seeds']:,}{skipped}"
+    if any(outlook["left_out"].values()):
+        words = ", ".join(f"{count:,} {rule}" for rule, count in outlook["left_out"].items() if count)
+        yield f"left out {words}: no teacher is asked about them"
     for step in outlook["steps"]:
         words = f"{step['stored']:,} answers stored, {step['calls']:,} calls" if "calls" in step else ""
         words += f"the first of up to {step['rounds']:,} rounds, each of as many calls" if "rounds" in step else ""

@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from distillgen import __version__
-from distillgen.cli import build, datasets, export, lookup, pipe, sieves, space, start, terms, upkeep
+from distillgen.cli import (
+    build,
+    datasets,
+    export,
+    forget,
+    lookup,
+    mix,
+    pipe,
+    remote,
+    sieves,
+    space,
+    start,
+    terms,
+    upkeep,
+)
 
 app = typer.Typer(
     name="distillgen",
@@ -48,9 +62,13 @@ app.command("stats", rich_help_panel="Look at datasets")(datasets.stats)
 app.command("diff", rich_help_panel="Look at datasets")(datasets.diff)
 app.command("trace", rich_help_panel="Look at datasets")(datasets.trace)
 app.command("export", rich_help_panel="Use datasets")(export.export)
+app.command("mix", rich_help_panel="Use datasets")(mix.mix)
+app.command("push", rich_help_panel="Use datasets")(remote.push)
+app.command("pull", rich_help_panel="Use datasets")(remote.pull)
 app.command("check", rich_help_panel="Keep datasets")(upkeep.check)
 app.command("repair", rich_help_panel="Keep datasets")(upkeep.repair)
 app.command("gc", rich_help_panel="Keep datasets")(space.gc)
+app.command("forget", rich_help_panel="Keep datasets")(forget.forget)
 app.command("pin", rich_help_panel="Keep datasets")(space.pin)
 app.command("unpin", rich_help_panel="Keep datasets")(space.unpin)
 app.add_typer(lookup.prompts, name="prompts", rich_help_panel="Look things up")

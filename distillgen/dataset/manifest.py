@@ -35,6 +35,7 @@ class Manifest(BaseModel):
     rows: int
     splits: dict[str, int]
     lengths: dict[str, dict[str, int]] = {}  # of each split: bits of a line's length in bytes -> rows
+    only_dates: dict[str, list[str]] = {}  # of each split: columns in which every text is a date
     recipe: dict[str, Any]
     overrides: dict[str, Any] = {}
     prompts: dict[str, str]
@@ -46,6 +47,7 @@ class Manifest(BaseModel):
     software: dict[str, str]
     run: dict[str, Any]
     repaired: list[dict[str, Any]] = []  # what `repair` had to make up for: date, and what was lost
+    forgotten: list[dict[str, Any]] = []  # tombstones of erased rows: id, date, reason, digest_before
 
     def dump(self) -> bytes:
         """Return the manifest as it is written."""

@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import re
 import shutil
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from distillgen.dataset.manifest import FILE_NAME, FileEntry, Manifest
 from distillgen.dataset.seal import sealed
 from distillgen.dataset.versions import Version, folder_of, latest, point_latest, sweep, version_numbers
 from distillgen.errors import UsageError
+from distillgen.excluded import FORGOTTEN, Excluded, forgotten_record
 from distillgen.files import JsonlFile, canonical, digest, disk_errors, read_jsonl, sync_folder, write_atomically
 from distillgen.recipe import Recipe
 from distillgen.rows import Failure, Rejection, Row
@@ -22,14 +25,15 @@ from distillgen.settings import StudentSettings
 
 ROWS_PER_FILE = 100_000
 REFUSED = "refused"  # the folder of a version that the quality gate did not let pass
+_DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:?\d\d(:?\d\d)?)?(Z|[+-]\d\d:?\d\d)?)?", re.ASCII)
 SIDECARS = ("provenance", "rejected", "failed")
 
 
 class Publication:
     """A version in the making, in a hidden folder beside the others; published by one rename, or thrown away."""
 
-    def __init__(self, home: Path, recipe: Recipe) -> None:
-        self._home, self._recipe = home, recipe
+    def __init__(self, home: Path, recipe: Recipe, left_out: Excluded | None = None) -> None:
+        self._home, self._recipe, self.left_out = home, recipe, left_out or Excluded()
         with disk_errors(home):
             home.mkdir(parents=True, exist_ok=True)
             sweep(home)
@@ -46,8 +50,14 @@ class Publication:
             (self._staging / "data").mkdir(parents=True)
         self._data: dict[str, list[JsonlFile]] = {split: [] for split in self._recipe.dataset.splits}
         self._sidecars = {name: JsonlFile(self._staging / f"{name}.jsonl.zst") for name in SIDECARS}
+        self._lengths: dict[str, Counter[int]] = defaultdict(Counter, {split: Counter() for split in self._data})
+        self._only_dates: dict[str, list[str]] = {}
         self.sample: dict[str, Any] | None = None
         self.inherited: set[str] = set()
+        self.dropped: list[Rejection] = []  # of the parent's rows, those that are left out now
+        self._forgotten: set[str] = (
+            set()
+        )  # ids of erased rows, whose records come last, so that seeds do not order them
         if self._recipe.dataset.append and self.parent is not None:
             self._inherit(self.parent)
 
@@ -57,18 +67,40 @@ class Publication:
         self._begin()
 
     def _inherit(self, parent: Version) -> None:
-        """Take the parent's rows over unchanged, and note the seeds that need not take the road again.
+        """Take the parent's rows over unchanged, but for those left out, and note the seeds that need not take the
+        road again.
 
         Seeds whose rows only failed are not among them: they are asked again.
         """
+        dropped = self._dropped(parent)
         for split in parent.split_names():
             for file in parent.data_files(split):
                 for training in read_jsonl(file):
-                    self._training(split, training)
-        for name in ("provenance", "rejected"):
-            for record in read_jsonl(parent.folder / f"{name}.jsonl.zst"):
-                self.inherited.add(record["origin"])
-                self._sidecars[name].write(record)
+                    if training["id"] not in dropped:
+                        self._training(split, training)
+        for record in read_jsonl(parent.folder / "provenance.jsonl.zst"):
+            self.inherited.add(record["origin"])
+            if record["id"] not in dropped:
+                self._sidecars["provenance"].write(record)
+        for record in read_jsonl(parent.folder / "rejected.jsonl.zst"):
+            self.inherited.add(record["origin"])
+            self.left_out.of(record["id"], record["origin"])
+            if record["rule"] == FORGOTTEN:
+                self._forgotten.add(record["id"])
+            else:
+                self._sidecars["rejected"].write(record)
+        for rejection in dropped.values():
+            self.rejected(rejection)
+        self.dropped = list(dropped.values())
+
+    def _dropped(self, parent: Version) -> dict[str, Rejection]:
+        """Return the rows of the parent that are left out now."""
+        dropped: dict[str, Rejection] = {}
+        for record in read_jsonl(parent.folder / "provenance.jsonl.zst") if self.left_out else ():
+            row = Row(record["id"], record["origin"], record["parent"], record["columns"], tuple(record["steps"]))
+            if (rejection := self.left_out.inherited(row)) is not None:
+                dropped[row.id] = rejection
+        return dropped
 
     def row(self, split: str, training: dict[str, Any], row: Row) -> None:
         """Take a row for the student into its split, and its provenance beside it."""
@@ -94,7 +126,11 @@ class Publication:
                 files[-1].close()
             files.append(JsonlFile(self._staging / "data" / f".{split}-{len(files):05d}"))
         line = orjson.dumps(training)
-        files[-1].write(orjson.Fragment(line))
+        files[-1].write_line(line + b"\n")
+        self._lengths[split][len(line).bit_length()] += 1
+        still = self._only_dates.get(split)
+        if still is None or still:
+            self._only_dates[split] = [name for name in still or training if _is_of_dates(training[name])]
         return line
 
     @property
@@ -102,8 +138,18 @@ class Publication:
         """The rows of each split that has any, in the recipe's order."""
         return {split: sum(file.rows for file in files) for split, files in self._data.items() if files}
 
+    @property
+    def lengths(self) -> dict[str, dict[str, int]]:
+        """How long the rows of each split are: for each number of bits that a line's length in bytes has, the rows."""
+        return {
+            split: {str(bits): found[bits] for bits in sorted(found)} for split, found in self._lengths.items() if found
+        }
+
     def rejected(self, rejection: Rejection) -> None:
-        """Keep a rejected row with its reason."""
+        """Keep a rejected row with its reason; of an erased one nothing but that it was."""
+        if rejection.rule == FORGOTTEN:
+            self._forgotten.add(rejection.row.id)
+            return
         self._sidecars["rejected"].write(
             {
                 "id": rejection.row.id,
@@ -132,6 +178,8 @@ class Publication:
     def finish(self) -> str:
         """Close the files under their final names; return the content's digest: data, rejected, provenance."""
         self.files: dict[str, FileEntry] = {}
+        for row_id in sorted(self._forgotten):
+            self._sidecars["rejected"].write(forgotten_record(row_id))
         for split, files in self._data.items():
             for number, file in enumerate(files):
                 name = f"data/{split}-{number:05d}-of-{len(files):05d}.jsonl"
@@ -191,6 +239,8 @@ class Publication:
 
     def _complete(self, manifest: Manifest, features: Sequence[Mapping[str, Any]]) -> Manifest:
         """Write the card and the manifest."""
+        only_dates = {split: names for split, names in self._only_dates.items() if names}
+        manifest = manifest.model_copy(update={"lengths": self.lengths, "only_dates": only_dates})
         card = write_card(manifest, features, self.sample)
         write_atomically(self._staging / "README.md", card.encode())
         files = dict(self.files)
@@ -221,6 +271,12 @@ def _require_same_student(parent: Version, recipe: Recipe) -> None:
             f"[student] is not what it was for {parent.label}, and `append` keeps that version's rows as they are",
             fix="undo the change, or set `append = false` to render all rows anew (stored answers cost nothing)",
         )
+
+
+def _is_of_dates(value: Any) -> bool:
+    """Whether every text in a column of a row is what readers of JSON take for a time, and so for no text."""
+    texts = [turn.get("content") for turn in value] if isinstance(value, list) else [value]
+    return bool(texts) and all(isinstance(text, str) and _DATE.fullmatch(text) for text in texts)
 
 
 def _whole(row: Row) -> dict[str, Any]:

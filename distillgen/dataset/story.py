@@ -6,6 +6,7 @@ from typing import Any
 
 from distillgen.dataset.versions import Version
 from distillgen.errors import NotFound
+from distillgen.excluded import FORGOTTEN, covers
 from distillgen.files import dumps, read_jsonl
 
 FATES = ("provenance", "rejected", "failed")
@@ -25,6 +26,8 @@ class Story:
         record = self.record
         if self.fate == "published":
             return f"published in split {record['split']}"
+        if record.get("rule") == FORGOTTEN:
+            return f"forgotten: {record['detail']}; what it held is gone from the dataset and the stored answers"
         reason = record["rule"] if self.fate == "rejected" else record["cause"]
         return f"{self.fate} by {record['step']}: {reason}: {record['detail']}"
 
@@ -78,6 +81,8 @@ def _all(version: Version) -> Iterator[Story]:
 
 
 def _is_meant(record: Mapping[str, Any], wanted: str) -> bool:
+    if record.get("rule") == FORGOTTEN and covers(wanted, record["id"]):
+        return True  # of a seed that was erased, none of its rows has a record of its own
     return wanted in (record["id"], record["origin"], record["parent"]) or record["id"].startswith(f"{wanted}.")
 
 

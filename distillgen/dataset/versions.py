@@ -11,6 +11,7 @@ from distillgen.errors import Damaged, NotFound, nearest
 from distillgen.files import safe_name, sync_folder
 
 SHORTEST_DIGEST = 4  # hexadecimal digits that may name a version
+EXCHANGING = ".exchanging-"  # before the name of a version in whose place a rewritten one is put just now
 MOST_TOLD = 20  # versions that an error names
 _FOLDER = re.compile(r"v([0-9]{4,9})")
 _NUMBER = re.compile(r"v?([0-9]{1,9})")
@@ -140,7 +141,15 @@ def point_latest(home: Path, name: str) -> None:
 
 
 def sweep(home: Path) -> None:
-    """Clear what a crash left behind: staging folders, and a version that was moved in but not yet named latest."""
+    """Clear what a crash left behind: staging folders, and a version that was moved in but not yet named latest.
+
+    A version whose exchange for a rewritten one was cut short gets its name back first.
+    """
+    for hidden in home.glob(f"{EXCHANGING}*"):
+        if (home / hidden.name.removeprefix(EXCHANGING)).exists():
+            shutil.rmtree(hidden, ignore_errors=True)
+        else:
+            hidden.rename(home / hidden.name.removeprefix(EXCHANGING))
     for leftover in home.glob(".staging-v*"):
         shutil.rmtree(leftover, ignore_errors=True)
     numbers = version_numbers(home)

@@ -13,7 +13,7 @@ from typing import Any
 
 import tenacity
 
-from distillgen.errors import Damaged, DiskFull, DistillgenError, NewerFormat, NotWritable
+from distillgen.errors import Damaged, DiskFull, DistillgenError, Locked, NewerFormat, NotWritable
 from distillgen.files import canonical, digest_bytes, disk_errors, dumps
 from distillgen.teacher.asking import Reply
 from distillgen.teacher.replies import NOTHING, TokenUsage
@@ -260,6 +260,38 @@ class AnswerStore:
                 "INSERT INTO damaged SELECT key, reply, digest, ? FROM answers WHERE key = ?", (time.time(), key)
             )
             connection.execute("DELETE FROM answers WHERE key = ?", (key,))
+
+    def held(self, keys: Iterable[bytes]) -> int:
+        """Return how many replies to these requests there are, damaged ones counted in."""
+        with self._now() as connection:
+            return sum(
+                connection.execute(f"SELECT count(*) FROM {table} WHERE key = ?", (key,)).fetchone()[0]  # noqa: S608
+                for key in keys
+                for table in ("answers", "damaged")
+            )
+
+    def erase(self, keys: Iterable[bytes]) -> int:
+        """Remove replies for good, damaged ones too; return how many there were. What they cost stays on record.
+
+        The file is written anew, so that no byte of them is left in it or in its log. Raises DiskFull when there is no
+        room for that, and Locked while another process reads: the replies are gone then, their bytes may be in the log.
+        """
+        found = 0
+        with self._now() as connection:
+            connection.execute("PRAGMA secure_delete = ON")
+            with _transaction(connection):
+                for key in keys:
+                    for table in ("answers", "damaged"):
+                        found += connection.execute(f"DELETE FROM {table} WHERE key = ?", (key,)).rowcount  # noqa: S608
+            self._empty_log(connection)
+            connection.execute("VACUUM")  # else what was removed in former times may lie in free pages
+            self._empty_log(connection)
+        return found
+
+    def _empty_log(self, connection: sqlite3.Connection) -> None:
+        is_busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_busy:
+            raise Locked("another process reads the answer store", where=str(self.path), fix="wait for it to end")
 
     def count(self) -> int:
         """Return how many answers are stored."""

@@ -110,6 +110,13 @@ def stored(question: Question, *, prefer_first: bool = False) -> Answer | None:
     return None
 
 
+def withdraw(question: Question) -> None:
+    """Have a sample not asked for together with the others of its prompt, either."""
+    for _, request in question.candidates:
+        if (family := request.siblings) is not None:
+            family.requests = tuple(each for each in family.requests if each.key != request.key)
+
+
 async def ask(question: Question) -> Answer:
     """Ask the first teacher that is not out; go on to the next when it is down, out of quota, or fails for now.
 

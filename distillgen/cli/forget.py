@@ -1,0 +1,137 @@
+"""Command `forget`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from distillgen.cli.guard import guarded
+
+if TYPE_CHECKING:
+    from distillgen.upkeep.forget import Forgotten
+
+TOLD = 10  # ids and files that people see; programs see all
+
+
+@guarded
+def forget(
+    row_id: Annotated[str, typer.Argument(metavar="ID", help="A row's id, or a seed's: then all rows of it.")],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Datasets. Default: all of the project.", show_default=False),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it. Without it, only say what would be done.")] = False,
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Why, for the manifest. Name nobody in it.")
+    ] = "",
+    project: Annotated[Path, typer.Option("--project", help="The project's folder.")] = Path(),
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", metavar="DIR", help="Where answers and locks are kept.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+) -> None:
+    """Erase a row, or all rows of a seed: from every version, and the answers behind it from the store.
+
+    The versions keep their numbers and get new digests; later builds leave the row out and do not ask for it.
+
+    \b
+    Examples:
+      distillgen forget mzx5k7aq2bnv3c4d
+      distillgen forget mzx5k7aq2bnv3c4d.2 demo --yes --reason "asked to be erased"
+
+    \b
+    Exit status:
+      0 done, or shown   2 not writable, or a newer format   8 a version is damaged: repair it first
+      10 no such row or dataset   11 a build or a pipe is at work   12 disk full
+    """
+    from distillgen.errors import NotFound
+    from distillgen.state import state_folder
+    from distillgen.upkeep.forget import forget as erase
+
+    if not project.is_dir():
+        raise NotFound(f"no folder {str(project)!r}")
+    place = state_folder(project, state)
+    found = erase(project, place, row_id, names or (), reason=reason, will_do=yes)
+    if as_json:
+        print(json.dumps(_as_json(found, is_done=yes), indent=2))
+    else:
+        _say(found, place, is_done=yes)
+
+
+def _say(found: "Forgotten", state: Path, *, is_done: bool) -> None:
+    from distillgen.report.console import number, say
+
+    for warning in found.warnings:
+        say(f"warning: {warning}", style="yellow")
+    for each in found.holdings:
+        rows = ", ".join(f"{len(ids):,} {fate}" for fate, ids in each.rows.items())
+        digest = f"; its digest is {each.digest[:12]} now" if each.digest else ""
+        say(f"{each.label}: {rows} ({_some([row for ids in each.rows.values() for row in ids])}){digest}")
+        if each.made_later:
+            say(f"    {' and '.join(each.made_later)} with it: to be made again")
+        if each.strays:
+            say(f"    with it what is no part of a version: {_some(each.strays)}", style="yellow")
+    for path, what in found.removed[:TOLD]:
+        say(f"{path}: {what}")
+    if len(found.removed) > TOLD:
+        say(f"... and {len(found.removed) - TOLD:,} more; `--json` tells all")
+    for path in found.batches:
+        say(f"{path}: what it says of these requests")
+    if found.store is None:
+        say(f"no answer store in {state}: where it is elsewhere, name it with --state", style="yellow")
+    else:
+        say(f"{found.store}: {number(found.answers, 'stored answer')}; what was spent stays on record")
+    if found.others:
+        say(
+            f"the same answers made {number(len(found.others), 'row')} that stay: {_some(list(found.others))}; "
+            "a build that makes these again has to ask again",
+            style="yellow",
+        )
+    for place in found.seeds:
+        say(f"{place}: the seed itself stands here still; this file is yours to change", style="yellow")
+    _say_end(found, is_done=is_done)
+
+
+def _say_end(found: "Forgotten", *, is_done: bool) -> None:
+    from distillgen.report.console import say
+
+    if found.is_nothing:
+        say(f"{found.row_id} is forgotten already: nothing of it is left here", style="bold")
+    elif is_done:
+        say(f"{found.row_id} is forgotten: later builds leave it out", style="bold")
+    else:
+        say("all this would go for good; nothing was changed: `--yes` does it", style="bold")
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - TOLD:,} more" if len(names) > TOLD else ""
+    return ", ".join(name if name.isprintable() else ascii(name) for name in names[:TOLD]) + more
+
+
+def _as_json(found: "Forgotten", *, is_done: bool) -> dict[str, Any]:
+    return {
+        "id": found.row_id,
+        "done": is_done,
+        "known": found.known,
+        "versions": [
+            {
+                "version": each.label,
+                "folder": str(each.version.folder),
+                "rows": each.rows,
+                "made_later": each.made_later,
+                "strays": each.strays,
+                "digest_before": each.version.manifest.digest,
+                "digest": each.digest or None,
+            }
+            for each in found.holdings
+        ],
+        "datasets": [home.name for home in found.homes],
+        "answers": found.answers,
+        "others": found.others,
+        "removed": [{"path": str(path), "what": what} for path, what in found.removed],
+        "batches": [str(path) for path in found.batches],
+        "seeds": found.seeds,
+        "warnings": [str(warning) for warning in found.warnings],
+    }
