@@ -274,9 +274,10 @@ class _Work:
                 keys = asyncio.run(_looked_up(prepared, self.found.store, seed))
                 keys -= self._named_by_others(keys)
                 with contextlib.closing(AnswerStore(self.found.store)) as store:
-                    if store.held(keys):
-                        self._keys |= keys
-                        homes.add(by_name[name])
+                    is_asked = store.held(keys) > 0 or any(keys & set(_cut(path)) for path in self._batches("*.keys"))
+                if is_asked:
+                    self._keys |= keys
+                    homes.add(by_name[name])
         self.found.seeds = list(dict.fromkeys(self.found.seeds))
 
     def _named_by_others(self, keys: set[bytes]) -> set[bytes]:
@@ -327,19 +328,21 @@ class _Work:
         for index in sorted((self._state / "near").glob("*/*/*")):
             if index.name in {digest[:32] for digest in self._digests}:
                 removed.append((index, "an index of rows, which is made anew"))
-        batches = self._state / "batches"
         for pattern, what in (
             ("spool/*", "what a run did not hold in memory"), ("logs/*", "a log, which may hold it"),
             ("batches/queue-*.jsonl", "requests of a run that was killed"),
         ):  # fmt: skip
             removed += [(path, what) for path in sorted(self._state.glob(pattern))]
-        self.found.batches += [path for path in sorted(batches.glob("*.keys")) if self._keys & set(_cut(path))]
+        self.found.batches += [path for path in self._batches("*.keys") if self._keys & set(_cut(path))]
         keys = {key.hex() for key in self._keys}
-        for path in sorted(batches.glob("*.json")):
+        for path in self._batches("*.json"):
             with contextlib.suppress(orjson.JSONDecodeError, AttributeError):
                 record = orjson.loads(path.read_bytes())
                 if not keys.isdisjoint([*record.get("refused", ()), *record.get("faulty", ())]):
                     self.found.batches.append(path)
+
+    def _batches(self, pattern: str) -> list[Path]:
+        return sorted((self._state / "batches").glob(pattern))
 
     def _unknown(self) -> NotFound:
         known = {record["id"]: record["origin"] for record in self._records()}
@@ -363,8 +366,7 @@ class _Work:
     def do(self) -> None:
         """Erase it. Raises DiskFull or NotWritable; the same command goes on then."""
         found = self.found
-        if found.is_nothing:
-            self._remove_note()
+        if found.is_nothing and not self._note.exists():
             return
         date = time.strftime("%Y-%m-%d", time.gmtime())
         if self._state.is_dir():

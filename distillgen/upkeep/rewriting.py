@@ -79,7 +79,10 @@ def rewrite(version: Version, erasure: Erasure, links: dict[str, Path]) -> str:
     written = _Writing(version, staging, erasure, links)
     digest = written.write()
     with disk_errors(staging):
-        sync_folder(staging / "data")
+        if written.rows:
+            sync_folder(staging / "data")
+        else:
+            (staging / "data").rmdir()  # an empty folder is no part of a version
         sync_folder(staging)
     exchange(staging, version.folder)
     with disk_errors(staging):
@@ -99,10 +102,12 @@ class _Writing:
         self._table: dict[str, Any] = orjson.loads((version.folder / FILE_NAME).read_bytes())
         self._gone: dict[str, list[bytes]] = {}  # split -> lines that went
         self.entries: dict[str, FileEntry] = {}
+        self.rows = 0
 
     def write(self) -> str:
         """Write every file; return the digest of the content."""
         splits = {split: rows for split in self._version.split_names() if (rows := self._data(split))}
+        self.rows = sum(splits.values())
         if sum(map(len, self._gone.values())) < len(self._erasure.published):
             raise _damaged("lacks a row that its provenance tells of", self._version.folder / "data")
         for name in SIDECARS:
@@ -211,7 +216,7 @@ class _Writing:
             "failed": {},
         }
         table["funnel"] = [*(step for step in table["funnel"] if step.get("step") != STEP), step]
-        table |= {"rows": sum(splits.values()), "splits": dict(splits), "digest": digest_of(self.entries)}
+        table |= {"rows": self.rows, "splits": dict(splits), "digest": digest_of(self.entries)}
         if lengths := table.get("lengths"):
             table["lengths"] = {
                 split: found for split, each in lengths.items() if (found := self._lengths(split, each))
