@@ -16,10 +16,15 @@ from conftest import RECIPE, REPOSITORY, Project, clean_environment
 from loopback import Loopback, reply, words
 
 from distillgen.cli import export as command
+from distillgen.dataset.versions import Version, find_version
+from distillgen.errors import Damaged, UsageError
+from distillgen.export.chat_template import ChatTemplate, read_template
 from distillgen.export.formats import FORMATS, Format, Unfit
 from distillgen.export.options import Options
+from distillgen.export.reading import batches
 from distillgen.export.sinks import safe_cell
 from distillgen.export.trainers import TRAINERS
+from distillgen.export.write import export_folder, export_to
 from distillgen.files import read_jsonl
 
 Row = Mapping[str, Any]
@@ -320,10 +325,17 @@ def test_a_pair_has_the_reasoning_in_the_chosen_answer() -> None:
     assert made["chosen"][0]["thinking"] == "Hm." and made["rejected"][0]["thinking"] == ""
 
 
-def test_reasoning_that_would_end_itself_is_not_written_inline() -> None:
-    row = {"id": "a", "messages": [USER, ANSWER], "reasoning": "So </think> it is"}
-    with pytest.raises(Unfit, match="holds `</think>` itself"):
+@pytest.mark.parametrize("name", ["reasoning", "answer"])
+def test_reasoning_that_would_end_elsewhere_is_not_written_inline(name: str) -> None:
+    said = {"reasoning": "Hm.", "answer": "So.", name: "So </think> it is"}
+    row = {"id": "a", "messages": [USER, {**ANSWER, "content": said["answer"]}], "reasoning": said["reasoning"]}
+    with pytest.raises(Unfit, match=f"its {name} holds `</think>` itself"):
         FORMATS["messages"].render(row, Options("think"))
+    made = FORMATS["messages"].render(row, Options("thinking"))
+    assert isinstance(made, dict) and made["messages"][-1] == {
+        "role": "assistant", "content": said["answer"], "thinking": said["reasoning"]
+    }  # fmt: skip
+    assert FORMATS["messages"].render({**row, "reasoning": ""}, Options("think")) == {"messages": row["messages"]}
 
 
 # -- each format's own rules -------------------------------------------------------------------------------------------
@@ -348,10 +360,13 @@ WRONG: list[tuple[str, Row, str]] = [
     ("preference", {"prompt": [], "chosen": [ANSWER], "rejected": [OTHER]}, "chosen: it is no question"),
     ("preference", {"prompt": [USER], "chosen": [ANSWER], "rejected": [USER]}, "rejected: it is no question"),
     ("unpaired-preference", {"prompt": [], "completion": [ANSWER], "label": True}, "it is no question"),
+    ("preference", {"prompt": [USER], "chosen": [ANSWER, ANSWER], "rejected": [OTHER]}, "chosen: it is 2 turns"),
     ("text", {"text": ""}, "renders it to nothing"),
+    ("text", {"text": "a\ud800"}, "half a character"),
     ("labels", {"text": "", "label": "x"}, "its text is empty"),
     ("labels", {"text": "x", "label": ""}, "its label is empty"),
     ("labels", {"text": "x", "label": "a\nb"}, "its answer is no label"),
+    ("labels", {"text": "x", "label": "a\u2028b"}, "its answer is no label"),
     ("labels", {"text": "x", "label": "a" * 201}, "its answer is no label"),
     ("csv", {"id": "a", "prompt": "x\0"}, "column 'prompt' holds a NUL"),
     ("parquet", {"messages": [USER]}, "no question with an answer at its end"),
@@ -374,8 +389,13 @@ def test_every_format_has_a_row_that_breaks_its_rule() -> None:
         ("prompt-completion", [SYSTEM, USER, ANSWER], "more than one question and one answer"),
         ("sharegpt", [{"role": "tool", "content": "x"}, ANSWER], "no sender"),
         ("alpaca", [USER, USER, ANSWER], "do not alternate"),
-        ("labels", [USER, ANSWER, USER, ANSWER], "more turns than a text and its label"),
+        ("labels", [USER, ANSWER, USER, ANSWER], "more or other turns than a text and its label"),
         ("csv", [USER, ANSWER, USER, ANSWER], "it has 3 turns before the answer"),
+        ("csv", [{"role": "tool", "content": "x"}, ANSWER], "has the role 'tool'"),
+        ("csv", [USER, {"role": "assistant", "content": ""}], "turn 2 is empty"),
+        ("csv", [SYSTEM, ANSWER], "it has 0 turns before the answer"),
+        ("prompt-completion", [USER, USER], "more than one question and one answer"),
+        ("labels", [USER, USER], "other turns than a text and its label"),
     ],
 )
 def test_what_a_format_cannot_carry_is_refused(form: str, turns: list[Row], why: str) -> None:
@@ -394,10 +414,31 @@ def test_several_rounds_in_alpaca_and_sharegpt() -> None:
     assert isinstance(made, dict) and FORMATS["sharegpt"].wrong(made) is None and from_sharegpt(made) == row["messages"]
 
 
-@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@x", "\tx", "\rx", "'=1", "''+1", "'x", "", "x=1", " =1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "=1",
+        "+1",
+        "-1",
+        "@x",
+        "\tx",
+        "\rx",
+        "'=1",
+        "''+1",
+        "'x",
+        "",
+        "x=1",
+        " =1",
+        "\nx",
+        "\uff1d1",
+        "\uff0b1",
+        "\uff0d1",
+        "\uff201",
+    ],
+)
 def test_a_cell_is_no_formula_and_comes_back(text: str) -> None:
     cell = safe_cell(text)
-    assert not cell or cell[0] not in "=+-@\t\r"
+    assert not cell or cell[0] not in "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
     assert (cell[1:] if cell != text else cell) == text
     assert safe_cell("x" + text) == "x" + text
 
@@ -416,7 +457,7 @@ def test_pairs_and_conversations_are_not_taken_for_each_other(projects: dict[str
 
 
 def damaged(project: Project, tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
-    """Return a copy of a version in which two rows are not what its format wants."""
+    """Return a copy of a version, with two of its rows changed."""
     folder = tmp_path / "copy"
     (folder / "data").mkdir(parents=True)
     for path in [*project.version().glob("data/*"), project.version() / "manifest.json"]:
@@ -446,44 +487,49 @@ def test_rows_that_do_not_fit_are_named_and_nothing_is_written(projects: dict[st
 def test_a_damaged_line_is_named(projects: dict[str, Project], tmp_path: Path) -> None:
     folder = damaged(projects["plain"], tmp_path, lambda row: row.pop("id"))
     done = projects["plain"].run("export", str(folder), "-o", str(tmp_path / "out"))
-    assert done.returncode == 8 and "jsonl:5" in done.stderr and list((tmp_path / "out").iterdir()) == []
+    assert done.returncode == 8 and "jsonl:5" in done.stderr and not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_leaves_nothing_half_written(projects: dict[str, Project], tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+def test_a_full_disk_leaves_what_stood_there(form: Format, projects: dict[str, Project], tmp_path: Path) -> None:
+    project = projects[kind_for(form)]
+    names = [tmp_path / f"{split}{form.suffix}" for split in ("train", "validation")]
+    for name in names:
+        name.write_text("before")
+    arguments = ["--format", form.name, *options_for(form.name, project), "-o", str(tmp_path)]
     code = (
         "import resource, runpy, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
-        f"sys.argv = ['distillgen', 'export', 'demo', '-o', {str(tmp_path / 'out')!r}]\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
+        f"sys.argv = ['distillgen', 'export', 'demo', *{arguments!r}]\n"
         "runpy.run_module('distillgen', run_name='__main__')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=projects["plain"].folder, env=clean_environment(), capture_output=True,
+        [sys.executable, "-c", code], cwd=project.folder, env=clean_environment(), capture_output=True,
         text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 12 and "no room" in done.stderr
-    assert list((tmp_path / "out").iterdir()) == []
+    assert sorted(tmp_path.iterdir()) == names and all(name.read_text() == "before" for name in names)
 
 
-def test_a_reader_that_goes_away_is_no_bug(projects: dict[str, Project]) -> None:
-    project = projects["hostile"]
-    line = f"{sys.executable} -m distillgen export demo | head -1; echo ${{PIPESTATUS[0]}}"
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize(("reader", "status"), [("gone", 141), ("full", 12)])
+def test_standard_output_that_takes_nothing(
+    form: Format, reader: str, status: int, projects: dict[str, Project]
+) -> None:
+    project = projects[kind_for(form)]
+    if reader == "gone":
+        end, out = os.pipe()
+        os.close(end)
+    else:
+        out = os.open("/dev/full", os.O_WRONLY)
     done = subprocess.run(
-        ["bash", "-c", line], cwd=project.folder, env=clean_environment(), capture_output=True, text=True, check=False
-    )
-    assert done.stderr == "" and done.stdout.split("\n")[-2] in ("0", "141")
-    json.loads(done.stdout.split("\n")[0])
-
-
-@pytest.mark.parametrize("form", ["messages", "csv", "parquet"])
-def test_standard_output_that_is_full(form: str, projects: dict[str, Project]) -> None:
-    with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "distillgen", "export", "demo", "--format", form],
-            cwd=projects["plain"].folder, env=clean_environment(), stdout=full, stderr=subprocess.PIPE, text=True,
-            check=False,
-        )  # fmt: skip
-    assert done.returncode == 12, done.stderr
+        [sys.executable, "-m", "distillgen", "export", "demo", "--format", form.name, *options_for(form.name, project)],
+        cwd=project.folder, env=clean_environment(), stdout=out, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(out)
+    assert done.returncode == status, done.stderr
+    assert ("no room" in done.stderr) if status == 12 else done.stderr == ""
 
 
 def test_a_version_is_not_written_into(projects: dict[str, Project]) -> None:
@@ -491,8 +537,214 @@ def test_a_version_is_not_written_into(projects: dict[str, Project]) -> None:
     for folder in ("datasets/demo/v0001", "datasets/demo/v0001/data", "datasets/demo/latest/more"):
         done = project.run("export", "demo", "-o", folder)
         assert done.returncode == 2 and "never changes" in done.stderr
+    for folder in ("datasets/demo/v0002", "datasets/demo/v0007/exports/../data"):
+        done = project.run("export", "demo", "-o", folder)
+        assert done.returncode == 2 and "never changes" in done.stderr and not (project.folder / folder).exists()
+    other = projects["traces"].version() / "data"
+    assert project.run("export", "demo", "-o", str(other)).returncode == 2 and not (other / "train.jsonl").exists()
     assert project.run("export", "demo", "-o", "datasets/demo/v0001/exports/mine").returncode == 0
     assert project.run("check", "demo").returncode == 0
+
+
+# -- what is no row, what is several turns, what is long ---------------------------------------------------------------
+
+MESSAGES = [USER, ANSWER]
+
+
+def copied(project: Project, folder: Path, change: Callable[[list[Any]], None]) -> Version:
+    """Return a copy of a version, the rows of its first file changed."""
+    damaged(project, folder, lambda row: None)
+    path = next((folder / "copy").glob("data/train*"))
+    rows: list[Any] = list(read_jsonl(path))
+    change(rows)
+    path.write_bytes(b"".join(row if isinstance(row, bytes) else json.dumps(row).encode() + b"\n" for row in rows))
+    return find_version(str(folder / "copy"), folder)
+
+
+def with_all(said: Row) -> Callable[[list[Any]], None]:
+    """Return a change that makes every row say the same."""
+
+    def change(rows: list[Any]) -> None:
+        for row in rows:
+            row.update(said)
+
+    return change
+
+
+def to_bytes(version: Version, form: str, options: Options | None = None) -> bytes:
+    out = io.BytesIO()
+    chosen = options or Options("drop", template=ChatTemplate(TEMPLATE, {}, "here"))
+    export_to(out, version, FORMATS[form], chosen, split="train")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param({"id": "a"}, id="no-messages"),
+        pytest.param({"id": "a", "messages": []}, id="no-turn"),
+        pytest.param({"id": "a", "messages": "x"}, id="text-for-messages"),
+        pytest.param({"id": "a", "messages": {}}, id="object-for-messages"),
+        pytest.param({"id": "a", "messages": ["x"]}, id="text-for-a-turn"),
+        pytest.param({"id": "a", "messages": [USER, {"role": "assistant", "content": None}]}, id="null-content"),
+        pytest.param({"id": "a", "messages": [USER, {"role": "assistant", "content": ["x"]}]}, id="parts"),
+        pytest.param({"id": "a", "messages": [USER, {"role": ["x"], "content": "x"}]}, id="list-for-a-role"),
+        pytest.param({"id": "a", "messages": [USER, {"content": "x"}]}, id="no-role"),
+        pytest.param({"id": "a", "messages": [USER, {**ANSWER, "name": "x"}]}, id="key-in-a-turn"),
+        pytest.param({"id": "a", "messages": MESSAGES, "x": 1}, id="key-too-many"),
+        pytest.param({"id": "a", "messages": MESSAGES, "reasoning": "x"}, id="reasoning-in-one-row"),
+        pytest.param({"id": 5, "messages": MESSAGES}, id="number-for-an-id"),
+        pytest.param({"id": "a", "prompt": [USER], "chosen": [ANSWER], "rejected": [OTHER]}, id="pair"),
+        pytest.param([1], id="list"),
+        pytest.param(b"\n", id="empty-line"),
+        pytest.param(b'{"id": "a", "messages": [\n', id="cut-off"),
+        pytest.param(b'{"id": "\xff", "messages": []}\n', id="no-utf8"),
+        pytest.param(b'{"id": "\\ud800", "messages": []}\n', id="lone-surrogate"),
+        pytest.param(b'{"id": 123456789012345678901234567890}\n', id="huge-integer"),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 7])
+def test_a_line_that_is_no_row_is_damage(row: Any, place: int, projects: dict[str, Project], tmp_path: Path) -> None:
+    version = copied(projects["plain"], tmp_path, lambda rows: rows.__setitem__(place, row))
+    if place == 0 and isinstance(row, dict) and {"prompt", "reasoning"} & {*row}:
+        place = 1  # the first row's columns are the version's, so it is the second that has others
+    where = f"jsonl:{place + 1}"
+    form = "preference" if place == 1 and "prompt" in row else "messages"
+    for name in (form, "parquet", "csv") if form == "preference" else (form, "alpaca", "text", "parquet", "csv"):
+        with pytest.raises(Damaged, match="no row of this version") as found:
+            to_bytes(version, name)
+        assert found.value.problems[0].where.endswith(where)
+    with pytest.raises(Damaged):
+        export_folder(tmp_path / "out", version, FORMATS[form], Options(), split=None)
+    assert not any((tmp_path / "out").glob("*"))
+
+
+def test_a_file_that_is_too_short_is_damage(projects: dict[str, Project], tmp_path: Path) -> None:
+    version = copied(projects["plain"], tmp_path, lambda rows: rows.pop())
+    with pytest.raises(Damaged, match=r"has \d+ rows, and the manifest says \d+"):
+        to_bytes(version, "messages")
+
+
+def test_standard_output_ends_before_the_first_row_that_does_not_fit(
+    projects: dict[str, Project], tmp_path: Path
+) -> None:
+    version = copied(projects["plain"], tmp_path, lambda rows: rows[6]["messages"][0].update(role="tool"))
+    out = io.BytesIO()
+    with pytest.raises(UsageError, match=r"has the role 'tool'.*\(6 rows before it were written\)"):
+        export_to(out, version, FORMATS["messages"], Options(), split="train")
+    assert len(lines(out.getvalue())) == 6
+    version = copied(projects["pairs"], tmp_path / "pairs", lambda rows: rows[3]["rejected"][0].update(content=""))
+    out = io.BytesIO()
+    with pytest.raises(UsageError, match=r"turn 3 is empty \(6 rows before it were written\)"):
+        export_to(out, version, FORMATS["unpaired-preference"], Options("drop"), split="train")
+    assert [row["label"] for row in lines(out.getvalue())] == [True, False] * 3, "of a pair all or nothing"
+
+
+def test_an_id_from_a_stranger_is_shown_harmlessly(projects: dict[str, Project], tmp_path: Path) -> None:
+    def change(rows: list[Any]) -> None:
+        rows[0].update(id="\x1b[31m\u202e\nDG000 all is well" + "a" * 500, messages=[ANSWER])
+
+    version = copied(projects["plain"], tmp_path, change)
+    with pytest.raises(UsageError) as found:
+        export_folder(tmp_path / "out", version, FORMATS["messages"], Options(), split="train")
+    said = found.value.problems[0].what
+    assert said.isprintable() and len(said) < 300 and r"\x1b[31m\u202e\nDG000" in said
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+def test_a_nul_comes_back_or_is_refused(form: Format, projects: dict[str, Project], tmp_path: Path) -> None:
+    column = "chosen" if form.takes == "pair" else "messages"
+    version = copied(projects[kind_for(form)], tmp_path, lambda rows: rows[2][column][-1].update(content="a\0b\u202ec"))
+    if form.name == "csv":
+        with pytest.raises(UsageError, match="column 'completion' holds a NUL"):
+            to_bytes(version, form.name)
+        return
+    assert INVERSE[form.name](to_bytes(version, form.name))[2][column][-1]["content"] == "a\0b\u202ec"
+
+
+ROUNDS = [SYSTEM, USER, ANSWER, {"role": "user", "content": "And\r\nthen?"}]
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("kind", ["plain", "pairs"])
+def test_prompts_of_several_turns(form: Format, kind: str, projects: dict[str, Project], tmp_path: Path) -> None:
+    if form.takes == ("pair" if kind == "plain" else "conversation"):
+        return
+    pair = {"prompt": ROUNDS, "chosen": [ANSWER], "rejected": [OTHER]}
+    said: Row = {"messages": [*ROUNDS, OTHER]} if kind == "plain" else pair
+    version = copied(projects[kind], tmp_path, with_all(said))
+    if form.name in ("labels", "csv"):
+        with pytest.raises(UsageError, match="turns than a text and its label|3 turns before the answer"):
+            to_bytes(version, form.name)
+        return
+    options = Options("drop", as_text=False, template=ChatTemplate(TEMPLATE, {}, "here"))
+    found = INVERSE[form.name](to_bytes(version, form.name, options))
+    assert len(found) > 20 and all({name: row[name] for name in said} == said for row in found)
+
+
+def test_a_label_loses_no_system_message_that_differs(projects: dict[str, Project], tmp_path: Path) -> None:
+    version = copied(projects["plain"], tmp_path, with_all({"messages": [SYSTEM, *MESSAGES]}))
+    assert lines(to_bytes(version, "labels"))[0] == {"text": "Why?", "label": "So."}
+
+    def change(rows: list[Any]) -> None:
+        with_all({"messages": [SYSTEM, *MESSAGES]})(rows)
+        rows[5]["messages"] = MESSAGES
+
+    version = copied(projects["plain"], tmp_path / "more", change)
+    with pytest.raises(UsageError, match="its system message is not that of the first row"):
+        to_bytes(version, "labels")
+
+
+def test_long_rows_are_held_few_at_a_time(projects: dict[str, Project], tmp_path: Path) -> None:
+    long = {"messages": [USER, {"role": "assistant", "content": "a" * 1_500_000}]}
+    version = copied(projects["plain"], tmp_path, with_all(long))
+    assert {len(rows) for rows in batches(version, "train")} <= {1, 2, 3}
+    rows = version.manifest.splits["train"]
+    found = pq.ParquetFile(io.BytesIO(to_bytes(version, "parquet")))
+    assert found.metadata.num_rows == rows and found.num_row_groups == -(-rows * 1_500_000 // 66_000_000)
+
+
+def test_a_folder_stands_where_a_file_should(projects: dict[str, Project], tmp_path: Path) -> None:
+    (tmp_path / "out" / "validation.jsonl").mkdir(parents=True)
+    done = projects["plain"].run("export", "demo", "-o", str(tmp_path / "out"))
+    assert done.returncode == 2 and "validation.jsonl is a folder" in done.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["validation.jsonl"]
+
+
+LOADING = """
+import datasets, json, sys
+from datasets import Features, Value
+folder, cache = sys.argv[1:]
+def load(form, kind, end, **more):
+    file = f"{folder}/{form}/train.{end}"
+    return datasets.load_dataset(kind, data_files=file, split="train", cache_dir=cache, **more)
+def texts(*names):
+    return Features({name: Value("string") for name in names})
+print(json.dumps([
+    load("parquet", "parquet", "parquet")[0]["messages"][1]["content"],
+    str(load("prompt-completion", "json", "jsonl").features["completion"].dtype),
+    load("prompt-completion", "json", "jsonl", features=texts("prompt", "completion"))[0]["completion"],
+    load("csv", "csv", "csv")[0]["prompt"],
+    load("csv", "csv", "csv", features=texts("id", "system", "prompt", "completion"))[0]["prompt"],
+]))
+"""
+
+
+def test_columns_of_nothing_but_dates(projects: dict[str, Project], tmp_path: Path) -> None:
+    """Parquet keeps their text; JSON Lines and CSV say nothing of types, so that readers guess: docs/exports.md."""
+    said = [{"role": "user", "content": "0012"}, {"role": "assistant", "content": "2024-01-31"}]
+    version = copied(projects["plain"], tmp_path, with_all({"messages": said}))
+    for form in ("prompt-completion", "parquet", "csv"):
+        export_folder(tmp_path / form, version, FORMATS[form], Options("drop"), split="train")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LOADING, str(tmp_path), str(tmp_path / "cache")], capture_output=True,
+        text=True, timeout=120, check=False,
+        env=clean_environment(HF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="1", PYTHONWARNINGS="ignore"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    parquet_text, guessed, stated, number, text = json.loads(done.stdout.splitlines()[-1])
+    assert (parquet_text, number, text) == ("2024-01-31", 12, "0012")
+    assert (guessed, stated) == ("timestamp[s]", "2024-01-31 00:00:00"), "the docs say so"
 
 
 # -- templates ---------------------------------------------------------------------------------------------------------
@@ -500,10 +752,10 @@ def test_a_version_is_not_written_into(projects: dict[str, Project]) -> None:
 
 def test_a_tokenizer_config_is_a_template_too(projects: dict[str, Project]) -> None:
     project = projects["plain"]
-    table = {"chat_template": "{{ bos_token }}{{ messages[0].content }}", "bos_token": {"content": "<s>"}}
+    table = {"chat_template": "{{ bos_token }}{{ messages[-1].content }}", "bos_token": {"content": "<s>"}}
     project.write("tokenizer_config.json", json.dumps(table))
     first = lines(exported(project, "text", "--template", "tokenizer_config.json"))[0]
-    assert first == {"text": f"<s>{project.rows()[0]['messages'][0]['content']}"}
+    assert first == {"text": f"<s>{project.rows()[0]['messages'][-1]['content']}"}
 
 
 @pytest.mark.parametrize(
@@ -517,17 +769,84 @@ def test_a_tokenizer_config_is_a_template_too(projects: dict[str, Project]) -> N
         ("t.jinja", "{{ messages[9].content.x }}", "the chat template refuses it"),
         ("t.jinja", "{{ messages.append(1) }}", "the chat template refuses it"),
         ("t.jinja", "{{ ''.__class__.__mro__ }}", "the chat template refuses it"),
-        ("t.jinja", "", "renders it to nothing"),
+        ("t.jinja", "", "leaves the answer out"),
+        ("t.jinja", "{{ messages[0].content }}", "leaves the answer out"),
+        ("t.jinja", "{% set x = namespace(__html__=1) %}", "may not hold '__html__'"),
+        ("t.jinja", "{{ messages[-1].content }}{{ '\\ud800' }}", "half a character"),
+        ("t.jinja", "{{ bos_token }}{{ messages[-1].content }}", "bos_token, and this file does not say what that is"),
+        ("t.jinja", "{{ " + "(" * 2000 + "1" + ")" * 2000 + " }}", "nested too deeply"),
+        (".", None, "cannot read the template"),
         ("none.jinja", None, "cannot read the template"),
     ],
 )
-def test_a_template_that_will_not_do(name: str, content: str | None, said: str, projects: dict[str, Project]) -> None:
-    project = projects["plain"]
+def test_a_template_that_will_not_do(
+    name: str, content: str | None, said: str, projects: dict[str, Project], tmp_path: Path
+) -> None:
     if content is not None:
-        project.write(name, content)
-    done = project.run("export", "demo", "--format", "text", "--template", name)
+        (tmp_path / name).write_text(content)
+    done = projects["plain"].run("export", "demo", "--format", "text", "--template", str(tmp_path / name))
     assert (done.returncode, done.stdout) == (2, "") and said in done.stderr, done.stderr
     assert len(done.stderr) < 1500
+
+
+def test_a_folder_of_a_model_is_a_template_too(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text("{{ bos_token }}{{ messages[-1].content }}{{ tools is none }}")
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": null, "add_bos_token": true}')
+    for path in (tmp_path, tmp_path / "chat_template.jinja", tmp_path / "tokenizer_config.json"):
+        assert read_template(path).render(MESSAGES) == "<s>So.True"
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"chat_template": [{"name": "rag"}, {"name": "default", "template": "{{ eos_token }}!"}]})
+    )
+    assert read_template(tmp_path / "tokenizer_config.json").render(MESSAGES) == "!"
+    (tmp_path / "tokenizer_config.json").write_bytes(b"\xff")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        read_template(tmp_path / "tokenizer_config.json")
+
+
+def test_what_a_template_may_use() -> None:
+    source = """{% for m in messages %}
+    {% if loop.first %}{% continue %}{% endif %}
+{% set ns = namespace(x=1) %}{% set ns.x = 2 %}
+{% generation %}{% set inner = 1 %}{{ {"a": "<é>"} | tojson }}{% endgeneration %}
+{{ inner is defined }}{{ ns.x }}{{ documents is none }}{{ strftime_now("%Y") | length }}
+{% endfor %}"""
+    assert ChatTemplate(source, {}, "here").render(MESSAGES) == '{"a": "<é>"}False2True4\n'
+
+
+def test_a_template_that_only_seems_to_read_the_key(projects: dict[str, Project]) -> None:
+    project = projects["traces"]
+    project.write("t.jinja", "{% if enable_thinking %}{% endif %}{# reasoning_content #}{{ messages[-1].content }}")
+    for place in ("thinking", "reasoning_content"):
+        done = project.run("export", "demo", "--format", "text", "--template", "t.jinja", "--reasoning", place)
+        assert (done.returncode, done.stdout) == (2, "") and "reads no such key" in done.stderr
+    assert not ChatTemplate("{{ messages[0]['content'] }}", {}, "here").reads_reasoning
+    assert ChatTemplate("{{ messages[0]['thinking'] }}", {}, "here").reads_reasoning
+
+
+def test_a_template_that_takes_reasoning_out_is_refused(projects: dict[str, Project]) -> None:
+    project = projects["traces"]
+    project.write(
+        "t.jinja", "{{ messages[-1].content.split('</think>')[-1] }}{% if false %}{{ x.thinking }}{% endif %}"
+    )
+    for place in ("think", "thinking", "reasoning_content"):
+        done = project.run("export", "demo", "--format", "text", "--template", "t.jinja", "--reasoning", place)
+        assert (done.returncode, done.stdout) == (2, "") and "leaves the reasoning out" in done.stderr
+    assert exported(project, "text", "--template", "t.jinja", "--reasoning", "drop")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--format", "messages", "--template", "t.jinja"], "messages takes no chat template"),
+        (["--format", "csv", "--text"], "say nothing about csv"),
+        (["--format", "trl"], "trl writes several files"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    arguments: list[str], said: str, projects: dict[str, Project]
+) -> None:
+    done = projects["plain"].run("export", "demo", *arguments)
+    assert (done.returncode, done.stdout) == (2, "") and said in done.stderr
 
 
 def test_text_needs_a_template(projects: dict[str, Project]) -> None:

@@ -283,3 +283,27 @@ def test_the_docs_say_where_each_format_is_written_down_and_what_was_run(name: s
     text = " ".join((REPOSITORY / "docs/trainers.md").read_text(encoding="utf-8").split())
     trainer = TRAINERS[name]
     assert f"`{name}`" in text and trainer.source in text and trainer.opened in text and trainer.read in text
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [({"role": "tool"}, "turn 2 has the role 'tool'"), ({"content": ""}, "turn 2 is empty")],
+    ids=["tool", "empty"],
+)
+def test_a_row_that_the_format_forbids_reaches_no_trainer(
+    name: str, change: dict[str, str], why: str, projects: dict[str, Project], tmp_path: Path
+) -> None:
+    """The trainer's own rules come on top of the format's, not instead of them."""
+    version = projects["chats"].version()
+    copy = tmp_path / "copy"
+    (copy / "data").mkdir(parents=True)
+    for path in [*version.glob("data/*"), version / "manifest.json"]:
+        (copy / path.relative_to(version)).write_bytes(path.read_bytes())
+    path = next(copy.glob("data/train*"))
+    changed = [json.loads(line) for line in path.read_text().splitlines()]
+    changed[3]["messages"][1].update(change)
+    path.write_text("".join(json.dumps(row) + "\n" for row in changed))
+    done = projects["chats"].run("export", str(copy), "--format", name, "-o", str(tmp_path / "out"))
+    assert done.returncode == 2 and why in done.stderr and changed[3]["id"] in done.stderr, done.stderr
+    assert not list((tmp_path / "out").glob("*")), "nothing is written"

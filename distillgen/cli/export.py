@@ -83,7 +83,7 @@ def export(
         typer.Option(
             "--template",
             metavar="FILE",
-            help="The chat template for text: a Jinja file or a tokenizer_config.json.",
+            help="The chat template for text: a Jinja file, a tokenizer_config.json, or the model's folder.",
             show_default=False,
         ),
     ] = None,
@@ -97,6 +97,7 @@ def export(
     Examples:
       distillgen export demo --format messages | head -1
       distillgen export demo@2 --format prompt-completion -o out
+      distillgen export demo --format text --template models/student -o out
       distillgen export demo --format axolotl -o axolotl
 
     \b
@@ -112,6 +113,10 @@ def export(
     from distillgen.export.write import export_folder, export_to
     from distillgen.report.console import say
 
+    if template is not None and form != Format.TEXT:
+        raise UsageError(f"{form.value} takes no chat template", fix="--format text --template FILE")
+    if as_text is not None and form != Format.PROMPT_COMPLETION:
+        raise UsageError(f"--text and --messages say nothing about {form.value}", fix="--format prompt-completion")
     version = find_in_project(name, project)
     options = Options(reasoning.value, as_text)
     if template is not None:
@@ -120,7 +125,7 @@ def export(
         options = Options(reasoning.value, as_text, read_template(template))
     if form.value in TRAINERS:
         if folder is None:
-            raise UsageError(f"{form.value} takes several files", fix=f"-o DIR, say `-o {form.value}`")
+            raise UsageError(f"{form.value} writes several files", fix=f"-o DIR, say `-o {form.value}`")
         paths = bundle(folder, version, TRAINERS[form.value], options, split=split)
     elif folder is None:
         with standard_output() as out:

@@ -47,7 +47,7 @@ def prompt_completion(row: Row, options: Options) -> Made:
     *prompt, completion = _conversation(row, options)
     if not options.as_text:
         return {"prompt": prompt, "completion": [completion]}
-    if len(prompt) != 1 or prompt[0]["role"] != "user":
+    if len(prompt) != 1 or prompt[0]["role"] != "user" or completion["role"] != "assistant":
         raise Unfit("it is more than one question and one answer, which two texts cannot tell apart; try --messages")
     return {"prompt": prompt[0]["content"], "completion": completion["content"]}
 
@@ -98,9 +98,19 @@ _PAIR = ("chosen", "rejected")
 
 
 def text(row: Row, options: Options) -> Made:
-    """Return `{"text"}`, as a chat template renders the conversation."""
+    """Return `{"text"}`, as a chat template renders the conversation; it must not leave out answer or reasoning."""
     assert options.template is not None  # made sure of before the first row
-    return {"text": options.template.render(_conversation(row, options))}
+    turns, trace = _conversation(row, options), row.get("reasoning", "")
+    if why := rules.conversation(turns):
+        raise Unfit(why)
+    if options.reasoning not in IN_TEXT and "reasoning" in row:
+        turns[-1] = {**turns[-1], "reasoning_content": trace, "thinking": trace}  # as transformers does since 5.24
+    rendered = options.template.render(turns)
+    if row["messages"][-1]["content"].strip() not in rendered:
+        raise Unfit("the template leaves the answer out, or alters it")
+    if options.reasoning != "drop" and trace.strip() not in rendered:
+        raise Unfit("the template leaves the reasoning out, or alters it; --reasoning drop says so, or try another")
+    return {"text": rendered}
 
 
 def labels(row: Row, options: Options) -> Made:
@@ -108,8 +118,15 @@ def labels(row: Row, options: Options) -> Made:
     turns = row["messages"]
     asked = turns[1:] if turns[0]["role"] == "system" else turns
     if [turn["role"] for turn in asked] != ["user", "assistant"]:
-        raise Unfit("it has more turns than a text and its label")
+        raise Unfit("it has more or other turns than a text and its label")
+    if options.system is not None and system_of(turns) != options.system:
+        raise Unfit("its system message is not that of the first row, and the format has no place for it")
     return {"text": asked[0]["content"], "label": asked[1]["content"].strip()}
+
+
+def system_of(turns: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the system says at the beginning of a conversation, "" where it says nothing."""
+    return str(turns[0]["content"]) if turns[0]["role"] == "system" else ""
 
 
 def parquet(row: Row, options: Options) -> Made:
@@ -122,17 +139,17 @@ def csv(row: Row, options: Options) -> Made:
     if "chosen" in row:
         pair = preference(row, options)
         turns, answers = pair["prompt"], {name: pair[name][-1]["content"] for name in _PAIR}
+        why = rules.preference(pair)
     else:
-        *turns, answer = _conversation(row, options)
-        answers = {"completion": answer["content"]}
-    system = turns[0]["content"] if turns[0]["role"] == "system" else ""
-    asked = turns[1:] if turns[0]["role"] == "system" else turns
-    if len(asked) != 1:
-        raise Unfit(f"it has {len(asked)} turns before the answer, and a line has one prompt")
+        *turns, answer = conversation = _conversation(row, options)
+        answers, why = {"completion": answer["content"]}, rules.conversation(conversation)
+    asked = turns[1:] if turns and turns[0]["role"] == "system" else turns
+    if why or [turn["role"] for turn in asked] != ["user"]:
+        raise Unfit(why or f"it has {len(asked)} turns before the answer, and a line has one prompt")
     traces = (
         {str(options.reasoning): row["reasoning"]} if "reasoning" in row and options.reasoning not in IN_TEXT else {}
     )
-    return {"id": row["id"], "system": system, "prompt": asked[0]["content"], **answers, **traces}
+    return {"id": row["id"], "system": system_of(turns), "prompt": asked[0]["content"], **answers, **traces}
 
 
 FORMATS: Mapping[str, Format] = {
@@ -149,7 +166,7 @@ FORMATS: Mapping[str, Format] = {
         Format("alpaca", "conversation", alpaca, rules.alpaca, IN_TEXT, "its output is one text"),
         Format("preference", "pair", preference, rules.preference),
         Format("unpaired-preference", "pair", unpaired_preference, rules.unpaired_preference),
-        Format("text", "conversation", text, rules.text, why="the template does not read that key"),
+        Format("text", "conversation", text, rules.text, why="the template reads no such key"),
         Format("labels", "conversation", labels, rules.labels, ("drop",), "a label is not how it was found"),
         Format("parquet", "both", parquet, rules.version_row, suffix=".parquet"),
         Format("csv", "both", csv, rules.table, suffix=".csv"),
@@ -169,6 +186,9 @@ def _conversation(row: Row, options: Options) -> list[dict[str, Any]]:
 def _answer(turn: Mapping[str, Any], trace: str, options: Options) -> dict[str, Any]:
     if options.reasoning != "think":
         return {**turn, options.reasoning: trace}  # empty where there is none: one schema for all rows
-    if "</think>" in trace:
-        raise Unfit("its reasoning holds `</think>` itself, which would end it too early; try another --reasoning")
-    return {**turn, "content": f"<think>\n{trace}\n</think>\n\n{turn['content']}"} if trace else dict(turn)
+    if not trace:
+        return dict(turn)
+    for name, said in (("reasoning", trace), ("answer", turn["content"])):
+        if "</think>" in said:
+            raise Unfit(f"its {name} holds `</think>` itself, which would end it elsewhere; try another --reasoning")
+    return {**turn, "content": f"<think>\n{trace}\n</think>\n\n{turn['content']}"}

@@ -14,9 +14,11 @@ class Options:
     """Choices that hold for a whole export.
 
     `reasoning`: inline as `<think>`, under a key of the answer, or left out. `as_text`: prompt and completion are
-    strings instead of lists of messages; None leaves it to the version.
+    strings instead of lists of messages; None leaves it to the version. `system`: what the system says in every row,
+    where a format leaves it out; "" where it says nothing, None where nobody looked.
     """
 
     reasoning: Reasoning = "think"
     as_text: bool | None = None
     template: "ChatTemplate | None" = None
+    system: str | None = None

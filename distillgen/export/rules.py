@@ -64,8 +64,10 @@ def alpaca(row: Rendered) -> str | None:
 
 
 def preference(row: Rendered) -> str | None:
-    """A prompt, and two answers that differ."""
+    """A prompt, and two answers of one turn each that differ."""
     for name in ("chosen", "rejected"):
+        if len(row[name]) != 1:
+            return f"{name}: it is {len(row[name])} turns, and an answer is one"
         if wrong := conversation([*row["prompt"], *row[name]]):
             return f"{name}: {wrong}"
     return "both answers are the same" if row["chosen"][-1]["content"] == row["rejected"][-1]["content"] else None
@@ -77,15 +79,25 @@ def unpaired_preference(row: Rendered) -> str | None:
 
 
 def text(row: Rendered) -> str | None:
-    """Anything but nothing."""
-    return None if row["text"] else "the template renders it to nothing"
+    """Characters that can be written as UTF-8, and not none: a template may make halves of characters."""
+    if not row["text"]:
+        return "the template renders it to nothing"
+    return None if _is_writable(row["text"]) else "the template renders it to half a character (a lone surrogate)"
+
+
+def _is_writable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def labels(row: Rendered) -> str | None:
     """A text, and a label on one line."""
     if not row["text"] or not row["label"]:
         return f"its {'label' if row['text'] else 'text'} is empty"
-    if len(row["label"]) > LONGEST_LABEL or "\n" in row["label"]:
+    if len(row["label"]) > LONGEST_LABEL or len(row["label"].splitlines()) > 1:
         return "its answer is no label: it has several lines, or over 200 characters"
     return None
 

@@ -10,9 +10,11 @@ import orjson
 
 from distillgen.errors import ExtraMissing
 
-_RISKY = re.compile(r"'*[=+\-@\t\r]")  # how a formula begins, however many apostrophes stand before it
+# How a formula begins, however many apostrophes stand before it; in East Asian spreadsheets with full-width signs too.
+_RISKY = re.compile("'*[=+\\-@\\t\\r\\n\uff1d\uff0b\uff0d\uff20]")
 PROTECTION = "'"
 GROUP_ROWS = 5000  # of Parquet, written together
+GROUP_BYTES = 64_000_000  # the same where rows are long, so that memory stays flat
 
 
 class Sink(Protocol):
@@ -75,23 +77,27 @@ class Parquet:
     def __init__(self, out: IO[bytes]) -> None:
         require_pyarrow()
         self._out = out
+        self._schema: Any = None
         self._writer: Any = None
-        self._held: list[Mapping[str, Any]] = []
+        self._held: list[Any] = []  # record batches
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Take rows; write a row group when there are enough of them."""
-        self._held += rows
-        if len(self._held) >= GROUP_ROWS:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if rows and self._writer is None:
+            self._schema = pa.schema([(name, _type_of(name, rows)) for name in rows[0]])
+            self._writer = pq.ParquetWriter(self._out, self._schema, compression="zstd")
+        if rows:
+            self._held.append(pa.RecordBatch.from_pylist(rows, schema=self._schema))
+        if sum(each.num_rows for each in self._held) >= GROUP_ROWS or _size(self._held) >= GROUP_BYTES:
             self._write_group()
 
     def _write_group(self) -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        if self._writer is None:
-            self._schema = pa.schema([(name, _type_of(name, self._held)) for name in self._held[0]])
-            self._writer = pq.ParquetWriter(self._out, self._schema, compression="zstd")
-        self._writer.write_table(pa.Table.from_pylist(self._held, schema=self._schema))
+        self._writer.write_table(pa.Table.from_batches(self._held).combine_chunks())
         self._held = []
 
     def close(self) -> None:
@@ -100,6 +106,10 @@ class Parquet:
             self._write_group()
         if self._writer is not None:
             self._writer.close()
+
+
+def _size(held: Iterable[Any]) -> int:
+    return sum(each.nbytes for each in held)
 
 
 def require_pyarrow() -> None:

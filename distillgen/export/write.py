@@ -1,23 +1,25 @@
 """Writes a version in a format, streamed: to an open stream, or to a folder of which either all is new or nothing."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-import orjson
-
+from distillgen.dataset.manifest import FILE_NAME
 from distillgen.dataset.versions import Version
-from distillgen.errors import Damaged, DistillgenError, UsageError
-from distillgen.export.formats import Format, Unfit
+from distillgen.errors import DistillgenError, NotWritable, UsageError
+from distillgen.export.formats import Format, Made, Unfit, system_of
 from distillgen.export.options import Options
+from distillgen.export.reading import batches, first_row, is_pair
 from distillgen.export.sinks import SINKS, require_pyarrow
 from distillgen.files import disk_errors, sync_folder
 
-AT_ONCE = 100  # rows that are written together: few enough to stay in a processor's cache, which triples the speed
+LONGEST_ID = 80  # characters of an id that an error shows
 TOLD = 3  # rows that do not fit which an error names
+_VERSION = re.compile(r"v[0-9]{4,9}")  # the name of a version's folder
 
 
 class _Misfits:
@@ -31,7 +33,8 @@ class _Misfits:
     def add(self, row_id: str, why: str) -> None:
         self.count += 1
         if self.count <= TOLD:
-            self._first.append(f"row {row_id}: {why}")
+            shown = row_id if row_id.isprintable() and len(row_id) <= LONGEST_ID else repr(row_id)[:LONGEST_ID]
+            self._first.append(f"row {shown}: {why}")
 
     def error(self, more: str = "") -> DistillgenError:
         """Return the error that says which rows do not fit."""
@@ -50,12 +53,13 @@ def export_to(out: IO[bytes], version: Version, form: Format, options: Options, 
     misfits = _Misfits(version, form)
     sink, count = SINKS[form.suffix](out), 0
     for name in version.split_names(split):
-        for made in _made(version, name, form, options, misfits):
+        for made in _made(version, name, form, options, misfits, until_misfit=True):
             sink.write(made)
             count += len(made)
-            if misfits.count:
-                out.flush()
-                raise misfits.error(f" ({count:,} rows before it were written)")
+        if misfits.count:
+            sink.close()
+            out.flush()
+            raise misfits.error(f" ({count:,} rows before it were written)")
     sink.close()
     out.flush()
     return count
@@ -78,6 +82,8 @@ def export_folder(
             folder.mkdir(parents=True, exist_ok=True)
             for name in version.split_names(split):
                 path = folder / (file_name(name) if file_name else f"{name}{form.suffix}")
+                if path.is_dir():
+                    raise NotWritable(f"{path} is a folder", fix="choose another folder")
                 spares[path] = folder / f".{path.name}.{os.getpid()}"
                 _write_file(spares[path], form.suffix, _made(version, name, form, options, misfits))
             if misfits.count:
@@ -92,7 +98,7 @@ def export_folder(
     return list(spares)
 
 
-def _write_file(path: Path, suffix: str, made: Iterator[list[dict[str, Any]]]) -> None:
+def _write_file(path: Path, suffix: str, made: Iterator[list[Made]]) -> None:
     with path.open("wb") as file:
         sink = SINKS[suffix](file)
         for rows in made:
@@ -103,22 +109,24 @@ def _write_file(path: Path, suffix: str, made: Iterator[list[dict[str, Any]]]) -
 
 
 def _may_stand_in(folder: Path, version: Version) -> None:
-    """Refuse to write among the files of a version, except in its `exports`."""
+    """Refuse to write among the files of a version, this or another, except in its `exports`; or where one will be."""
     place, home = folder.resolve(), version.folder.resolve()
-    if place == home or (home in place.parents and place.relative_to(home).parts[0] != "exports"):
-        raise UsageError(
-            f"{folder} belongs to {version.label}, which never changes",
-            fix=f"choose another folder, or {version.folder / 'exports'}",
-        )
+    for above in (place, *place.parents):
+        is_numbered = _VERSION.fullmatch(above.name) is not None
+        is_version = above == home or (is_numbered and (above.parent == home.parent or (above / FILE_NAME).is_file()))
+        if is_version and place.relative_to(above).parts[:1] != ("exports",):
+            raise UsageError(
+                f"{folder} belongs to a version, which never changes",
+                fix=f"choose another folder, or {version.folder / 'exports'}",
+            )
 
 
 def fitting(version: Version, form: Format, options: Options) -> Options:
     """Return the options, with what the version decides. Raises UsageError where the format cannot carry its rows."""
-    first = next(_rows(version, next(iter(version.split_names()))), {})
-    are_pairs, has_traces = "chosen" in first, "reasoning" in first
-    if first and form.takes == ("conversation" if are_pairs else "pair"):
-        what = "preference pairs, not conversations" if are_pairs else "conversations, not preference pairs"
-        fix = "--format preference" if are_pairs else "[student] `rejected` makes pairs"
+    first = first_row(version)
+    if form.takes == ("conversation" if is_pair(first) else "pair"):
+        what = "preference pairs, not conversations" if is_pair(first) else "conversations, not preference pairs"
+        fix = "--format preference" if is_pair(first) else "[student] `rejected` makes pairs"
         raise UsageError(f"{version.label} holds {what}", where=str(version.folder), fix=fix)
     if options.as_text is None:
         student = version.manifest.recipe.get("student", {})
@@ -128,7 +136,9 @@ def fitting(version: Version, form: Format, options: Options) -> Options:
         require_pyarrow()
     if form.name == "text":
         _require_template(options)
-    if has_traces and options.reasoning not in (places := _places(form, options)):
+    if form.name == "labels":
+        options = replace(options, system=system_of(first["messages"]))
+    if "reasoning" in first and options.reasoning not in (places := _places(form, options)):
         raise UsageError(
             f"{version.label} cannot be written as {form.name} with its reasoning as {options.reasoning!r}: {form.why}",
             where=str(version.folder), fix=f"--reasoning {' or '.join(places)}",
@@ -141,8 +151,7 @@ def _places(form: Format, options: Options) -> tuple[str, ...]:
     if form.name == "prompt-completion" and options.as_text:
         return ("think", "drop")
     if form.name == "text" and options.template is not None:
-        source = options.template.source
-        return tuple(place for place in form.reasoning if place in ("think", "drop") or place in source)
+        return form.reasoning if options.template.reads_reasoning else ("think", "drop")
     return form.reasoning
 
 
@@ -155,40 +164,31 @@ def _require_template(options: Options) -> None:
 
 
 def _made(
-    version: Version, split: str, form: Format, options: Options, misfits: _Misfits
-) -> Iterator[list[dict[str, Any]]]:
-    """Yield the format's rows of a split, many at a time, each checked by its rule."""
-    held: list[dict[str, Any]] = []
+    version: Version, split: str, form: Format, options: Options, misfits: _Misfits, *, until_misfit: bool = False
+) -> Iterator[list[Made]]:
+    """Yield the format's rows of a split, many at a time, each checked by its rule; of a row all that it makes or none.
+
+    After a row that does not fit nothing more is yielded: with `until_misfit` it ends there, else the rest is checked.
+    """
     render, wrong = form.render, form.wrong
-    for row in _rows(version, split):
-        try:
-            made = render(row, options)
-        except Unfit as unfit:
-            misfits.add(row["id"], str(unfit))
-            continue
-        for each in (made,) if isinstance(made, dict) else made:
-            if why := wrong(each):
-                misfits.add(row["id"], why)
+    for rows in batches(version, split):
+        held: list[Made] = []
+        for row in rows:
+            try:
+                made = render(row, options)
+            except Unfit as unfit:
+                why: str | None = str(unfit)
             else:
-                held.append(each)
-        if len(held) >= AT_ONCE:
+                if isinstance(made, dict):
+                    if (why := wrong(made)) is None:
+                        held.append(made)
+                elif (why := next(filter(None, map(wrong, made)), None)) is None:
+                    held += made
+            if why is not None:
+                misfits.add(row["id"], why)
+                if until_misfit:
+                    break
+        if until_misfit or not misfits.count:
             yield held
-            held = []
-    yield held
-
-
-def _rows(version: Version, split: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a split. Raises Damaged with file and line."""
-    loads = orjson.loads
-    for path in version.data_files(split):
-        line = 0
-        try:
-            with path.open("rb") as file:
-                for line, content in enumerate(file, start=1):  # noqa: B007
-                    row = loads(content)
-                    row["id"]
-                    yield row
-        except (ValueError, KeyError, TypeError) as error:
-            raise Damaged("this line is no row", where=f"{path}:{line}", fix="distillgen check tells more") from error
-        except OSError as error:
-            raise Damaged(f"cannot be read: {error.strerror}", where=str(path)) from None
+        if until_misfit and misfits.count:
+            return

@@ -7,12 +7,13 @@ from typing import Any
 
 from distillgen.dataset.versions import Version
 from distillgen.errors import UsageError
-from distillgen.export.formats import FORMATS, Format
+from distillgen.export.formats import FORMATS, Format, Unfit
 from distillgen.export.options import Options
+from distillgen.export.reading import first_row, is_pair
 from distillgen.export.trainers.settings import Written
 from distillgen.export.trainers.table import Shape, Trainer
 from distillgen.export.write import export_folder
-from distillgen.files import read_jsonl, write_atomically
+from distillgen.files import write_atomically
 
 
 def bundle(folder: Path, version: Version, trainer: Trainer, options: Options, *, split: str | None) -> list[Path]:
@@ -22,8 +23,8 @@ def bundle(folder: Path, version: Version, trainer: Trainer, options: Options, *
     breaks is raised by the writer, with the row. The configuration is written last: where it stands, the data is whole.
     """
     splits = version.split_names(split)
-    first = next(read_jsonl(version.data_files(splits[0])[0]))  # every row of a version has the same keys
-    are_pairs, has_traces = "chosen" in first, "reasoning" in first
+    first = first_row(version)  # every row of a version has the same keys
+    are_pairs, has_traces = is_pair(first), "reasoning" in first
     shape = _shape(version, trainer, are_pairs)
     if has_traces:
         _reasoning_is_read(version, trainer, shape, options.reasoning)
@@ -95,6 +96,8 @@ def _format(name: str, trainer: Trainer, shape: Shape) -> Format:
     def render(row: Mapping[str, Any], *more: Any, **named: Any) -> dict[str, Any]:
         made = base.render(row, *more, **named)
         assert isinstance(made, dict)  # `messages` and `preference` make one row of a row
+        if why := base.wrong(made):
+            raise Unfit(why)
         return shape.render(made)
 
     return replace(base, name=trainer.name, render=render, wrong=shape.wrong)

@@ -1,0 +1,93 @@
+"""Reads a version's rows for export, many at a time; a line that is no row is told with its file and its number."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import orjson
+
+from distillgen.dataset.versions import Version
+from distillgen.errors import Damaged, UsageError
+
+Row: TypeAlias = dict[str, Any]
+AT_ONCE = 100  # rows that are passed on together: few enough to stay in a processor's cache, which triples the speed
+MOST_BYTES = 4_000_000  # of lines that are passed on together, so that long rows take no more memory than short ones
+PAIR = ("prompt", "chosen", "rejected")
+CONVERSATION = ("messages",)
+_TURN = {"role", "content"}
+
+
+def first_row(version: Version) -> Row:
+    """Return a version's first row, whose columns all its rows have. Raises UsageError when there is no row."""
+    for split in version.split_names():
+        for path in version.data_files(split):
+            for rows in _of_file(path, None):
+                return rows[0]
+    raise UsageError(f"{version.label} holds no rows", where=str(version.folder), fix="export another version")
+
+
+def batches(version: Version, split: str) -> Iterator[list[Row]]:
+    """Yield the rows of a split in order, at most AT_ONCE together.
+
+    Raises Damaged with file and line where a line is not a row with the columns of the version's first one, and with
+    the file where there are more or fewer rows than the manifest says.
+    """
+    count, columns, files = 0, frozenset(first_row(version)), version.data_files(split)
+    for path in files:
+        for rows in _of_file(path, columns):
+            count += len(rows)
+            yield rows
+    if count != (said := version.manifest.splits[split]):
+        raise Damaged(
+            f"the split {split!r} has {count:,} rows, and the manifest says {said:,}",
+            where=str(files[-1] if files else version.folder), fix="distillgen check tells more",
+        )  # fmt: skip
+
+
+def _of_file(path: Path, columns: frozenset[str] | None) -> Iterator[list[Row]]:
+    held: list[Row] = []
+    loads, line, size = orjson.loads, 0, 0
+    try:
+        with path.open("rb") as file:
+            for line, content in enumerate(file, start=1):
+                row = loads(content)
+                columns = columns or frozenset(row)
+                if row.keys() != columns or not _is_whole(row):
+                    raise _damaged(path, line)
+                held.append(row)
+                size += len(content)
+                if len(held) >= AT_ONCE or size >= MOST_BYTES:
+                    yield held
+                    held, size = [], 0
+    except (ValueError, AttributeError, TypeError) as error:
+        raise _damaged(path, line) from error
+    except OSError as error:
+        raise Damaged(f"cannot be read: {error.strerror}", where=str(path)) from None
+    if held:
+        yield held
+
+
+def _is_whole(row: Row) -> bool:
+    """Say whether a row is what a version holds: see dataset/training_rows.py."""
+    lists = CONVERSATION if "messages" in row else PAIR
+    if len(row) != 1 + len(lists) + ("reasoning" in row) or type(row.get("id")) is not str:
+        return False
+    return type(row.get("reasoning", "")) is str and all(_are_turns(row.get(name)) for name in lists)
+
+
+def _are_turns(turns: Any) -> bool:
+    if type(turns) is not list or not turns:
+        return False
+    for turn in turns:
+        if turn.keys() != _TURN or type(turn["role"]) is not str or type(turn["content"]) is not str:
+            return False
+    return True
+
+
+def _damaged(path: Path, line: int) -> Damaged:
+    return Damaged("this line is no row of this version", where=f"{path}:{line}", fix="distillgen check tells more")
+
+
+def is_pair(row: Mapping[str, Any]) -> bool:
+    """Say whether a row is a preference pair; else it is a conversation."""
+    return "chosen" in row
