@@ -1,9 +1,16 @@
-"""A dataset hub on loopback: it speaks what huggingface_hub speaks, and refuses what the real hub refuses."""
+"""A dataset hub on loopback: it speaks what huggingface_hub speaks, and refuses what the real hub refuses.
+
+Written from the client's own source (huggingface_hub 2.4.0: hf_api.py, _commit_api.py, lfs.py, file_download.py,
+utils/_http.py), which says what it sends and what it reads from an answer. What only the server knows (the wording of a
+refusal, which names git forbids) is a guess, and no test rests on it. It has no Xet storage: whoever talks to it sets
+HF_HUB_DISABLE_XET, since with hf_xet installed the client does not ask whether the server has one.
+"""
 
 import base64
 import hashlib
 import json
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import yaml
 
 GITATTRIBUTES = b"*.zst filter=lfs diff=lfs merge=lfs -text\n*.parquet filter=lfs diff=lfs merge=lfs -text\n"
 WRITES, READS = "hf_loopback_writes", "hf_loopback_reads"  # the tokens that the hub knows
@@ -68,9 +77,11 @@ class Repository:
 
 
 class Hub:
-    """The server. What tests turn: `refuse` (a status for everything), `spoil` (what becomes of a file's bytes on the
-    way down), `cut` (names whose download ends in the middle), `wait` (seconds before each download), and
-    `before_commit` (called when a commit has arrived). `requests` holds method and path of what came.
+    """The server. What tests turn: `refuse` (a status for everything), `busy` (requests, as a pattern of method and path,
+    that get a status so many times), `spoil` (what becomes of a file's bytes on the way down), `cut` (names whose
+    download ends in the middle, so many times), `drop` (uploads that are cut off, so many), `wait` (seconds before each
+    download), and `before_commit` (called when a commit has arrived). `requests` holds method and path of what came,
+    `messages` what commits say.
     """
 
     def __init__(self) -> None:
@@ -80,7 +91,10 @@ class Hub:
         self.requests: list[str] = []
         self.refuse = 0
         self.spoil: dict[str, Callable[[bytes], bytes]] = {}
-        self.cut: set[str] = set()
+        self.busy: dict[str, list[int]] = {}
+        self.cut: dict[str, int] = {}
+        self.drop = 0
+        self.messages: list[str] = []
         self.wait = 0.0
         self.downloads = 0
         self.before_commit: Callable[[], None] = lambda: None
@@ -102,6 +116,7 @@ class Hub:
         held.tags[tag] = held.commit({".gitattributes": File(GITATTRIBUTES, False), **files})
 
     def close(self) -> None:
+        """Stop."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(5)
@@ -136,8 +151,14 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         do_HEAD = do_POST = do_PUT = do_GET
 
         def _serve(self) -> None:
-            body = self._body()
             url = urlsplit(self.path)
+            if self.command == "PUT" and hub.drop:
+                hub.drop -= 1
+                self.rfile.read(int(self.headers["Content-Length"]) // 2)
+                self.connection.shutdown(socket.SHUT_RDWR)
+                self.close_connection = True
+                return
+            body = self._body()
             self.query = parse_qs(url.query)
             said = self.headers.get("Authorization", "")
             self.token = said.removeprefix("Bearer ") or None
@@ -145,16 +166,21 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             try:
                 if hub.refuse:
                     raise Refused(hub.refuse, "", "no")
+                for pattern, statuses in hub.busy.items():
+                    if statuses and re.search(pattern, hub.requests[-1]):
+                        raise Refused(statuses.pop(0), "", "too busy")
                 for method, pattern, answer in ROUTES:
                     found = re.fullmatch(pattern, url.path)
                     if found and self.command in method:
-                        answer(self, body, *map(unquote, found.groups()))
+                        answer(self, body, *[unquote(each) for each in found.groups() if each is not None])
                         return
                 raise Refused(404, "", f"no route {self.command} {url.path}")
             except Refused as refused:
                 headers = {"X-Error-Message": refused.message}
                 if refused.code:
                     headers["X-Error-Code"] = refused.code
+                if refused.status == 429:
+                    headers |= {"Retry-After": "0", "RateLimit": '"api";r=0;t=0'}
                 self.say({"error": refused.message, **refused.more}, refused.status, headers)
             except (ConnectionError, BrokenPipeError):
                 self.close_connection = True
@@ -192,7 +218,10 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             name = f"{asked['organization']}/{asked['name']}"
             if name in hub.repositories:
                 raise Refused(409, "", "You already created this dataset repo", url=f"{hub.url}/datasets/{name}")
-            made = hub.repositories[name] = Repository(private=asked.get("visibility", "public") == "private")
+            is_private = (
+                asked.get("visibility") == "private" or asked.get("private") is True
+            )  # 1.0.0 says the latter, 2.4.0 the former
+            made = hub.repositories[name] = Repository(private=is_private)
             made.commit({".gitattributes": File(GITATTRIBUTES, False)})
             self.say({"url": f"{hub.url}/datasets/{name}", "name": name})
 
@@ -201,6 +230,37 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             sha, files = found.at(revision)
             siblings = [{"rfilename": each} for each in sorted(files)]
             self.say({"id": name, "sha": sha, "private": found.private, "siblings": siblings, "tags": []})
+
+        def tree(self, _: bytes, name: str, revision: str, below: str = "") -> None:
+            """All files below a folder, and the folders where it is not asked for what is in them."""
+            files = hub.repository(name, self.token).at(revision)[1]
+            start = f"{below}/" if below else ""
+            inside = {path: file for path, file in files.items() if path.startswith(start)}
+            if below and not inside:
+                raise Refused(404, "EntryNotFound", f"{below} does not exist on {revision}")
+            told = [_described(path, file) for path, file in sorted(inside.items()) if self._is_wanted(path, start)]
+            folders = {
+                path[: len(start)] + path[len(start) :].partition("/")[0]
+                for path in inside
+                if "/" in path[len(start) :]
+            }
+            self.say(
+                told + [{"type": "directory", "oid": "0" * 40, "path": each, "size": 0} for each in sorted(folders)]
+            )
+
+        def _is_wanted(self, path: str, start: str) -> bool:
+            return self.query.get("recursive") in (["true"], ["True"], ["1"]) or "/" not in path[len(start) :]
+
+        def paths(self, body: bytes, name: str, revision: str) -> None:
+            files = hub.repository(name, self.token).at(revision)[1]
+            asked = parse_qs(body.decode()).get("paths", [])
+            told = [_described(path, files[path]) for path in asked if path in files]
+            told += [
+                {"type": "directory", "oid": "0" * 40, "path": path, "size": 0}
+                for path in asked
+                if path not in files and any(each.startswith(f"{path}/") for each in files)
+            ]
+            self.say(told)
 
         def refs(self, _: bytes, name: str) -> None:
             found = hub.repository(name, self.token)
@@ -217,10 +277,18 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self.say({})
 
         def validate(self, body: bytes) -> None:
-            content = json.loads(body)["content"]
-            if content.startswith("---") and "\n---" not in content[3:]:
-                raise Refused(400, "", "Invalid metadata in README.md.")
-            self.say({"errors": [], "warnings": []})
+            asked = json.loads(body)
+            assert asked["repoType"] == "dataset"
+            errors = []
+            if front := re.match(r"---\n(.*?)\n---(?:\n|$)", asked["content"], re.DOTALL):
+                try:
+                    is_table = isinstance(yaml.safe_load(front[1]), dict)
+                except yaml.YAMLError:
+                    is_table = False
+                errors = [] if is_table else [{"message": "the front matter is no YAML mapping"}]
+            elif asked["content"].startswith("---"):
+                errors = [{"message": "the front matter does not end"}]
+            self.say({"errors": errors, "warnings": []}, 400 if errors else 200)
 
         def preupload(self, body: bytes, name: str, revision: str) -> None:
             require_writing(self.token)
@@ -278,6 +346,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if revision != "main" or (parent is not None and parent != found.head):
                 raise Refused(412, "", "A commit has happened since. Please refresh and try again.")
             files = dict(found.files)
+            hub.messages.append(f"{lines[0]['value']['summary']}\n\n{lines[0]['value']['description']}")
             for line in lines[1:]:
                 _apply(line["key"], line["value"], files)
             sha = found.commit(files)
@@ -301,13 +370,23 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def _download(self, path: str, file: File, headers: dict[str, str]) -> None:
             content = hub.spoil.get(path, lambda same: same)(file.content)
+            is_cut = self.command == "GET" and hub.cut.get(path, 0) > 0
             if self.command == "GET":
                 hub.downloads += 1
+                hub.cut[path] = hub.cut.get(path, 0) - is_cut
                 time.sleep(hub.wait)
-            self.bytes(content, 200, headers, cut=path in hub.cut and self.command == "GET")
+            self.bytes(content, 200, headers, cut=is_cut)
+
+    def _described(path: str, file: File) -> dict[str, Any]:
+        told: dict[str, Any] = {"type": "file", "oid": file.oid, "size": len(file.content), "path": path}
+        if file.is_lfs:
+            told["lfs"] = {"oid": file.oid, "size": len(file.content), "pointerSize": 130}
+        return told
 
     def _apply(key: str, value: dict[str, Any], files: dict[str, File]) -> None:
         path = value["path"]
+        if any(part in ("", ".", "..", ".git") for part in path.split("/")) or "\0" in path:
+            raise Refused(400, "", "a path that git does not take")
         if key == "file":
             files[path] = File(base64.b64decode(value["content"], validate=True), False)
         elif key == "lfsFile":
@@ -330,6 +409,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         (("GET",), f"/api/datasets/{repository}", Handler.info),
         (("GET",), f"/api/datasets/{repository}/revision/{rest}", Handler.info),
         (("GET",), f"/api/datasets/{repository}/refs", Handler.refs),
+        (("GET",), f"/api/datasets/{repository}/tree/{rest}(?:/(.+))?", Handler.tree),
+        (("POST",), f"/api/datasets/{repository}/paths-info/{rest}", Handler.paths),
         (("POST",), f"/api/datasets/{repository}/tag/{rest}", Handler.tag),
         (("POST",), f"/api/datasets/{repository}/preupload/{rest}", Handler.preupload),
         (("POST",), f"/api/datasets/{repository}/commit/{rest}", Handler.commit),

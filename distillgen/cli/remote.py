@@ -1,6 +1,7 @@
 """Commands that share versions: `push` and `pull`."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +29,12 @@ def push(
     data_only: Annotated[
         bool, typer.Option("--data-only", help="Leave provenance, rejected and failed rows out; `pull` needs them.")
     ] = False,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--accept", metavar="ID", help="With --public: take terms upon yourself that stop it.", show_default=False
+        ),
+    ] = None,
     project: Project = Path(),
     as_json: AsJson = False,
 ) -> None:
@@ -42,15 +49,16 @@ def push(
     \b
     Exit status:
       0 pushed, or there already   2 other content has its number there, or an extra is missing
-      4 no credentials, or refused   7 the place does not answer   8 damaged   10 no such version or place
+      4 no credentials, or refused   7 the place does not answer   8 damaged
+      9 --public, and terms stop it   10 no such version or place   12 disk full
     """
     from distillgen.remote.push import push as send
     from distillgen.report.console import number, say
 
     version: Version = find_in_project(name, project)
-    if public and not as_json:
-        _say_terms(version)
-    pushed = send(version, target, public=public, data_only=data_only)
+    if not as_json:
+        _say_terms(version, accept or (), public=public)
+    pushed = send(version, target, public=public, data_only=data_only, accept=accept or ())
     if as_json:
         told = {
             "version": version.label,
@@ -78,16 +86,21 @@ def _terms(version: "Version") -> dict[str, object]:
     return {name: terms.get(name) for name in ("stance", "purpose", "conditions")}
 
 
-def _say_terms(version: "Version") -> None:
-    """Say under which terms the rows were made, before everybody may read them."""
+def _say_terms(version: "Version", accept: Sequence[str], *, public: bool) -> None:
+    """Say under which terms the rows were made, before others may read them."""
+    from distillgen.remote.public import PURPOSE, require_public
     from distillgen.report.console import say
 
     terms = version.manifest.terms
-    stance = str(terms.get("stance") or "unknown")
-    purpose = f" for the purpose {terms['purpose']}" if terms.get("purpose") else ""
-    say(f"terms of {version.label}: {stance}{purpose}", style="" if stance == "allowed" else "yellow")
-    for condition in terms.get("conditions") or ():
-        say(f"  condition: {condition.get('text') if isinstance(condition, dict) else condition}")
+    stance, purpose = str(terms.get("stance") or "unknown"), terms.get("purpose")
+    conditions = [each.get("text") if isinstance(each, dict) else each for each in terms.get("conditions") or ()]
+    if public:
+        verdict = require_public(version, accept)
+        stance, purpose, conditions = verdict.stance, PURPOSE, [each.text for each in verdict.conditions]
+    said = f"terms of {version.label}: {stance}" + (f" for the purpose {purpose}" if purpose else "")
+    say(said, style="" if stance == "allowed" else "yellow")
+    for condition in conditions:
+        say(f"  condition: {condition}")
 
 
 @guarded
@@ -115,7 +128,7 @@ def pull(
 
     \b
     Exit status:
-      0 pulled, or here already   2 an extra is missing, or written by a newer distillgen
+      0 pulled, or here already   2 an extra is missing, written by a newer distillgen, or it holds erased rows
       4 no credentials, or refused   7 the place does not answer   8 damaged there or on the way: nothing is kept
       10 nothing of that name there   11 a build is at work   12 disk full
     """

@@ -10,6 +10,8 @@ from distillgen.errors import UsageError
 HUB = "hf://"
 _REPOSITORY = re.compile(r"(?:datasets/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]{1,200}))?", re.ASCII)
 _PROTOCOL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.ASCII)
+_LIKE_AN_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(/|:)", re.ASCII)  # a slip of the pen, not a folder's name
+_PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?:datasets/)?([\w.-]+/[\w.-]+)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,16 @@ class StoreAddress:
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing in the address that may be a secret."""
+        return self.shown == self.url
+
 
 def parsed(text: str) -> HubAddress | StoreAddress:
     """Return the address that a person wrote. Raises UsageError where it is none."""
+    if page := _PAGE.match(text):
+        raise UsageError(f"{text[:120]!r} is a page for people", fix=f"write {HUB}{page[1]}")
     if text.startswith(HUB):
         found = _REPOSITORY.fullmatch(text.removeprefix(HUB).rstrip("/"))
         if found is None or ".." in text:
@@ -49,6 +58,15 @@ def parsed(text: str) -> HubAddress | StoreAddress:
         return HubAddress(found[1], found[2])
     if not text or "\0" in text:
         raise UsageError("an address is empty", fix="write hf://OWNER/NAME, s3://BUCKET/PATH, or a folder's path")
-    if _PROTOCOL.match(text):
+    if _PROTOCOL.match(text) and "::" not in text:
+        try:
+            urlsplit(text)
+        except ValueError:
+            raise UsageError(f"{text[:120]!r} is no address", fix="write s3://BUCKET/PATH, say") from None
         return StoreAddress(text.rstrip("/"))
+    if _LIKE_AN_ADDRESS.match(text):
+        raise UsageError(
+            f"{text[:120]!r} is no address",
+            fix="write PROTOCOL://PATH in small letters, or ./PATH for a folder of that name",
+        )
     return StoreAddress(str(Path(text).expanduser().absolute()))

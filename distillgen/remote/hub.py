@@ -1,11 +1,13 @@
 """Versions in a dataset repository of a Hugging Face hub, through huggingface_hub: one commit and a tag for each."""
 
 import contextlib
+import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from logging import ERROR
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from distillgen.dataset.manifest import FILE_NAME
 from distillgen.errors import (
@@ -24,8 +26,13 @@ from distillgen.remote.source import MANIFEST_LIMIT
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
+    from tenacity import RetryCallState
 
+T = TypeVar("T")
 KIND = "dataset"
+ATTEMPTS = 4
+PASSING = {429, 500, 502, 503, 504}  # statuses that may be another one in a moment
+LONGEST_WAIT_SECONDS = 300.0  # the window of the hub's rate limits
 _TOKEN = "set HF_TOKEN to a token that may {}, or run `hf auth login`"  # noqa: S105 the words, not a token
 
 
@@ -45,10 +52,12 @@ class Hub:
         self.address = address
         try:
             from huggingface_hub import HfApi
+            from huggingface_hub.utils import logging
             from huggingface_hub.utils.tqdm import disable_progress_bars
         except ImportError:
             raise ExtraMissing("hf:// needs huggingface_hub", fix="pip install 'distillgen[hub]'") from None
         disable_progress_bars()
+        logging.set_verbosity(ERROR)  # its warnings tell addresses, which may be signed
         self._api = HfApi()
 
     def require_token(self) -> None:
@@ -60,20 +69,21 @@ class Hub:
 
     def create(self, *, public: bool) -> None:
         """Create the repository where there is none."""
+        name = self.address.repository
         with self._errors("write"):
-            self._api.create_repo(self.address.repository, repo_type=KIND, private=not public, exist_ok=True)
+            _patiently(lambda: self._api.create_repo(name, repo_type=KIND, private=not public, exist_ok=True))
 
     def commit_at(self, revision: str | None) -> Commit:
         """Return the state that a revision names. Raises NotFound."""
         with self._errors("read"):
-            info = self._api.dataset_info(self.address.repository, revision=revision)
+            info = _patiently(lambda: self._api.dataset_info(self.address.repository, revision=revision))
         names = frozenset(each.rfilename for each in info.siblings or ())
         return Commit(str(info.sha), names, bool(info.private))
 
     def tags(self) -> dict[str, str]:
         """Return the tags with their commits."""
         with self._errors("read"):
-            refs = self._api.list_repo_refs(self.address.repository, repo_type=KIND)
+            refs = _patiently(lambda: self._api.list_repo_refs(self.address.repository, repo_type=KIND))
         return {each.name: each.target_commit for each in refs.tags}
 
     def fetch(self, name: str, sha: str, folder: Path) -> Path:
@@ -85,8 +95,13 @@ class Hub:
         shutil.rmtree(folder / ".cache", ignore_errors=True)  # what huggingface_hub notes down beside its downloads
         return Path(found)
 
-    def commit(self, folder: Path, names: Sequence[str], gone: Sequence[str], parent: str, message: str) -> str:
-        """Make one commit on the commit `parent`: files of a folder come, others go. Return its id."""
+    def commit(
+        self, folder: Path, names: Sequence[str], gone: Sequence[str], parent: str, told: tuple[str, str]
+    ) -> str:
+        """Make one commit on the commit `parent`: files of a folder come, others go. Return its id.
+
+        `told` is its first line and what it says below.
+        """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
@@ -94,14 +109,18 @@ class Hub:
             *(CommitOperationDelete(name, is_folder=False) for name in gone),
         ]
         with self._errors("write"):
-            return self._api.create_commit(
-                self.address.repository, operations, repo_type=KIND, commit_message=message, parent_commit=parent
-            ).oid
+            return _patiently(
+                lambda: self._api.create_commit(
+                    self.address.repository, operations, repo_type=KIND, commit_message=told[0],
+                    commit_description=told[1], parent_commit=parent,
+                )
+            ).oid  # fmt: skip
 
     def tag(self, tag: str, sha: str, message: str) -> None:
         """Tag a commit."""
+        name = self.address.repository
         with self._errors("write"):
-            self._api.create_tag(self.address.repository, repo_type=KIND, tag=tag, tag_message=message, revision=sha)
+            _patiently(lambda: self._api.create_tag(name, repo_type=KIND, tag=tag, tag_message=message, revision=sha))
 
     @contextlib.contextmanager
     def _errors(self, wish: str) -> Iterator[None]:
@@ -164,6 +183,36 @@ class Hub:
             f"the hub does not answer as it should: {what}", where=self.address.shown,
             fix="the network, HF_ENDPOINT, or later; no half version is left",
         )  # fmt: skip
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """Return what the hub answers to a question, asked again while it is busy.
+
+    huggingface_hub repeats uploads and downloads by itself, and these not. A commit that went through although the hub
+    said otherwise is not made twice, for its parent is not the newest any more.
+    """
+    import tenacity
+
+    asked = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda error: _status_of(error) in PASSING),
+        stop=tenacity.stop_after_attempt(ATTEMPTS), wait=_pause, reraise=True,
+    )  # fmt: skip
+    return asked(ask)
+
+
+def _status_of(error: BaseException | None) -> int | None:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _pause(state: "RetryCallState") -> float:
+    """Return the seconds to wait: as many as the hub says, else 1, 2, 4."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    said = headers.get("Retry-After", "")
+    if not said.isdigit() and (found := re.search(r"\bt=(\d+)", headers.get("RateLimit", ""))):
+        said = found[1]
+    return min(float(said), LONGEST_WAIT_SECONDS) if said.isdigit() else 2.0 ** (state.attempt_number - 1)
 
 
 class HubVersion:

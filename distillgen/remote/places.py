@@ -1,23 +1,29 @@
 """Versions in a store that fsspec knows: written so that no reader sees half of one, and read."""
 
 import contextlib
+import io
+import os
 import posixpath
 import re
+import shutil
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from distillgen.dataset.manifest import FILE_NAME
 from distillgen.dataset.versions import folder_of
 from distillgen.errors import (
     CredentialsError,
+    CredentialsRefused,
     DistillgenError,
     ExtraMissing,
     NotFound,
     RemoteUnavailable,
     UsageError,
 )
-from distillgen.files import disk_errors, write_atomically
+from distillgen.files import disk_errors, sync_folder
 from distillgen.remote.address import StoreAddress
 from distillgen.remote.source import MANIFEST_LIMIT
 
@@ -25,6 +31,9 @@ LATEST = "latest"
 BUCKETS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}  # stores that have no folders
 _BLOCK = 1024 * 1024
 _VERSION = re.compile(r"v(\d{4,9})", re.ASCII)
+_NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
+_SENDING = ".sending-"  # before the name of a file that is on its way into a folder
+_FORGOTTEN_AFTER_SECONDS = 24 * 3600.0
 _KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (of another store: what its fsspec package asks for)"  # noqa: E501
 
 
@@ -32,21 +41,20 @@ class Store:
     """A folder of a store that holds datasets as a project does: NAME/v0003/ and NAME/latest, a file of one line."""
 
     def __init__(self, address: StoreAddress) -> None:
-        self.address = address
+        self.address, self.is_local = address, False
         try:
             import fsspec
         except ImportError:
             raise ExtraMissing("sharing through a store needs fsspec", fix="pip install 'distillgen[remote]'") from None
-        try:
-            # What was listed before must not be taken for what is there now.
-            self._files, self._root = fsspec.core.url_to_fs(address.url, use_listings_cache=False)
-        except ImportError as error:
-            extra = "pip install 'distillgen[s3]'" if address.url.startswith("s3") else str(error)[:200]
-            raise ExtraMissing(f"{address.shown} needs a package that is not installed", fix=extra) from None
-        except ValueError as error:
-            raise UsageError(
-                f"{address.shown} is no address of a store: {str(error)[:200]}", fix="s3://, file:// or a path"
-            ) from None
+        with self._errors():  # some connect here
+            try:
+                # What was listed before must not be taken for what is there now.
+                self._files, self._root = fsspec.core.url_to_fs(address.url, use_listings_cache=False)
+            except ImportError as error:
+                extra = "pip install 'distillgen[s3]'" if address.url.startswith("s3") else str(error)[:200]
+                raise ExtraMissing(f"{address.shown} needs a package that is not installed", fix=extra) from None
+            except (ValueError, TypeError):
+                raise UsageError(f"{address.shown} is no address of a store", fix="s3://, file:// or a path") from None
         self.is_local = "file" in _tuple(self._files.protocol)
 
     def path(self, *parts: str) -> str:
@@ -56,11 +64,8 @@ class Store:
     def datasets(self) -> list[str]:
         """Return the datasets that are there."""
         with self._errors():
-            return sorted(
-                posixpath.basename(entry.rstrip("/"))
-                for entry in self._files.ls(self._root, detail=False)
-                if self._files.exists(posixpath.join(entry, LATEST))
-            )
+            names = [posixpath.basename(entry.rstrip("/")) for entry in self._files.ls(self._root, detail=False)]
+            return sorted(name for name in names if _NAME.fullmatch(name) and self._is_there(self.path(name, LATEST)))
 
     def versions(self, name: str) -> list[int]:
         """Return the numbers of the whole versions of a dataset; of one without a manifest somebody is still busy."""
@@ -70,17 +75,32 @@ class Store:
             except FileNotFoundError:
                 return []
             numbers = [int(m[1]) for e in entries if (m := _VERSION.fullmatch(posixpath.basename(e.rstrip("/"))))]
-            return sorted(
-                number for number in numbers if self._files.exists(self.path(name, _folder(number), FILE_NAME))
-            )
+            return sorted(n for n in numbers if self._is_there(self.path(name, _folder(n), FILE_NAME)))
+
+    def _is_there(self, path: str) -> bool:
+        """Whether there is something; fsspec's own `exists` takes a store that does not answer for one without it."""
+        try:
+            self._files.info(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
     def latest(self, name: str) -> int | None:
         """Return the number that `latest` names."""
-        try:
-            found = _VERSION.fullmatch(self.read(self.path(name, LATEST), 1000).decode(errors="replace").strip())
-        except NotFound:
-            return None
+        path = self.path(name, LATEST)
+        if self.is_project(name):
+            said = str(Path(path).readlink())
+        else:
+            try:
+                said = self.read(path, 1000).decode(errors="replace").strip()
+            except NotFound:
+                return None
+        found = _VERSION.fullmatch(said)
         return int(found[1]) if found else None
+
+    def is_project(self, name: str) -> bool:
+        """Whether it is the folder of datasets of a project on this machine: there `latest` is a link."""
+        return self.is_local and Path(self.path(name, LATEST)).is_symlink()
 
     def sizes(self, name: str, number: int) -> dict[str, int]:
         """Return the files below a version's folder with their sizes in bytes."""
@@ -112,15 +132,49 @@ class Store:
 
     def put(self, source: Path, path: str) -> None:
         """Send a file."""
+        if self.is_local:
+            with source.open("rb") as file:
+                self._place(file, Path(path))
+            return
         with self._errors():
             if not BUCKETS & set(_tuple(self._files.protocol)):  # there it would make a bucket of a slip of the pen
                 self._files.makedirs(posixpath.dirname(path), exist_ok=True)
             self._files.put_file(str(source), path)
 
+    def _place(self, content: IO[bytes], target: Path) -> None:
+        """Write a file of a folder whole or not at all, and lastingly."""
+        with disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=self._home(target), prefix=_SENDING)
+            try:
+                with os.fdopen(handle, "wb") as out:
+                    shutil.copyfileobj(content, out, _BLOCK)
+                    os.fchmod(out.fileno(), 0o644)
+                    out.flush()
+                    os.fsync(out.fileno())
+                Path(temporary).rename(target)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
+            sync_folder(target.parent)
+
+    def _home(self, target: Path) -> Path:
+        """Return the dataset's folder that a path is in: what is left of a copy there is no part of a version."""
+        return Path(self._root) / target.relative_to(self._root).parts[0]
+
+    def clear(self, name: str) -> None:
+        """Remove what copies that were killed left in a folder, a day later."""
+        if not self.is_local:
+            return
+        for leftover in Path(self.path(name)).glob(f"{_SENDING}*"):
+            with contextlib.suppress(OSError):
+                if time.time() - leftover.stat().st_mtime > _FORGOTTEN_AFTER_SECONDS:
+                    leftover.unlink()
+
     def write(self, content: bytes, path: str) -> None:
         """Write a small file whole or not at all."""
         if self.is_local:
-            write_atomically(Path(path), content)
+            self._place(io.BytesIO(content), Path(path))
             return
         with self._errors():
             self._files.pipe_file(path, content)
@@ -141,17 +195,29 @@ class Store:
             if self.is_local:
                 with disk_errors(self._root):
                     raise
-            raise CredentialsError(f"access denied: {str(error)[:120]!r}", where=where, fix=_KEYS) from None
+            raise CredentialsRefused(f"access denied{self._words(error)}", where=where, fix=_KEYS) from None
         except OSError as error:
             if self.is_local:
                 with disk_errors(self._root):
                     raise
-            raise _unavailable(error, where) from None
+            raise self._unavailable(error) from None
         except Exception as error:  # every store's package has its own
             kind = type(error).__name__
             if "Credential" in kind or "Token" in kind or "ProfileNotFound" in kind:
                 raise CredentialsError("no credentials for this store", where=where, fix=_KEYS) from None
-            raise _unavailable(error, where) from None
+            raise self._unavailable(error) from None
+
+    def _unavailable(self, error: Exception) -> RemoteUnavailable:
+        return RemoteUnavailable(
+            f"the store does not answer as it should: {type(error).__name__}{self._words(error)}",
+            where=self.address.shown,
+            fix="the address, the network (AWS_ENDPOINT_URL for an S3-compatible store), or later; "
+            "no half version is left",
+        )
+
+    def _words(self, error: Exception) -> str:
+        """Return the beginning of what a store says, nothing where it may repeat a secret of the address."""
+        return f": {str(error)[:120]!r}" if self.address.is_plain else ""
 
 
 class StoredVersion:
@@ -178,13 +244,6 @@ class StoredVersion:
 
 def _folder(number: int) -> str:
     return folder_of(Path(), number).name
-
-
-def _unavailable(error: Exception, where: str) -> RemoteUnavailable:
-    return RemoteUnavailable(
-        f"the store does not answer as it should: {type(error).__name__}: {str(error)[:120]!r}", where=where,
-        fix="the address, the network (AWS_ENDPOINT_URL for an S3-compatible store), or later; no half version is left",
-    )  # fmt: skip
 
 
 def _tuple(protocol: Any) -> tuple[str, ...]:

@@ -15,16 +15,18 @@ from distillgen.dataset.manifest import FILE_NAME, FORMAT, Manifest, read_manife
 from distillgen.dataset.seal import seal_holds, sealed
 from distillgen.dataset.versions import Version, folder_of, latest, point_latest, sweep, version_numbers
 from distillgen.errors import Damaged, DistillgenError, NameInvalid, NewerFormat, NotFound, UsageError
-from distillgen.files import Lock, disk_errors, safe_name, sync_folder, write_atomically
+from distillgen.excluded import FORGOTTEN, FORGOTTEN_FILE, Excluded, read_forgotten
+from distillgen.files import Lock, disk_errors, read_jsonl, safe_name, sync_folder, write_atomically
 from distillgen.remote.address import HubAddress, StoreAddress, parsed
 from distillgen.remote.hub import Hub, HubVersion
 from distillgen.remote.places import Store, StoredVersion
-from distillgen.remote.push import require_whole
+from distillgen.remote.push import SIDECARS, require_whole
 from distillgen.remote.source import Source
+from distillgen.upkeep.check import MADE_LATER, check_version
 from distillgen.upkeep.findings import shown
 from distillgen.upkeep.manifests import is_name
 
-LARGEST_NUMBER = 999_999_999  # a version's folder has at most nine digits
+LARGEST_NUMBER = 99_999_999  # a version's folder has at most nine digits, and builds go on from here
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,12 @@ def pull(origin: str, datasets: Path, name: str | None = None) -> Pulled:
         raise NotFound(f"it holds {shown(manifest.name)}, not {wanted[:100]!r}", where=address.shown)
     home = datasets / manifest.name
     with Lock(home / ".lock"):
+        with disk_errors(home):
+            sweep(home)  # a pull that was killed may have left a version without naming it latest
         same = _same_content(home, manifest)
         if same is not None:
+            _require_all_there(same)
             return Pulled(same, _label(manifest), was_here=True)
-        with disk_errors(home):
-            sweep(home)
         return _fetch(source, content, manifest, home, address.shown)
 
 
@@ -133,6 +136,35 @@ def _same_content(home: Path, manifest: Manifest) -> Version | None:
     return None
 
 
+def _require_all_there(version: Version) -> None:
+    """Raise Damaged where the files of a version here are not those it lists, as far as a glance tells."""
+    if findings := check_version(version.folder, fast=True).findings:
+        raise Damaged(
+            f"this content is here as {version.label}, damaged: {shown(findings[0].file)}: {findings[0].what}",
+            where=str(version.folder),
+            fix="`distillgen repair`; or move this folder away, then pull",
+        )
+
+
+def _require_none_erased(staging: Path, home: Path, label: str, where: str) -> None:
+    """Raise UsageError where a version brings rows back that were erased here."""
+    erased = Excluded(read_forgotten(home))
+    if not erased:
+        return
+    found = [
+        record["id"]
+        for name in SIDECARS
+        for record in read_jsonl(staging / name)
+        if record.get("rule") != FORGOTTEN and erased.of(str(record["id"]), str(record.get("origin"))) is not None
+    ]
+    if found:
+        told = ", ".join(shown(str(each)) for each in found[:10]) + (", ..." if len(found) > 10 else "")
+        raise UsageError(
+            f"{label} there holds what was erased here: {told}", where=where,
+            fix=f"pull a version from which they were erased too ({home / FORGOTTEN_FILE} names them)",
+        )  # fmt: skip
+
+
 def _fetch(source: Source, content: bytes, manifest: Manifest, home: Path, where: str) -> Pulled:
     _require_no_more_and_no_less(source, manifest, where)
     numbers, label = version_numbers(home), _label(manifest)
@@ -147,6 +179,7 @@ def _fetch(source: Source, content: bytes, manifest: Manifest, home: Path, where
             source.fetch(name, staging, entry.bytes)
         write_atomically(staging / FILE_NAME, content)
         require_whole(staging, shown_as=where)
+        _require_none_erased(staging, home, label, where)
         if number != manifest.version:
             manifest = _renumbered(manifest, number, where)
             write_atomically(staging / FILE_NAME, sealed(manifest.dump()))
@@ -169,7 +202,7 @@ def _require_no_more_and_no_less(source: Source, manifest: Manifest, where: str)
     if missing := sorted(wanted - there):
         hint = "it was pushed with --data-only perhaps: then `datasets.load_dataset` opens it, pull does not"
         raise Damaged(f"there is no {', '.join(map(shown, missing[:20]))}", where=where, fix=hint)
-    if strays := sorted(there - wanted):
+    if strays := sorted(name for name in there - wanted if name.split("/")[0] not in MADE_LATER):
         raise Damaged(f"{', '.join(map(shown, strays[:20]))} is no part of this version", where=where)
 
 

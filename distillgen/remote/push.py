@@ -1,7 +1,7 @@
 """Pushing a version: checked first, then sent whole, and seen by nobody before it is."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +9,13 @@ import orjson
 from pydantic import ValidationError
 
 from distillgen.dataset.manifest import FILE_NAME, Manifest
+from distillgen.dataset.publication import REFUSED
 from distillgen.dataset.versions import Version
 from distillgen.errors import Damaged, NotFound, UsageError
 from distillgen.remote.address import HubAddress, StoreAddress, parsed
 from distillgen.remote.hub import Commit, Hub
 from distillgen.remote.places import LATEST, Store
+from distillgen.remote.public import require_public
 from distillgen.remote.source import MANIFEST_LIMIT
 from distillgen.upkeep.check import check_version
 from distillgen.upkeep.findings import DATA_FILE, shown
@@ -33,22 +35,34 @@ class Pushed:
     note: str = ""
 
 
-def push(version: Version, target: str, *, public: bool = False, data_only: bool = False) -> Pushed:
+def push(
+    version: Version, target: str, *, public: bool = False, data_only: bool = False, accept: Collection[str] = ()
+) -> Pushed:
     """Push a version to `hf://owner/name` or to a store's folder.
 
-    `public`: a hub's repository may be one that everybody sees. `data_only`: leave provenance, rejected and failed
-    rows out. Raises Damaged when the version is not what was published, UsageError when other content has its number
-    there, CredentialsError, NotFound, RemoteUnavailable, ExtraMissing.
+    `public`: a hub's repository may be one that everybody sees, as far as the terms allow it or `accept` names them.
+    `data_only`: leave provenance, rejected and failed rows out. Raises TermsNotAccepted, Damaged when the version is
+    not what was published, UsageError when other content has its number there, CredentialsError, NotFound,
+    RemoteUnavailable, ExtraMissing, DiskFull.
     """
     address = parsed(target)
     if isinstance(address, HubAddress) and address.revision is not None:
         raise UsageError("a push names no revision: the version's number becomes the tag", where=address.shown)
     if isinstance(address, StoreAddress) and public:
         raise UsageError("--public is for hf:// only: who may read a store is said there", where=address.shown)
+    if accept and not public:
+        raise UsageError("--accept is for --public: terms stop nothing that others cannot read", where=address.shown)
+    if version.folder.name == REFUSED:
+        raise UsageError(
+            "the quality gate did not let this one pass", where=str(version.folder),
+            fix="another version, or a recipe or gate that it passes",
+        )  # fmt: skip
+    if public:
+        require_public(version, accept)
     require_whole(version.folder)
     names = [name for name in version.manifest.files if not (data_only and name in SIDECARS)]
     if isinstance(address, HubAddress):
-        return _push_to_hub(version, Hub(address), names, public=public)
+        return _push_to_hub(version, Hub(address), names, public=public, accept=accept)
     return _push_to_store(version, Store(address), names)
 
 
@@ -76,10 +90,14 @@ def _size(version: Version, names: Sequence[str]) -> int:
 
 def _other_content(version: Version, there: Manifest, where: str) -> UsageError:
     own = version.manifest
+    fix = "push to another place, or pull what is there (`distillgen pull`) and push a version with another number"
+    if own.forgotten:
+        fix = (
+            "rows were erased from it here (`forget`); take it away there, history too, so that they are gone, and push"
+        )
     return UsageError(
         f"other content has this number there: {there.name[:100]!r}@{there.version} has digest {there.digest[:12]!r}, "
-        f"{version.label} here has {own.digest[:12]!r}; a version is never replaced", where=where,
-        fix="push to another place, or pull what is there (`distillgen pull`) and push a version with another number",
+        f"{version.label} here has {own.digest[:12]!r}; a version is never replaced", where=where, fix=fix,
     )  # fmt: skip
 
 
@@ -91,7 +109,7 @@ def _is_same(version: Version, there: Manifest) -> bool:
 # -- a hub -----------------------------------------------------------------------------------------------------------
 
 
-def _push_to_hub(version: Version, hub: Hub, names: Sequence[str], *, public: bool) -> Pushed:
+def _push_to_hub(version: Version, hub: Hub, names: Sequence[str], *, public: bool, accept: Collection[str]) -> Pushed:
     hub.require_token()
     hub.create(public=public)
     before, tag = hub.commit_at(None), _tag(version)
@@ -120,9 +138,18 @@ def _push_to_hub(version: Version, hub: Hub, names: Sequence[str], *, public: bo
     if former is None or not _is_same(version, former) or not {*names, FILE_NAME} <= before.names:
         _require_newer(version, former, hub.address.shown)
         sent = [*names, FILE_NAME]
-        sha = hub.commit(version.folder, sent, _gone(before, former, sent), before.sha, version.label)
+        told = f"{version.label} sha256:{version.manifest.digest[:12]}", _description(version, accept)
+        sha = hub.commit(version.folder, sent, _gone(before, former, sent), before.sha, told)
     hub.tag(tag, sha, f"{version.label} sha256:{version.manifest.digest}")
     return Pushed(hub.address.shown, len(names) + 1, _size(version, names), note=note)
+
+
+def _description(version: Version, accept: Collection[str]) -> str:
+    """Return what a commit says below its first line."""
+    lines = [f"distillgen dataset {version.manifest.name}, version {version.manifest.version}"]
+    lines += [f"content digest sha256:{version.manifest.digest}"]
+    lines += [f"terms accepted for publishing: {each}" for each in sorted(accept)]
+    return "\n".join(lines)
 
 
 def _require_newer(version: Version, former: Manifest | None, where: str) -> None:
@@ -166,6 +193,12 @@ def _parsed(content: bytes) -> Manifest | None:
 def _push_to_store(version: Version, store: Store, names: Sequence[str]) -> Pushed:
     """Send the files, then the manifest, which makes it a version, then `latest`."""
     name, number = version.manifest.name, version.manifest.version
+    if store.is_project(name):
+        raise UsageError(
+            "this is a project's own folder of datasets", where=store.address.shown,
+            fix="`distillgen pull` in that project, which takes its lock",
+        )  # fmt: skip
+    store.clear(name)
     home, where = store.path(name, _tag(version)), store.address.shown
     own = (version.folder / FILE_NAME).read_bytes()
     try:
