@@ -1,14 +1,19 @@
 """Command `mix`: a version made of published versions."""
 
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from distillgen.cli.guard import find_in_project, guarded
 
 if TYPE_CHECKING:
-    from distillgen.mix import Mixed
+    from distillgen.mix.making import Mixed
+    from distillgen.mix.terms import Said
+
+MOST_RATIO, LEAST_RATIO = 1e9, 1e-9
 
 
 @guarded
@@ -31,6 +36,24 @@ def mix(
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**32, help="Draws other rows.")] = 0,
+    purpose: Annotated[
+        str | None,
+        typer.Option(
+            "--purpose", help="What the mix is for, as in [terms]. Default: the narrowest of the parts'.",
+            show_default=False,
+        ),
+    ] = None,
+    competing: Annotated[
+        str | None,
+        typer.Option(
+            "--competing", help="Whether the student competes: yes, no, unknown. Default: as each part has it.",
+            show_default=False,
+        ),
+    ] = None,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option("--accept", metavar="ID", help="Terms that you take upon yourself, as in [terms] accept."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would be made of; write nothing.")] = False,
     project: Annotated[Path, typer.Option("--project", help="The project's folder.")] = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
@@ -48,17 +71,20 @@ def mix(
     \b
     Exit status:
       0 published, or nothing new   2 cannot be mixed so   6 no row is left
-      8 damaged   10 no such dataset or version   11 locked   12 disk full
+      8 damaged   9 terms not accepted   10 no such dataset or version
+      11 locked   12 disk full
     """
     from distillgen.files import dumps
-    from distillgen.mix import mix as mix_versions
-    from distillgen.mix import parts_of
+    from distillgen.mix.making import Wanted
+    from distillgen.mix.making import mix as mix_versions
+    from distillgen.mix.parts import parts_of
     from distillgen.report.console import say
 
+    said = _said(purpose, competing, accept or [])
+    _require_name(name)
     found = [(find_in_project(reference, project), ratio) for reference, ratio in map(_part, parts)]
-    mixed = mix_versions(
-        name, parts_of(found), project / "datasets", rows=rows, near=near, seed=seed, is_dry=dry_run
-    )  # fmt: skip
+    wanted = Wanted(rows, near, seed, said)
+    mixed = mix_versions(name, parts_of(found), project / "datasets", wanted, is_dry=dry_run)
     if as_json:
         print(dumps(_as_json(mixed)))
         return
@@ -72,22 +98,43 @@ def mix(
         say(f"{mixed.version.label} has these very rows: nothing to publish")
 
 
-def _part(text: str) -> tuple[str, float]:
-    """Return reference and ratio. Raises UsageError for what is no ratio above 0."""
-    import math
+def _said(purpose: str | None, competing: str | None, accept: list[str]) -> "Said":
+    """Return what the owner says of the terms. Raises UsageError for a word that is none of those there are."""
+    from distillgen.errors import UsageError
+    from distillgen.mix.terms import Said
+    from distillgen.teacher.terms import COMPETING, PURPOSES, Competing, Purpose
 
+    for option, word, words in (("--purpose", purpose, PURPOSES), ("--competing", competing, COMPETING)):
+        if word is not None and word not in words:
+            raise UsageError(f"{word[:80]!r} is none of {', '.join(words)}", where=option)
+    return Said(cast(Purpose | None, purpose), cast(Competing | None, competing), tuple(accept))
+
+
+def _require_name(name: str) -> None:
+    from distillgen.errors import UsageError
+    from distillgen.files import safe_name
+
+    if ":" in name and "/" not in name:
+        raise UsageError(
+            f"{name[:120]!r} is no dataset's name", fix="the dataset that gets the mix comes first: mix NAME maths:0.7"
+        )
+    safe_name(name, "dataset name")
+
+
+def _part(text: str) -> tuple[str, Fraction]:
+    """Return reference and ratio. Raises UsageError for what is no ratio above 0."""
     from distillgen.errors import UsageError
 
     reference, colon, number = text.rpartition(":")
     try:
-        ratio = float(number) if colon else math.nan
+        is_ratio = bool(colon) and LEAST_RATIO <= float(number) <= MOST_RATIO
     except ValueError:
-        ratio = math.nan
-    if not reference or not 0 < ratio < math.inf:
+        is_ratio = False
+    if not reference or not is_ratio:
         raise UsageError(
             f"{text[:80]!r} is no version with a ratio above 0", fix="write it like `maths@3:0.7`, or `maths:7 chat:3`"
         )
-    return reference, ratio
+    return reference, Fraction(number)
 
 
 def _show(mixed: "Mixed") -> None:
@@ -96,17 +143,51 @@ def _show(mixed: "Mixed") -> None:
     from distillgen.report.console import say, table
 
     rows = [
-        [part.label, f"{part.ratio:.1%}", f"{part.count:,}", f"{len(part.rows) - part.count:,}",
-         f"{len(part.duplicates):,}"]
-        for part in mixed.parts
+        [each["version"], f"{each['ratio']:.1%}",
+         *(f"{each[key]:,}" for key in ("rows", "not_drawn", "duplicates", "held_out"))] for each in _parts(mixed)
     ]  # fmt: skip
     out = Console(markup=False, highlight=False)
-    out.print(table("", ["version", "share#", "rows#", "not drawn#", "duplicates#"], rows))
-    if mixed.terms:
-        stances = ", ".join(f"{label} {stance}" for label, stance in mixed.terms["stances"].items())
-        say(f"terms: {mixed.terms['stance']} for the purpose {mixed.terms['purpose']} ({stances})")
-        for each in mixed.terms["conditions"]:
-            say(f"a condition of the terms: {each['text']}", style="yellow")
+    columns = ["version", "share#", "rows#", "not drawn#", "duplicates#", "of other splits#"]
+    out.print(table("", columns, rows))
+    for line in _notes(mixed):
+        say(line, style="yellow")
+    _show_terms(mixed)
+
+
+def _parts(mixed: "Mixed") -> list[dict[str, Any]]:
+    from distillgen.mix.making import lineage
+
+    return lineage(mixed.parts)
+
+
+def _notes(mixed: "Mixed") -> Iterator[str]:
+    """Yield what somebody should know of the rows."""
+    from distillgen.excluded import FORGOTTEN
+
+    for part in mixed.parts:
+        if not part.count:
+            yield f"no row of {part.label}: its share of so few rows is less than one"
+        if erased := part.left_out_by(FORGOTTEN):
+            yield f"{erased:,} rows of {part.label} were erased with `forget`, and are left out"
+    for split, counts in mixed.splits().items():
+        if len(counts) == 1 < len(mixed.parts):
+            yield f"split {split} has rows of {next(iter(counts))} only"
+    if count := mixed.asks_held_out():
+        yield f"{count:,} rows of train have the prompt of a row of another split, with another answer: they stay"
+
+
+def _show_terms(mixed: "Mixed") -> None:
+    import datetime
+
+    from distillgen.report.console import say
+
+    terms = mixed.terms.terms
+    stances = ", ".join(f"{label} {stance}" for label, stance in mixed.terms.stances.items())
+    say(f"terms: {terms.verdict.stance} for the purpose {terms.settings.purpose} ({stances})")
+    for each in terms.warnings(datetime.date.today(), mixed.before):
+        say(f"warning: {each}", style="yellow")
+    if stops := mixed.terms.stops:
+        say(f"not to be published until you --accept {', '.join(stops)}: {terms.verdict.reasons[0]}", style="yellow")
 
 
 def _as_json(mixed: "Mixed") -> dict[str, Any]:
@@ -114,12 +195,8 @@ def _as_json(mixed: "Mixed") -> dict[str, Any]:
         "version": mixed.version.label if mixed.version else None,
         "published": mixed.is_new,
         "rows": sum(part.count for part in mixed.parts),
-        "parts": [
-            {
-                "version": part.label, "ratio": part.ratio, "rows": part.count,
-                "not_drawn": len(part.rows) - part.count, "duplicates": len(part.duplicates),
-            }
-            for part in mixed.parts
-        ],
-        "terms": mixed.terms,
-    }  # fmt: skip
+        "parts": _parts(mixed),
+        "splits": mixed.splits(),
+        "asks_held_out": mixed.asks_held_out(),
+        "terms": {**mixed.terms.terms.outlook(), "stances": dict(mixed.terms.stances)},
+    }

@@ -30,16 +30,23 @@ SIDECARS = ("provenance", "rejected", "failed")
 
 
 class Publication:
-    """A version in the making, in a hidden folder beside the others; published by one rename, or thrown away."""
+    """A version in the making, in a hidden folder beside the others; published by one rename, or thrown away.
 
-    def __init__(self, home: Path, recipe: Recipe, left_out: Excluded | None = None) -> None:
-        self._home, self._recipe, self.left_out = home, recipe, left_out or Excluded()
+    A version that no recipe makes has None for it, and names its `splits` itself.
+    """
+
+    def __init__(
+        self, home: Path, recipe: Recipe | None, left_out: Excluded | None = None, *, splits: Sequence[str] = ()
+    ) -> None:
+        self._home, self.left_out = home, left_out or Excluded()
+        self._splits = tuple(splits) if recipe is None else tuple(recipe.dataset.splits)
         with disk_errors(home):
             home.mkdir(parents=True, exist_ok=True)
             sweep(home)
         self.parent = latest(home)
-        if recipe.dataset.append and self.parent is not None:
-            _require_same_student(self.parent, recipe)
+        self._grows_from = self.parent if recipe is not None and recipe.dataset.append else None
+        if recipe is not None and self._grows_from is not None:
+            _require_same_student(self._grows_from, recipe)
         with disk_errors(home):
             self.number = max(version_numbers(home), default=0) + 1
             self._staging = home / f".staging-v{self.number:04d}"
@@ -48,7 +55,7 @@ class Publication:
     def _begin(self) -> None:
         with disk_errors(self._staging):
             (self._staging / "data").mkdir(parents=True)
-        self._data: dict[str, list[JsonlFile]] = {split: [] for split in self._recipe.dataset.splits}
+        self._data: dict[str, list[JsonlFile]] = {split: [] for split in self._splits}
         self._sidecars = {name: JsonlFile(self._staging / f"{name}.jsonl.zst") for name in SIDECARS}
         self._lengths: dict[str, Counter[int]] = defaultdict(Counter, {split: Counter() for split in self._data})
         self._only_dates: dict[str, list[str]] = {}
@@ -58,8 +65,8 @@ class Publication:
         self._forgotten: set[str] = (
             set()
         )  # ids of erased rows, whose records come last, so that seeds do not order them
-        if self._recipe.dataset.append and self.parent is not None:
-            self._inherit(self.parent)
+        if self._grows_from is not None:
+            self._inherit(self._grows_from)
 
     def begin_again(self) -> None:
         """Throw away what came so far, and start anew."""
@@ -135,7 +142,7 @@ class Publication:
 
     @property
     def splits(self) -> dict[str, int]:
-        """The rows of each split that has any, in the recipe's order."""
+        """The rows of each split that has any, in the order in which they were named."""
         return {split: sum(file.rows for file in files) for split, files in self._data.items() if files}
 
     @property

@@ -1,0 +1,174 @@
+"""Under whose terms a mix stands: what the versions in it have on record, judged together for one purpose."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from distillgen.errors import TermsNotAccepted, UsageError, nearest
+from distillgen.mix.parts import Part, new_names
+from distillgen.settings import TermsSettings
+from distillgen.teacher.terms import (
+    COMPETING,
+    PURPOSES,
+    STANCES,
+    UNKNOWN_MODEL,
+    Competing,
+    Entry,
+    Judgement,
+    Purpose,
+    Verdict,
+    entries,
+    judge,
+)
+from distillgen.terms import Terms
+
+COMPETING_FROM_MILDEST: tuple[Competing, ...] = ("no", "unknown", "yes")
+assert set(COMPETING_FROM_MILDEST) == set(COMPETING)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the owner says of the mix. By default the purpose is the narrowest that a part was made for, and each part
+    is judged by what was said of `competing` when it was made: the owners of its teachers are others."""
+
+    purpose: Purpose | None = None
+    competing: Competing | None = None
+    accept: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MixedTerms:
+    """The terms of all parts: `terms` of all together, `stances` of each, and what was accepted before."""
+
+    terms: Terms
+    stances: Mapping[str, str]
+    accepted: Mapping[str, Any]
+
+    @property
+    def stops(self) -> list[str]:
+        """The ids of entries that have to be accepted before anything is published."""
+        return self.terms.verdict.stops(strict=self.terms.settings.strict)
+
+    def require(self) -> None:
+        """Raise TermsNotAccepted unless everything that stops a mix is accepted."""
+        if not (stops := self.stops):
+            return
+        verdict, purpose = self.terms.verdict, self.terms.settings.purpose
+        reasons = "; ".join(each.reason for each in verdict.judgements if each.entry.id in stops)
+        raise TermsNotAccepted(
+            f"terms are {verdict.stance} for the purpose {purpose}: {reasons}",
+            fix=f"`distillgen terms {stops[0]}` quotes them; state --purpose and --competing, leave that version out, "
+            f"or take it upon yourself: {' '.join(f'--accept {each}' for each in stops)}",
+        )
+
+    def record(self, date: str, before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return it as a manifest keeps it. Acceptances keep the dates they have in the parts, or in `before`, the
+        record of the version before."""
+        known = {"accepted": {**before.get("accepted", {}), **self.accepted}}
+        return {**self.terms.record(date, known), "stances": dict(self.stances)}
+
+
+def weigh_parts(parts: Sequence[Part], said: Said) -> MixedTerms:
+    """Judge the entries that the parts have on record. Raises UsageError for an id that no entry has."""
+    records = [part.version.manifest.terms for part in parts]
+    narrowest = min((_purpose(each) for each in records), key=PURPOSES.index)
+    most_careful = max((_competing(each) for each in records), key=COMPETING_FROM_MILDEST.index)
+    purpose = said.purpose or narrowest
+    accepted = _earliest(records)
+    by_part: dict[str, Verdict] = {}
+    teachers: dict[str, Verdict] = {}
+    names = new_names([(part.version.manifest.name, part.version.manifest.teachers) for part in parts])
+    for part, record, new in zip(parts, records, names, strict=True):
+        competing = said.competing or _competing(record)
+        judged = {}
+        for name, found in _entries_of(part, record).items():
+            is_accepted = [
+                each.id
+                for each in found
+                if each.id in said.accept or accepted.get(each.id, {}).get("digest") == each.digest
+            ]
+            judged[name] = judge(found, purpose, competing, is_accepted)
+        by_part[part.label] = _strictest(judged.values())
+        teachers |= {new.get(name, name): verdict for name, verdict in judged.items()}
+    whole = _strictest(by_part.values())
+    _require_known(said.accept, whole)
+    settings = TermsSettings(
+        purpose=purpose,
+        competing=said.competing or most_careful,
+        note=" ".join(dict.fromkeys(each["note"] for each in records if each.get("note"))),
+        accept=[each.entry.id for each in whole.judgements if each.is_accepted],
+        strict=any(each.get("strict") for each in records),
+    )
+    return MixedTerms(
+        Terms(settings, whole, teachers), {label: each.stance for label, each in by_part.items()}, accepted
+    )
+
+
+def _purpose(record: Mapping[str, Any]) -> Purpose:
+    default: Purpose = TermsSettings().purpose
+    return record["purpose"] if record.get("purpose") in PURPOSES else default
+
+
+def _competing(record: Mapping[str, Any]) -> Competing:
+    return record["competing"] if record.get("competing") in COMPETING else "unknown"
+
+
+def _entries_of(part: Part, record: Mapping[str, Any]) -> dict[str, list[Entry]]:
+    """Return the entries of each teacher as they were when the version was made; where none are on record, unknown."""
+    found = {
+        name: [_entry(each["entry"]) for each in judged]
+        for name, judged in record.get("teachers", {}).items()
+        if judged
+    }
+    nameless = [name for name in part.version.manifest.teachers if name not in found]
+    if not found:
+        nameless = nameless or [part.version.manifest.name]
+    return {**found, **{name: [_nothing_on_record(part.label)] for name in nameless}}
+
+
+def _entry(facts: Mapping[str, Any]) -> Entry:
+    """Return an entry as it was recorded; one that this distillgen cannot read, as the table has it now."""
+    try:
+        return Entry.model_validate({key: value for key, value in facts.items() if key != "digest"})
+    except ValidationError:
+        return entries().get(str(facts.get("id"))) or _nothing_on_record(str(facts.get("who", "somebody")))
+
+
+def _nothing_on_record(who: str) -> Entry:
+    return Entry(
+        id=UNKNOWN_MODEL, who=who, document="not on record", stance="unknown", quality="unread",
+        note="The version has no record of the terms under which it was made.",
+    )  # fmt: skip
+
+
+def _strictest(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return all judgements, the strictest first; of several of one entry, the strictest."""
+    found: dict[str, Judgement] = {}
+    for each in sorted((each for verdict in verdicts for each in verdict.judgements), key=_from_strictest):
+        found.setdefault(each.entry.digest, each)
+    return Verdict(tuple(found.values()))
+
+
+def _from_strictest(judgement: Judgement) -> int:
+    return -STANCES.index(judgement.stance)
+
+
+def _earliest(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return all acceptances on record; of one entry that was accepted several times, the first."""
+    found: dict[str, Any] = {}
+    for record in records:
+        for name, value in record.get("accepted", {}).items():
+            if name not in found or value["date"] < found[name]["date"]:
+                found[name] = value
+    return found
+
+
+def _require_known(accept: Sequence[str], whole: Verdict) -> None:
+    known = {each.entry.id for each in whole.judgements}
+    for name in accept:
+        if name not in known:
+            raise UsageError(
+                f"no version here has the terms {name[:120]!r}", where="--accept", fix=nearest(name, known)
+            )
