@@ -1,6 +1,8 @@
 """The card: what it says, that nobody's text can break out of it, and that `datasets` opens what it describes."""
 
+import fnmatch
 import json
+import re
 import subprocess
 import sys
 import unicodedata
@@ -19,6 +21,7 @@ from markdown_it import MarkdownIt
 
 from distillgen.dataset import card_sections
 from distillgen.dataset.card import write_card
+from distillgen.dataset.card_splits import names_when_loaded, pattern
 from distillgen.dataset.inert import block, code, front, html, inline, table, visible
 from distillgen.dataset.manifest import Manifest, read_manifest
 from distillgen.export.trainers.table import TRAINERS
@@ -150,6 +153,27 @@ def test_the_size_is_one_of_the_hubs(rows: int, size: str) -> None:
 def test_an_inherited_licence_stands_where_the_hub_looks_for_it(names: list[str], said: dict[str, str]) -> None:
     found = front_of(write_card(manifest(terms=terms(*names)), FEATURES, None))
     assert {key: value for key, value in found.items() if key.startswith("license")} == said
+
+
+NAMES = st.text("abAZ09._-", min_size=1, max_size=6).filter(lambda name: name[0] not in ".-") | st.just("all")
+
+
+@given(st.lists(NAMES, unique=True, max_size=6))
+@example(["train", "a-b", "a_b", "all", "all_rows"])
+def test_every_split_has_a_name_that_datasets_takes(splits: list[str]) -> None:
+    names = names_when_loaded(splits)
+    assert list(names) == splits and len(set(names.values())) == len(splits)
+    for split, name in names.items():
+        assert re.fullmatch(r"\w+(\.\w+)*", name) and name != "all"
+        assert name == split or split == "all" or not re.fullmatch(r"\w+(\.\w+)*", split)
+
+
+@given(st.lists(NAMES, unique=True, max_size=6))
+@example(["train", "train-0", "train-00000-of-00001"])
+def test_a_split_takes_no_file_of_another(splits: list[str]) -> None:
+    files = {f"data/{split}-00000-of-00001.jsonl": split for split in splits}
+    for split in splits:
+        assert [files[name] for name in fnmatch.filter(files, pattern(split, splits))] == [split]
 
 
 # -- nobody's text is markup -------------------------------------------------------------------------------------------
@@ -385,6 +409,36 @@ print(json.dumps(told))
 """
 
 
+def opened_by_datasets(folders: dict[str, Path], scratch: Path) -> dict[str, Any]:
+    """Name -> split -> [types of the columns, rows], as `load_dataset` gives them, without a network."""
+    named = json.dumps({name: str(folder) for name, folder in folders.items()})
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LOAD, named, str(scratch / "cache")],
+        capture_output=True, text=True, timeout=120, check=False,
+        env=clean_environment(HF_HOME=str(scratch / "home"), HF_HUB_OFFLINE="1", PYTHONWARNINGS="ignore"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2_000:]
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def test_datasets_opens_splits_whose_names_it_does_not_take(demo: Project, tmp_path: Path) -> None:
+    """A dash, its word for all splits, and a name that begins with another's."""
+    demo.edit("{ train = 0.8, validation = 0.2 }", '{ train = 0.4, train-hard = 0.3, all = 0.2, "a.b" = 0.1 }')
+    demo.seeds([{"question": f"question {n}"} for n in range(40)])
+    demo.build()
+    folder = demo.version()
+    told = opened_by_datasets({"demo": folder}, tmp_path)["demo"]
+    names = {"train": "train", "train-hard": "train_hard", "all": "all_rows", "a.b": "a.b"}
+    assert {name: [row["id"] for row in rows] for name, (_, rows) in told.items()} == {
+        name: [row["id"] for file in folder.glob(f"data/{split}-0*") for row in read_jsonl(file)]
+        for split, name in names.items()
+    }
+    limits = section((folder / "README.md").read_text(), "Known limits")
+    assert "The split `train-hard` is called `train_hard` by `datasets`" in limits
+    assert "The split `all` is called `all_rows`" in limits and "The split `train` is" not in limits
+
+
 def test_datasets_opens_what_it_guesses_wrong_without_the_card(
     demo: Project, loopback: Loopback, tmp_path: Path
 ) -> None:
@@ -411,14 +465,7 @@ def test_datasets_opens_what_it_guesses_wrong_without_the_card(
     demo.edit('completion = "{{ answer }}"', 'completion = "{{ answer }}"\nrejected = "2026-11-25T00:00:00"')
     demo.build()
     home = demo.folder / "datasets"
-    folders = {name: str(home / name / "latest") for name in ("demo", "dates", "pairs")}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", LOAD, json.dumps(folders), str(tmp_path / "cache")],
-        capture_output=True, text=True, timeout=120, check=False,
-        env=clean_environment(HF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="1", PYTHONWARNINGS="ignore"),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2_000:]
-    told = json.loads(done.stdout.splitlines()[-1])
+    told = opened_by_datasets({name: home / name / "latest" for name in ("demo", "dates", "pairs")}, tmp_path)
     turns, text = "List({'role': Value('string'), 'content': Value('string')})", "Value('string')"
     assert {name: {split: found[0] for split, found in opened.items()} for name, opened in told.items()} == {
         "demo": {"train": {"id": text, "messages": turns, "reasoning": text}},

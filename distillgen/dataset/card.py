@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distillgen.dataset import card_sections as sections
+from distillgen.dataset.card_splits import names_when_loaded, pattern
 from distillgen.dataset.inert import front
 from distillgen.dataset.manifest import Manifest
 
@@ -51,7 +52,10 @@ def write_card(manifest: Manifest, features: Sequence[Mapping[str, Any]], sample
 
 def _front(manifest: Manifest, features: Sequence[Mapping[str, Any]], has_pairs: bool) -> list[str]:
     """Return the lines of the front matter: what loads it first. Its types make a column of nulls a column of text."""
-    files = [{"split": split, "path": f"data/{split}-*.jsonl"} for split in manifest.splits]
+    files = [
+        {"split": name, "path": pattern(split, manifest.splits)}
+        for split, name in names_when_loaded(manifest.splits).items()
+    ]
     tags = ["distillgen", "synthetic", "distillation", *(["preference", "dpo"] if has_pairs else ["sft"])]
     return [
         front("configs", [{"config_name": "default", "data_files": files}]),

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from distillgen.dataset.card_splits import names_when_loaded
 from distillgen.dataset.inert import address, block, code, html, inline, shortened, table
 from distillgen.dataset.manifest import Manifest
 
@@ -66,7 +67,8 @@ def head(manifest: Manifest) -> list[str]:
 
 def loading(manifest: Manifest, features: Sequence[Mapping[str, Any]], has_pairs: bool) -> list[str]:
     """Return how `datasets`, TRL and every other trainer open it."""
-    split = "train" if "train" in manifest.splits else next(iter(manifest.splits), "train")
+    loaded = names_when_loaded(manifest.splits)
+    split = loaded.get("train") or next(iter(loaded.values()), "train")
     config, trainer = ("DPOConfig", "DPOTrainer") if has_pairs else ("SFTConfig", "SFTTrainer")
     label = f"{manifest.name}@{manifest.version}"
     names = [str(column["name"]) for column in features]
@@ -348,6 +350,9 @@ def _of_rows(manifest: Manifest) -> Iterable[str]:
     for split, rows in manifest.splits.items():
         if split != "train" and rows < FEW_TO_MEASURE:
             yield f"The split {code(split)} has {rows:,} rows: too few to measure a student with confidence."
+    for split, name in names_when_loaded(manifest.splits).items():
+        if split != name:
+            yield f"The split {code(split)} is called {code(name)} by `datasets`, which does not take that name."
     for split, names in manifest.only_dates.items():
         label = f"{manifest.name}@{manifest.version}"
         yield (
