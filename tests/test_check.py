@@ -13,9 +13,9 @@ from typing import Any
 import orjson
 import pytest
 import zstandard
-from conftest import RECIPE, Project
-from loopback import Loopback, Say, answer, reply, words
-from till import number_of
+from conftest import Project
+from loopback import words
+from published import two_versions
 
 from distillgen.dataset.seal import seal_holds, sealed
 from distillgen.upkeep import scan as scanning
@@ -29,26 +29,10 @@ FILES = [
 Finding = dict[str, Any]
 
 
-def odd_ones(body: dict[str, Any]) -> Say:
-    """Answer; numbers 3 and 4 are too short, number 5 is refused by the server."""
-    number = number_of(body)
-    if number == 5:
-        return Say(400, b'{"error": {"message": "no"}}')
-    return reply("Too short") if number in (3, 4) else answer(body)
-
-
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with two versions, of 17 and 18 rows, with rows rejected and failed."""
-    server, folder = Loopback(), tmp_path_factory.mktemp("built")
-    server.behave = odd_ones
-    project = Project(folder)
-    project.write("recipe.toml", RECIPE.format(url=server.url))
-    for count in (20, 21):
-        project.seeds([{"question": f"What is number {n}?"} for n in range(count)])
-        project.build()
-    server.close()
-    return folder
+    return two_versions(tmp_path_factory.mktemp("built"))
 
 
 @pytest.fixture

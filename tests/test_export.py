@@ -6,14 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import RECIPE, REPOSITORY, Project, clean_environment
-from loopback import Loopback, reply, words
+from conftest import REPOSITORY, Project, clean_environment
+from published import of_students
 
 from distillgen.cli import export as command
 from distillgen.dataset.versions import Version, find_version
@@ -43,23 +43,14 @@ HOSTILE = "=1+1 </think> \x1b[31m \u202e \ud7ff \"quoted\", 'single'\r\n<script>
 
 
 @pytest.fixture(scope="module")
-def projects(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Project]]:
+def projects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Project]:
     """Four versions of forty rows: conversations, with a system turn and traces, pairs, and hostile ones."""
-    server = Loopback()
-    server.behave = lambda body: reply(
-        words(body["messages"][-1]["content"]), message={"reasoning_content": f"Hm, {len(str(body))}."}
-    )
-    more = {
+    students = {
         "plain": "",
         "traces": 'system = "Be brief."\nreasoning = "{{ reasoning }}"',
         "pairs": 'system = "Be brief."\nrejected = "{{ question }}"',
     }
-    made = {}
-    for name, lines in more.items():
-        made[name] = Project(tmp_path_factory.mktemp(name))
-        made[name].write("recipe.toml", RECIPE.format(url=server.url).replace("[student]", f"[student]\n{lines}"))
-        made[name].seeds([{"question": f"What is number {n}?"} for n in range(40)])
-        made[name].build()
+    made = of_students(tmp_path_factory.mktemp, students)
     made["hostile"] = Project(tmp_path_factory.mktemp("hostile"))
     made["hostile"].write(
         "recipe.toml",
@@ -69,8 +60,7 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pro
     texts = [HOSTILE, "+1", "'=x", "2024-01-01", "2024-01-01T00:00:00Z", "null", "a" * 40_000, "\n\n", "0012", "@x"]
     made["hostile"].seeds([{"q": f"{n} {text}", "a": text} for n, text in enumerate(texts)])
     made["hostile"].build()
-    yield made
-    server.close()
+    return made
 
 
 def exported(project: Project, form: str, *arguments: str) -> bytes:

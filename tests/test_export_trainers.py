@@ -3,14 +3,13 @@
 import ast
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from conftest import RECIPE, REPOSITORY, Project
-from loopback import Loopback, reply, words
+from conftest import REPOSITORY, Project
+from published import of_students
 
 from distillgen.export.trainers import TRAINERS
 
@@ -25,25 +24,14 @@ TURN = {"role", "content"}
 
 
 @pytest.fixture(scope="module")
-def projects(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Project]]:
+def projects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Project]:
     """Three versions of forty rows: conversations with a system turn, with traces, and pairs."""
-    server = Loopback()
-    server.behave = lambda body: reply(
-        words(body["messages"][-1]["content"]), message={"reasoning_content": f"Hm, {len(str(body))}."}
-    )
-    more = {
+    students = {
         "chats": 'system = "Be brief."',
         "traces": 'reasoning = "{{ reasoning }}"',
         "pairs": 'rejected = "{{ question }}"',
     }
-    made = {}
-    for name, line in more.items():
-        made[name] = Project(tmp_path_factory.mktemp(name))
-        made[name].write("recipe.toml", RECIPE.format(url=server.url).replace("[student]", f"[student]\n{line}"))
-        made[name].seeds([{"question": f"What is number {n}?"} for n in range(40)])
-        made[name].build()
-    yield made
-    server.close()
+    return of_students(tmp_path_factory.mktemp, students)
 
 
 def export(project: Project, trainer: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -4,17 +4,16 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import RECIPE, Project, clean_environment
 from loopback import Loopback, Say, answer, reply
+from published import killed_at
 from till import called, number_of, priced
 
 from distillgen.files import Lock
@@ -528,37 +527,17 @@ def test_a_pipe_at_work_keeps_the_answers(project: Project, loopback: Loopback) 
 # -- hard times ------------------------------------------------------------------------------------------------------
 
 
-def killed_at(call: int, project: Project) -> bool:
+def is_killed_at(call: int, project: Project) -> bool:
     """Collect in a process that is killed at its nth call that changes the disk; return whether it was."""
-    child = os.fork()
-    if child == 0:
-        left = call
-
-        def counted(work: Callable[..., Any]) -> Callable[..., Any]:
-            def run(*arguments: Any, **more: Any) -> Any:
-                nonlocal left
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return work(*arguments, **more)
-
-            return run
-
-        for name in ("fsync", "rename", "unlink", "rmdir"):
-            setattr(os, name, counted(getattr(os, name)))
-        with contextlib.suppress(BaseException):
-            collect(project.folder, project.folder / ".distillgen", None, Wanted(keep=5), will_do=True)
-            os._exit(0)
-        os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0
-    return os.WIFSIGNALED(status)
+    state, keeps = project.folder / ".distillgen", Wanted(keep=5)
+    changes = ("fsync", "rename", "unlink", "rmdir")
+    return killed_at(call, changes, lambda: collect(project.folder, state, None, keeps, will_do=True))
 
 
 def test_killed_at_any_moment_no_version_is_half(kept: Project) -> None:
     shutil.copytree(home(kept), kept.folder / "whole", symlinks=True)
     call = 1
-    while killed_at(call, kept):
+    while is_killed_at(call, kept):
         findings = [
             each for checked in check_all(kept.folder / "datasets", None, fast=True) for each in checked.findings
         ]

@@ -1,11 +1,9 @@
 """`repair`: what was damaged is as it was published, or is said to stay damaged; no damaged byte is lost."""
 
-import contextlib
 import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,8 +14,9 @@ import orjson
 import pytest
 import zstandard
 from conftest import RECIPE, Project, clean_environment
-from loopback import Loopback, Say, answer, reply
-from till import called, number_of
+from loopback import Loopback
+from published import killed_at, two_versions
+from till import called
 
 from distillgen.dataset.seal import sealed
 from distillgen.files import Lock
@@ -30,26 +29,10 @@ FILES = [TRAIN, VALIDATION, *SIDECARS, "README.md", "manifest.json"]
 Told = dict[str, Any]
 
 
-def odd_ones(body: dict[str, Any]) -> Say:
-    """Answer; numbers 3 and 4 are too short, number 5 is refused by the server."""
-    number = number_of(body)
-    if number == 5:
-        return Say(400, b'{"error": {"message": "no"}}')
-    return reply("Too short") if number in (3, 4) else answer(body)
-
-
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with two versions, of 17 and 18 rows, which share files that are the same."""
-    server, folder = Loopback(), tmp_path_factory.mktemp("built")
-    server.behave = odd_ones
-    project = Project(folder)
-    project.write("recipe.toml", RECIPE.format(url=server.url))
-    for count in (20, 21):
-        project.seeds([{"question": f"What is number {n}?"} for n in range(count)])
-        project.build()
-    server.close()
-    return folder
+    return two_versions(tmp_path_factory.mktemp("built"))
 
 
 @pytest.fixture
@@ -693,31 +676,10 @@ def harm(project: Project) -> None:
     (home(project) / "latest").unlink()
 
 
-def killed_at(call: int, folder: Path) -> bool:
+def is_killed_at(call: int, folder: Path) -> bool:
     """Repair in a process that is killed at its nth call that changes the disk; return whether it was."""
-    child = os.fork()
-    if child == 0:
-        left = call
-
-        def counted(work: Callable[..., Any]) -> Callable[..., Any]:
-            def run(*arguments: Any, **more: Any) -> Any:
-                nonlocal left
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return work(*arguments, **more)
-
-            return run
-
-        for name in ("fsync", "rename", "link", "unlink", "rmdir", "mkdir", "symlink", "fchmod"):
-            setattr(os, name, counted(getattr(os, name)))
-        with contextlib.suppress(BaseException):
-            list(repair_all(folder / "datasets", None, will_do=True))
-            os._exit(0)
-        os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0
-    return os.WIFSIGNALED(status)
+    changes = ("fsync", "rename", "link", "unlink", "rmdir", "mkdir", "symlink", "fchmod")
+    return killed_at(call, changes, lambda: list(repair_all(folder / "datasets", None, will_do=True)))
 
 
 def test_killed_at_any_moment_it_goes_on_where_it_was(kept: Project) -> None:
@@ -726,7 +688,7 @@ def test_killed_at_any_moment_it_goes_on_where_it_was(kept: Project) -> None:
     harmed = kept.folder / "harmed"
     subprocess.run(["cp", "-a", str(home(kept)), str(harmed)], check=True)
     call = 1
-    while killed_at(call, kept.folder):
+    while is_killed_at(call, kept.folder):
         left = contents(home(kept))
         assert left.keys() >= before.keys() - {"latest"}, "no file is ever gone"
         for each in repair_all(kept.folder / "datasets", None, will_do=True):
