@@ -114,12 +114,20 @@ def sync_folder(folder: Path) -> None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a whole file or nothing: temporary name beside it, fsync, rename, fsync of the folder."""
+    with written_whole(path, path.parent, f".{path.name}.") as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def written_whole(path: Path, making: Path, prefix: str) -> Iterator[IO[bytes]]:
+    """Open a file that comes to stand at `path` when it is whole; until then it is in the folder `making`, under a name
+    that begins with `prefix`, on the same file system."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=making, prefix=prefix)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(content)
+                yield file
                 os.fchmod(file.fileno(), 0o644)
                 file.flush()
                 os.fsync(file.fileno())

@@ -4,18 +4,16 @@ Rows that come slowly are taken here and at once. Steps are sent as their making
 """
 
 import asyncio
-import contextlib
 import functools
 import multiprocessing
-import os
 import pickle
 import signal
-import threading
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple, TypeAlias
 
+from distillgen.processes import end_with_parent, processors
 from distillgen.rows import Outcome, Row
 from distillgen.shapes import PureStep
 
@@ -41,7 +39,7 @@ class Workers:
         self._steps = tuple(steps)
         self._rows = 0
         self._pool: ProcessPoolExecutor | None = None
-        self.count = min(_processors(), MAX_WORKERS)
+        self.count = min(processors(), MAX_WORKERS)
 
     @functools.cached_property
     def _makings(self) -> bytes:
@@ -64,7 +62,7 @@ class Workers:
     def _submit(self, block: Sequence[Outcome]) -> Future[Taken]:
         if self._pool is None:
             context = multiprocessing.get_context("spawn")  # a fork would copy threads in the middle of something
-            self._pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_end_with_parent)
+            self._pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=end_with_parent)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # theirs too: Ctrl-C is ours to handle
         try:
             return self._pool.submit(_take_makings, self._makings, block)
@@ -75,13 +73,6 @@ class Workers:
         """Let the processes go; blocks that wait are given up."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _processors() -> int:
-    """Return how many processors this process may use."""
-    with contextlib.suppress(AttributeError):  # macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _take(steps: Sequence[PureStep], block: Sequence[Outcome]) -> Taken:
@@ -106,15 +97,3 @@ _rebuilt = functools.lru_cache(maxsize=8)(pickle.loads)
 
 def _take_makings(makings: bytes, block: Sequence[Outcome]) -> Taken:
     return _take(_rebuilt(makings), block)
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it is gone, `kill -9` included."""
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -562,7 +562,7 @@ def test_processes_find_what_one_finds(built: Path, monkeypatch: pytest.MonkeyPa
     alone = scan_all(tasks)
     assert [each.trouble for each in alone] == ["", "", "", "cannot be read: No such file or directory"]
     monkeypatch.setattr(scanning, "MANY_BYTES", 0)
-    monkeypatch.setattr(scanning, "_processors", lambda: 2)
+    monkeypatch.setattr(scanning, "processors", lambda: 2)
     together = scan_all(tasks)
     assert [replace(each, pieces=[]) for each in together] == [replace(each, pieces=[]) for each in alone]
 

@@ -15,7 +15,7 @@ PACKAGE = REPOSITORY / "distillgen"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom of the road to its top; a module may import what stands before it, and its own folder.
 ROAD = [
-    "__init__", "errors", "files", "state", "rows", "toml_lines", "settings", "step_settings", "recipe", "structured", "prompts", "seeds",
+    "__init__", "errors", "files", "processes", "state", "rows", "toml_lines", "settings", "step_settings", "recipe", "structured", "prompts", "seeds",
     "foreign", "teacher", "shapes", "walk", "workers", "road", "steps", "excluded", "dataset", "earlier", "checking", "terms", "preparation", "tally", "sieve", "reach", "pipeline", "plan", "pipe", "status", "project", "export", "upkeep", "remote", "mix", "doctor", "report", "cli", "__main__",
 ]  # fmt: skip
 # Typer itself loads pydantic to read options.

@@ -70,9 +70,9 @@ def taken(
 def test_rows_are_the_same_in_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps, count = [Marked("one"), Marked("two")], 30_000
     sent, alone = Tally(), Tally()
-    monkeypatch.setattr(workers, "_processors", lambda: 2)
+    monkeypatch.setattr(workers, "processors", lambda: 2)
     there, processes = taken(steps, count, tmp_path, sent, pause_at=20_000)
-    monkeypatch.setattr(workers, "_processors", lambda: 1)
+    monkeypatch.setattr(workers, "processors", lambda: 1)
     here, only = taken(steps, count, tmp_path, alone)
     assert there == here and len(there) == count
     assert only == {os.getpid()} and len(processes - only) == 2
@@ -81,13 +81,13 @@ def test_rows_are_the_same_in_other_processes(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_few_rows_are_taken_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "_processors", lambda: 2)
+    monkeypatch.setattr(workers, "processors", lambda: 2)
     _, processes = taken([Marked()], workers.WARM_UP, tmp_path, Tally())
     assert processes == {os.getpid()}
 
 
 def test_a_process_that_is_killed_costs_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "_processors", lambda: 2)
+    monkeypatch.setattr(workers, "processors", lambda: 2)
     tally = Tally()
     there, processes = taken([Marked(deadly=15_001)], 20_000, tmp_path, tally)
     assert [said.split()[0] for said in there] == [str(n) for n in range(20_000)]
@@ -131,7 +131,7 @@ def filter_of(shell: int) -> int:
     raise AssertionError("no processes were started")
 
 
-@pytest.mark.skipif(workers._processors() < 2, reason="one processor: none is started")
+@pytest.mark.skipif(workers.processors() < 2, reason="one processor: none is started")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_no_process_outlives_the_command(number: signal.Signals) -> None:
     shell = endless(start_new_session=True, stderr=subprocess.PIPE)
@@ -151,7 +151,7 @@ def test_no_process_outlives_the_command(number: signal.Signals) -> None:
         assert "Traceback" not in said and "rows written so far stay written" in said
 
 
-@pytest.mark.skipif(workers._processors() < 2, reason="one processor: none is started")
+@pytest.mark.skipif(workers.processors() < 2, reason="one processor: none is started")
 def test_a_reader_that_goes_away_ends_all_of_them() -> None:
     done = endless(to="| head -20000 > /dev/null; exit ${PIPESTATUS[1]}", stderr=subprocess.PIPE)
     assert done.communicate(timeout=60)[1] == b"" and done.returncode == 141

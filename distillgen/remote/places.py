@@ -2,11 +2,9 @@
 
 import contextlib
 import io
-import os
 import posixpath
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +21,7 @@ from distillgen.errors import (
     RemoteUnavailable,
     UsageError,
 )
-from distillgen.files import disk_errors, sync_folder
+from distillgen.files import disk_errors, written_whole
 from distillgen.remote.address import StoreAddress
 from distillgen.remote.source import MANIFEST_LIMIT
 
@@ -143,20 +141,8 @@ class Store:
 
     def _place(self, content: IO[bytes], target: Path) -> None:
         """Write a file of a folder whole or not at all, and lastingly."""
-        with disk_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self._home(target), prefix=_SENDING)
-            try:
-                with os.fdopen(handle, "wb") as out:
-                    shutil.copyfileobj(content, out, _BLOCK)
-                    os.fchmod(out.fileno(), 0o644)
-                    out.flush()
-                    os.fsync(out.fileno())
-                Path(temporary).rename(target)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
-            sync_folder(target.parent)
+        with written_whole(target, self._home(target), _SENDING) as out:
+            shutil.copyfileobj(content, out, _BLOCK)
 
     def _home(self, target: Path) -> Path:
         """Return the dataset's folder that a path is in: what is left of a copy there is no part of a version."""

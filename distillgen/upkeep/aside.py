@@ -71,12 +71,17 @@ class Home:
 
     def clear(self, path: Path) -> None:
         """Remove what a crash left behind."""
-        with disk_errors(path):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-            sync_folder(path.parent)
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder, lastingly."""
+    with disk_errors(path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        sync_folder(path.parent)
 
 
 def _linked(source: Path, target: Path) -> bool:

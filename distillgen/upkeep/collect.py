@@ -18,12 +18,14 @@ from distillgen.dataset.manifest import Manifest, read_manifest
 from distillgen.dataset.publication import REFUSED
 from distillgen.dataset.versions import Version, folder_of, version_numbers
 from distillgen.errors import Locked, NotFound, UsageError, nearest
-from distillgen.files import Lock, digest, disk_errors, dumps, file_sha256, safe_name, sync_folder
+from distillgen.files import digest, disk_errors, dumps, file_sha256, safe_name, sync_folder
 from distillgen.teacher.sent import logs
 from distillgen.upkeep.aside import ASIDE
+from distillgen.upkeep.locks import at_rest, of_project
+from distillgen.upkeep.lookups import readied
 from distillgen.upkeep.pins import pinned
-from distillgen.upkeep.repair import LEFTOVERS, require_idle
-from distillgen.upkeep.unused import Answers, Unused, readied
+from distillgen.upkeep.repair import LEFTOVERS
+from distillgen.upkeep.unused import Answers, Unused
 
 DAY = 86_400.0
 GONE = ".gone"  # behind `.staging-vNNNN`, which the next build clears: the name of a version while it is removed
@@ -82,12 +84,7 @@ def collect(project: Path, state: Path, name: str | None, wanted: Wanted, *, wil
     if name is not None and wanted.answers:
         raise UsageError("answers are shared by all datasets", fix="leave the dataset's name out")
     homes = _homes(project / "datasets", name)
-    with contextlib.ExitStack() as held:
-        for lock in [*([state / "lock"] if state.is_dir() else []), *(home / ".lock" for home in homes)]:
-            if will_do:
-                held.enter_context(Lock(lock))
-            else:
-                require_idle(lock)
+    with at_rest(of_project(state, homes), will_do=will_do):
         return _Collection(project, state, homes, name, wanted).run(will_do=will_do)
 
 

@@ -10,10 +10,9 @@ import contextlib
 import difflib
 import hashlib
 import re
-import shutil
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,22 +24,20 @@ from distillgen.dataset.publication import REFUSED, SIDECARS
 from distillgen.dataset.versions import Version, folder_of, sweep, version_numbers
 from distillgen.errors import Damaged, DistillgenError, Locked, NewerFormat, NotFound, Problem, UsageError, nearest
 from distillgen.excluded import FORGOTTEN, FORGOTTEN_FILE, covers, origin_of, read_forgotten
-from distillgen.files import Lock, disk_errors, read_jsonl, safe_name, sync_folder, write_atomically
+from distillgen.files import disk_errors, read_jsonl, safe_name, write_atomically
 from distillgen.preparation import Prepared
 from distillgen.recipe import read_recipe
-from distillgen.road import travel
 from distillgen.rows import Outcome, Row
-from distillgen.shapes import close
 from distillgen.tally import Tally
-from distillgen.teacher import open_teachers
 from distillgen.teacher.answers import AnswerStore
 from distillgen.teacher.batch_records import KEY_BYTES
 from distillgen.teacher.sent import logs
-from distillgen.upkeep.aside import ASIDE
+from distillgen.upkeep.aside import ASIDE, remove
 from distillgen.upkeep.check import MADE_LATER
-from distillgen.upkeep.repair import LEFTOVERS, require_idle
+from distillgen.upkeep.locks import at_rest, of_project
+from distillgen.upkeep.lookups import look_up, readied
+from distillgen.upkeep.repair import LEFTOVERS
 from distillgen.upkeep.rewriting import Erasure, records_of, rewrite
-from distillgen.upkeep.unused import BESIDE, readied
 
 NOTES = "forgetting"  # the folder of notes, in the state folder
 NEAR = 5_000  # ids among which the nearest is looked for
@@ -114,12 +111,7 @@ def forget(
             "the reason stands on one line of the manifest", where="--reason", fix=f"up to {LONGEST_REASON} characters"
         )
     homes = _homes(project / "datasets", names)
-    with contextlib.ExitStack() as held:
-        for lock in [*([state / "lock"] if state.is_dir() else []), *(home / ".lock" for home in homes)]:
-            if will_do:
-                held.enter_context(Lock(lock))
-            else:
-                require_idle(lock)
+    with at_rest(of_project(state, homes), will_do=will_do):
         if logs(state, live=True):
             raise Locked("a pipe is at work with these answers", where=str(state), fix="wait for it to end")
         if will_do:
@@ -271,7 +263,7 @@ class _Work:
             self.found.seeds += [f"{place} ({row.id})" for place, row in places]
             seed = next((row for _, row in places if row.id == self._origin), None)
             if seed is not None and self.found.store is not None and (homes or self._id == self._origin):
-                keys = asyncio.run(_looked_up(prepared, self.found.store, seed))
+                keys = _looked_up(prepared, self.found.store, seed)
                 keys -= self._named_by_others(keys)
                 with contextlib.closing(AnswerStore(self.found.store)) as store:
                     is_asked = store.held(keys) > 0 or any(keys & set(_cut(path)) for path in self._batches("*.keys"))
@@ -375,7 +367,7 @@ class _Work:
             _put_on_record(home, self._id, date)
         self._rewrite(date)
         for path, _ in found.removed:
-            _remove(path)
+            remove(path)
         for path in found.batches:
             self._strike_out(path)
         if found.store is not None and self._keys:
@@ -395,7 +387,7 @@ class _Work:
 
     def _remove_note(self) -> None:
         if self._note.exists():
-            _remove(self._note)
+            remove(self._note)
             with contextlib.suppress(OSError):  # another's lies there
                 self._note.parent.rmdir()
 
@@ -456,43 +448,13 @@ def _put_on_record(home: Path, row_id: str, date: str) -> None:
     write_atomically(path, f"{before}{row_id}  # {date}\n".encode())
 
 
-def _remove(path: Path) -> None:
-    with disk_errors(path):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-        sync_folder(path.parent)
-
-
-class _Noting(AnswerStore):
-    """An answer store that notes what is looked up."""
-
-    def __init__(self, path: Path, note: Callable[[bytes], None]) -> None:
-        super().__init__(path)
-        self._note = note
-
-    def get(self, key: bytes) -> bytes | None:
-        self._note(key)
-        return super().get(key)
-
-
-async def _looked_up(prepared: Prepared, path: Path, seed: Row) -> set[bytes]:
+def _looked_up(prepared: Prepared, path: Path, seed: Row) -> set[bytes]:
     """Return the keys that a build would look up about one seed, as far as stored answers lead."""
 
-    async def alone() -> AsyncGenerator[Outcome, None]:
+    async def alone(_: Tally) -> AsyncGenerator[Outcome, None]:
         yield seed
 
     keys: set[bytes] = set()
-    with tempfile.TemporaryDirectory() as spare, contextlib.closing(_Noting(path, keys.add)) as store:
-        prepared = replace(prepared, state=Path(spare))  # no index is kept of this
-        async with open_teachers(
-            prepared.recipe, prepared.source, prepared.teachers_used, store, state=prepared.state, offline=True
-        ) as teachers:
-            steps = prepared.steps(teachers)
-            outcomes = travel(alone(), steps, tally=Tally().step, spool=Path(spare), in_flight=BESIDE)
-            async with contextlib.aclosing(outcomes):
-                async for _ in outcomes:
-                    pass
-            await close(steps)
+    with tempfile.TemporaryDirectory() as state:  # no index is kept of this
+        asyncio.run(look_up(replace(prepared, state=Path(state)), path, alone, keys.add))
     return keys

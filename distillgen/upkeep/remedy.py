@@ -236,6 +236,15 @@ class Remedy:
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
+    def _is_found_again(self, name: str, entry: FileEntry, what: str) -> bool:
+        """Write a file as it was published, where its bytes are to be had; return whether they are."""
+        mended = self._by_checksum(name, entry)
+        if mended is None:
+            return False
+        content, how, link = mended
+        self._write(name, content, how, what=what, link=link)
+        return True
+
     def _settled(self, name: str) -> FileEntry | None:
         """Return what the manifest must say of a file once it is mended; None when it cannot be."""
         entry, found = self._listed[name], self._scans.get(name)
@@ -244,9 +253,7 @@ class Remedy:
         if found is not None and entry is None and self._is_sound(name, found):
             return entry_of(found, name)
         what = self._what_is_wrong(name)
-        if entry is not None and (mended := self._by_checksum(name, entry)):
-            content, how, link = mended
-            self._write(name, content, how, what=what, link=link)
+        if entry is not None and self._is_found_again(name, entry, what):
             return entry
         if DATA_FILE.fullmatch(name):
             return self._mend_data(name, entry, what)
@@ -432,9 +439,7 @@ class Remedy:
             self._notes[CARD] = "not confirmed"
             return entry_of(found, CARD)
         what = self._what_is_wrong(CARD)
-        if entry is not None and (mended := self._by_checksum(CARD, entry)):
-            content, how, link = mended
-            self._write(CARD, content, how, what=what, link=link)
+        if entry is not None and self._is_found_again(CARD, entry, what):
             return entry
         manifest = Manifest.model_validate({**table, "files": {}})
         made = [write_card(manifest, self._features(row), row).encode() for row in self._first_rows()]

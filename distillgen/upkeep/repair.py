@@ -1,17 +1,17 @@
 """Mends what can be mended without guessing: `latest`, leftovers of a crash, files, manifests; keeps damaged bytes."""
 
-import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from distillgen.dataset.versions import folder_of, point_latest, version_numbers
-from distillgen.errors import Locked, NotFound, nearest
-from distillgen.files import Lock, holder, safe_name
+from distillgen.errors import NotFound, nearest
+from distillgen.files import safe_name
 from distillgen.upkeep.aside import Home
 from distillgen.upkeep.check import check_latest, check_version, folder_named
 from distillgen.upkeep.findings import Finding
+from distillgen.upkeep.locks import at_rest
 from distillgen.upkeep.remedy import Action, Mend, Remedy
 from distillgen.upkeep.siblings import Siblings
 
@@ -53,18 +53,8 @@ def repair_all(datasets: Path, reference: str | None, *, will_do: bool, with_los
     yield from _repair(home, only, will_do=will_do, with_loss=with_loss)
 
 
-def require_idle(lock: Path) -> None:
-    """Raise Locked when somebody holds a lock, without taking it."""
-    if (who := holder(lock)) is not None:
-        raise Locked(f"another distillgen is at work here: {who}", where=str(lock), fix="wait for it to end")
-
-
 def _repair(home: Path, only: int | None, *, will_do: bool, with_loss: bool) -> Iterator[Repaired]:
-    with contextlib.ExitStack() as held:
-        if will_do:
-            held.enter_context(Lock(home / ".lock"))
-        else:
-            require_idle(home / ".lock")
+    with at_rest([home / ".lock"], will_do=will_do):
         yield from _Work(home, will_do=will_do, with_loss=with_loss).through(only)
 
 

@@ -10,7 +10,6 @@ import itertools
 import multiprocessing
 import os
 import signal
-import threading
 from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -22,6 +21,8 @@ from typing import IO, Any, Literal, Protocol, TypeAlias, cast
 import orjson
 import zstandard
 from xxhash import xxh3_64_intdigest
+
+from distillgen.processes import end_with_parent, processors
 
 BLOCK = 64 * 1024  # what stays in a processor's cache while it is hashed, cut into lines and parsed
 BLOCKS_OF_A_STRIPE = 64  # which one of several processes takes of a file that they share
@@ -261,7 +262,7 @@ def scan_all(tasks: Sequence[Task]) -> list[Scan]:
 
     Large ones are read by as many processes as there are processors, at most four.
     """
-    workers = min(_processors(), MAX_WORKERS, len(tasks))
+    workers = min(processors(), MAX_WORKERS, len(tasks))
     if workers > 1 and sum(_size(path) for path, _ in tasks) > MANY_BYTES:
         with contextlib.suppress(BrokenProcessPool, OSError, NotImplementedError):  # no memory, or no semaphores here
             return _scan_by_processes(tasks, workers)
@@ -284,23 +285,9 @@ def _scan_by_processes(tasks: Sequence[Task], workers: int) -> list[Scan]:
 
 
 def _prepare_worker() -> None:
-    """Let this process end when the one that started it is gone, `kill -9` included, and look for no cycles in JSON."""
+    """Let this process end with its parent, and look for no cycles in JSON."""
     gc.disable()
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _processors() -> int:
-    """Return how many processors this process may use."""
-    with contextlib.suppress(AttributeError):  # macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    end_with_parent()
 
 
 def _size(path: Path) -> int:

@@ -6,10 +6,9 @@ every key that is looked up: re-asked, judged, rejected and failed ones, and tho
 
 import asyncio
 import contextlib
-import hashlib
+import functools
 import sqlite3
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,15 @@ import orjson
 
 from distillgen.dataset.publication import SIDECARS
 from distillgen.dataset.versions import Version
-from distillgen.errors import Damaged, DiskFull, NotWritable, UsageError
+from distillgen.errors import Damaged, DiskFull, NotWritable
 from distillgen.pipeline import Options, read_seeds
-from distillgen.preparation import Prepared, prepare
-from distillgen.recipe import read_recipe
-from distillgen.road import travel
-from distillgen.shapes import close
-from distillgen.tally import Tally
-from distillgen.teacher import open_teachers
+from distillgen.preparation import Prepared
 from distillgen.teacher.answers import PATIENCE, AnswerStore
 from distillgen.teacher.replies import Malformed, read_reply
-from distillgen.upkeep.mending import lines_of, of_path, unpacked
+from distillgen.upkeep.lookups import look_up
+from distillgen.upkeep.rewriting import records_of
 
 AT_ONCE = 10_000  # keys that are noted in one go
-BESIDE = 64  # rows under way at once: none of them waits for an answer
 ROW_BYTES = 150  # of a stored answer besides its reply: key, digest, teacher, and its place in the index
 UNRECORDED = "unrecorded"  # stands for who paid for answers that an early distillgen stored
 WORTH_IT = 1_000_000  # free bytes in the file from which it is worth writing it anew
@@ -56,18 +50,6 @@ class Unused:
     def is_worth_it(self) -> bool:
         """Whether there is something to give back."""
         return self.count > 0 or self.free >= WORTH_IT
-
-
-class _Noting(AnswerStore):
-    """An answer store that notes what is looked up."""
-
-    def __init__(self, path: Path, note: Callable[[bytes], None]) -> None:
-        super().__init__(path)
-        self._note = note
-
-    def get(self, key: bytes) -> bytes | None:
-        self._note(key)
-        return super().get(key)
 
 
 class Answers:
@@ -108,23 +90,18 @@ class Answers:
     def need_version(self, version: Version) -> None:
         """Note the keys behind the rows of a version: published, rejected and failed. Raises Damaged."""
         for name in SIDECARS:
-            path = version.folder / f"{name}.jsonl.zst"
-            entry = version.manifest.files.get(path.name)
-            sha = hashlib.sha256()
             try:
-                for line in lines_of(unpacked(of_path(path))):
-                    sha.update(line + b"\n")
+                for line in records_of(version, name):
                     self.need(_keys_in(orjson.loads(line)["steps"]))
-                is_whole = entry is None or entry.content_sha256 in (None, sha.hexdigest())
-            except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
-                is_whole = False
-            if not is_whole:
+            except (Damaged, orjson.JSONDecodeError, KeyError, TypeError):
                 what = "is not as it was published, so nobody knows which answers it needs"
-                raise Damaged(what, where=str(path), fix="`distillgen repair` first")
+                where = str(version.folder / f"{name}.jsonl.zst")
+                raise Damaged(what, where=where, fix="`distillgen repair` first") from None
 
     def need_recipe(self, prepared: Prepared) -> None:
         """Note every key that a build of a recipe would look up, whatever limit it has."""
-        asyncio.run(_look_up(prepared, self._path, lambda key: self.need((key,))))
+        read = functools.partial(read_seeds, prepared, Options())
+        asyncio.run(look_up(prepared, self._path, read, lambda key: self.need((key,))))
 
     # -- what is not ---------------------------------------------------------------------------------------------------
 
@@ -227,29 +204,3 @@ def _tokens_of(reply: bytes) -> tuple[int, int]:
     except Malformed:
         return 0, 0
     return (0, 0) if usage is None else (usage.prompt, usage.completion)
-
-
-async def _look_up(prepared: Prepared, path: Path, note: Callable[[bytes], None]) -> None:
-    """Take all seeds of a recipe down the road, as far as stored answers lead."""
-    tally = Tally()
-    with tempfile.TemporaryDirectory() as spare, contextlib.closing(_Noting(path, note)) as store:
-        async with open_teachers(
-            prepared.recipe, prepared.source, prepared.teachers_used, store, state=prepared.state, offline=True
-        ) as teachers:
-            steps = prepared.steps(teachers)
-            seeds = read_seeds(prepared, Options(), tally)
-            outcomes = travel(seeds, steps, tally=tally.step, spool=Path(spare), in_flight=BESIDE)
-            async with contextlib.aclosing(outcomes):
-                async for _ in outcomes:
-                    pass
-            await close(steps)
-
-
-def readied(recipe: Path, state: Path) -> Prepared:
-    """Return a recipe as a build would have it. Raises what is wrong with it, and UsageError for seeds from a pipe."""
-    if "-" in read_recipe(recipe)[0].seeds.paths:
-        raise UsageError(
-            "its seeds come from standard input, so nobody can tell which answers it needs", where=str(recipe),
-            fix="keep the seeds in a file, or name other recipes: --recipe FILE, and --even-of for this one",
-        )  # fmt: skip
-    return prepare(recipe, skip_bad_seeds=True, will_ask=False, allow_unknown_price=True, state=state)
