@@ -78,6 +78,19 @@ def test_a_closed_pipe_is_no_error(demo: Project) -> None:
     assert json.loads(first)["messages"] and status == "141" and done.stderr == ""
 
 
+@pytest.mark.parametrize("command", ["show demo -n 9999", "show demo -n 9999 --json", "diff demo demo", "stats demo"])
+def test_a_table_that_nobody_reads_is_no_error(demo: Project, command: str) -> None:
+    """Tables are written by rich, whose own answer to a closed pipe is exit 1."""
+    demo.build()
+    shell = f"exec 3>&1; {{ {sys.executable} -m distillgen {command}; echo $? >&3; }} | sleep 0"
+    done = subprocess.run(
+        ["bash", "-c", f"trap '' PIPE; {shell}"], cwd=demo.folder, env=clean_environment(), capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "141", done.stderr
+    assert "DG000" not in done.stderr and "Traceback" not in done.stderr
+
+
 def test_the_version_opens_with_datasets_as_it_is(
     demo: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

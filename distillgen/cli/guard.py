@@ -29,6 +29,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except DistillgenError as error:
             _block(str(error))
             raise typer.Exit(error.exit_status) from None
+        except SystemExit:  # rich's answer when nobody reads its tables; no command of ours raises it
+            raise typer.Exit(128 + signal.SIGPIPE) from None
         except BrokenPipeError:
             os.dup2(
                 os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
