@@ -88,10 +88,7 @@ def find_version(reference: str, datasets: Path) -> Version:
     home = datasets / name
     numbers = version_numbers(home)
     if not numbers:
-        known = sorted(entry.name for entry in datasets.iterdir() if entry.is_dir()) if datasets.is_dir() else []
-        raise NotFound(
-            f"no dataset {name!r}", where=str(datasets), fix=nearest(name, known) or "`distillgen build` makes one"
-        )
+        raise no_dataset(name, datasets)
     if wanted in ("", "latest"):
         found = latest(home)
         return found or Version(folder_of(home, numbers[-1]), read_manifest(folder_of(home, numbers[-1])))
@@ -102,6 +99,18 @@ def find_version(reference: str, datasets: Path) -> Version:
         there = ", ".join(map(str, numbers[-MOST_TOLD:]))
         raise NotFound(f"{name} has no version {wanted[:80]!r}", where=str(home), fix=f"there are {there}")
     return Version(folder_of(home, number), read_manifest(folder_of(home, number)))
+
+
+def homes_in(datasets: Path) -> list[Path]:
+    """Return the folders of the datasets of a project, in order."""
+    found = sorted(entry for entry in datasets.iterdir() if entry.is_dir()) if datasets.is_dir() else []
+    return [home for home in found if not home.name.startswith(".")]
+
+
+def no_dataset(name: str, datasets: Path) -> NotFound:
+    """Return the error that says there is no such dataset, with the nearest that there is."""
+    hint = nearest(name, [home.name for home in homes_in(datasets)])
+    return NotFound(f"no dataset {name!r}", where=str(datasets), fix=hint or "`distillgen build` makes one")
 
 
 def _is_version(folder: Path) -> bool:

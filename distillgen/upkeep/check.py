@@ -13,8 +13,8 @@ import orjson
 from distillgen.dataset.manifest import FILE_NAME, FORMAT, FileEntry, Manifest, read_manifest
 from distillgen.dataset.seal import FIELD as SEAL
 from distillgen.dataset.seal import seal_holds
-from distillgen.dataset.versions import Version, find_version, folder_of, version_numbers
-from distillgen.errors import Damaged, NewerFormat, NotFound, nearest
+from distillgen.dataset.versions import Version, find_version, folder_of, no_dataset, version_numbers
+from distillgen.errors import Damaged, NewerFormat, NotFound
 from distillgen.files import canonical, digest, safe_name
 from distillgen.upkeep.comparison import Comparison
 from distillgen.upkeep.findings import DATA_FILE, PROVENANCE, REJECTED, Finding, is_content, kind_of, shown
@@ -61,8 +61,7 @@ def check_all(datasets: Path, reference: str | None, *, fast: bool) -> Iterator[
         home = datasets / safe_name(name, "dataset name")
         numbers = version_numbers(home)
         if not numbers:
-            known = sorted(each.name for each in datasets.iterdir() if each.is_dir()) if datasets.is_dir() else []
-            raise NotFound(f"no dataset {name!r}", where=str(datasets), fix=nearest(name, known))
+            raise no_dataset(name, datasets)
         if not wanted:
             yield from _check_dataset(home, fast=fast)
         else:

@@ -16,8 +16,8 @@ from typing import Any, Literal, TypeAlias
 
 from distillgen.dataset.manifest import Manifest, read_manifest
 from distillgen.dataset.publication import REFUSED
-from distillgen.dataset.versions import Version, folder_of, version_numbers
-from distillgen.errors import Locked, NotFound, UsageError, nearest
+from distillgen.dataset.versions import Version, folder_of, homes_in, no_dataset, version_numbers
+from distillgen.errors import Locked, UsageError
 from distillgen.files import digest, disk_errors, dumps, file_sha256, safe_name, sync_folder
 from distillgen.teacher.sent import logs
 from distillgen.upkeep.aside import ASIDE
@@ -89,12 +89,11 @@ def collect(project: Path, state: Path, name: str | None, wanted: Wanted, *, wil
 
 
 def _homes(datasets: Path, name: str | None) -> list[Path]:
-    homes = sorted(each for each in datasets.iterdir() if each.is_dir()) if datasets.is_dir() else []
+    homes = homes_in(datasets)
     if name is None:
         return homes
-    safe_name(name, "dataset name")
-    if datasets / name not in homes:
-        raise NotFound(f"no dataset {name!r}", where=str(datasets), fix=nearest(name, [each.name for each in homes]))
+    if datasets / safe_name(name, "dataset name") not in homes:
+        raise no_dataset(name, datasets)
     return [datasets / name]
 
 

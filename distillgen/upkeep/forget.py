@@ -21,8 +21,8 @@ import orjson
 
 from distillgen.dataset.manifest import FILE_NAME, read_manifest
 from distillgen.dataset.publication import REFUSED, SIDECARS
-from distillgen.dataset.versions import Version, folder_of, sweep, version_numbers
-from distillgen.errors import Damaged, DistillgenError, Locked, NewerFormat, NotFound, Problem, UsageError, nearest
+from distillgen.dataset.versions import Version, folder_of, homes_in, no_dataset, sweep, version_numbers
+from distillgen.errors import Damaged, DistillgenError, Locked, NewerFormat, NotFound, Problem, UsageError
 from distillgen.excluded import FORGOTTEN, FORGOTTEN_FILE, covers, origin_of, read_forgotten
 from distillgen.files import disk_errors, read_jsonl, safe_name, write_atomically
 from distillgen.preparation import Prepared
@@ -125,14 +125,12 @@ def forget(
 
 
 def _homes(datasets: Path, names: Sequence[str]) -> list[Path]:
-    homes = sorted(each for each in datasets.iterdir() if each.is_dir()) if datasets.is_dir() else []
-    homes = [home for home in homes if not home.name.startswith(".")]
+    homes = homes_in(datasets)
     for name in names:
         if "@" in name:
             raise UsageError(f"{name[:120]!r} names one version", fix="a row goes from all versions: name the dataset")
         if datasets / safe_name(name, "dataset name") not in homes:
-            known = [home.name for home in homes]
-            raise NotFound(f"no dataset {name!r}", where=str(datasets), fix=nearest(name, known))
+            raise no_dataset(name, datasets)
     return [home for home in homes if home.name in names] if names else homes
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from distillgen.dataset.versions import folder_of, point_latest, version_numbers
-from distillgen.errors import NotFound, nearest
+from distillgen.dataset.versions import folder_of, homes_in, no_dataset, point_latest, version_numbers
+from distillgen.errors import NotFound
 from distillgen.files import safe_name
 from distillgen.upkeep.aside import Home
 from distillgen.upkeep.check import check_latest, check_version, folder_named
@@ -35,8 +35,7 @@ def repair_all(datasets: Path, reference: str | None, *, will_do: bool, with_los
     Raises NotFound, Locked while a build is at work, and NewerFormat before anything is changed.
     """
     if reference is None:
-        homes = sorted(entry for entry in datasets.iterdir() if entry.is_dir()) if datasets.is_dir() else []
-        homes = [home for home in homes if not home.name.startswith(".")]
+        homes = homes_in(datasets)
         if not homes:
             raise NotFound("no dataset here", where=str(datasets), fix="`distillgen build` makes one")
         for home in homes:
@@ -45,8 +44,7 @@ def repair_all(datasets: Path, reference: str | None, *, will_do: bool, with_los
     name, _, wanted = reference.partition("@")
     home = datasets / safe_name(name, "dataset name")
     if not home.is_dir():
-        known = sorted(each.name for each in datasets.iterdir() if each.is_dir()) if datasets.is_dir() else []
-        raise NotFound(f"no dataset {name!r}", where=str(datasets), fix=nearest(name, known))
+        raise no_dataset(name, datasets)
     only = None
     if wanted:
         only = int(folder_named(home, version_numbers(home), wanted, reference, datasets).name[1:])
