@@ -346,6 +346,31 @@ def test_its_limits_are_those_of_the_manifest() -> None:
     assert left == "- Nothing on record says that a person read the rows."
 
 
+def test_rows_that_were_brought_in_have_no_teacher_to_speak_of(demo: Project) -> None:
+    demo.seeds([{"question": f"What is {n}?", "answer": f"It is {n}."} for n in range(20)])
+    text = demo.recipe.read_text()
+    start, end = text.index("[teachers"), text.index("[[steps]]")
+    text = text[:start] + text[end:]
+    first = text.index("[[steps]]")
+    text = text[:first] + text[text.index("[student]") :]
+    demo.recipe.write_text(text.replace("[student]", '[[steps]]\nuse = "filter"\nrules = ["not_empty"]\n\n[student]'))
+    demo.build()
+    card = (demo.version() / "README.md").read_text()
+    said = section(card, "Terms")
+    assert demo.manifest()["teachers"] == {} and "What was read" not in said
+    assert "No teacher was asked: the rows were brought in." in said and "inherited from a teacher" not in said
+    assert "teacher's" not in section(card, "Known limits") and "No teacher was asked" in section(card, "Known limits")
+    assert "a teacher may answer otherwise" not in card and "## Teachers and cost" not in card
+    kept = write_card(manifest(terms=terms("gemma-terms", stance="restricted"), teachers={}), FEATURES, None)
+    assert "What was read:\n\n- `main`" in section(kept, "Terms") and "terms are restricted" in kept
+
+
+def test_a_trace_that_trl_overlooks_is_told() -> None:
+    traced = [*FEATURES, {"name": "reasoning", "dtype": "string"}]
+    assert "It overlooks `reasoning`" in section(write_card(manifest(), traced, None), "Load it")
+    assert "overlooks" not in write_card(manifest(), FEATURES, None)
+
+
 def test_lengths_are_shown_where_the_manifest_has_them() -> None:
     said = section(write_card(manifest(), FEATURES, None), "Lengths")
     assert "| 256 to 511 | 1,150 | 0 |\n| 512 to 1,023 | 0 | 50 |" in said

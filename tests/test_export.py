@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from conftest import REPOSITORY, Project, clean_environment
-from published import of_students
+from published import killed_at, of_students
 
 from distillgen.cli import export as command
 from distillgen.dataset.versions import Version, find_version
@@ -21,6 +21,7 @@ from distillgen.errors import Damaged, UsageError
 from distillgen.export.chat_template import ChatTemplate, read_template
 from distillgen.export.formats import FORMATS, Format, Unfit
 from distillgen.export.options import Options
+from distillgen.export.place import files_for
 from distillgen.export.reading import batches
 from distillgen.export.sinks import safe_cell
 from distillgen.export.trainers import TRAINERS
@@ -170,7 +171,7 @@ INVERSE: Mapping[str, Callable[[bytes], list[Row]]] = {
 
 
 def test_the_command_knows_every_format_and_trainer() -> None:
-    assert {each.value for each in command.Format} == {*FORMATS, *TRAINERS}
+    assert ((*FORMATS,), (*TRAINERS,)) == (command.FORMATS, command.TRAINERS)
     assert {*INVERSE} == {*FORMATS}
 
 
@@ -313,6 +314,16 @@ def test_a_pair_has_the_reasoning_in_the_chosen_answer() -> None:
     made = FORMATS["preference"].render(row, Options("thinking"))
     assert isinstance(made, dict)
     assert made["chosen"][0]["thinking"] == "Hm." and made["rejected"][0]["thinking"] == ""
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "why"),
+    [([ANSWER], [ANSWER], "both answers are the same"), ([ANSWER, USER, ANSWER], [OTHER], "an answer is one")],
+)
+def test_no_answer_is_good_and_bad(chosen: list[Row], rejected: list[Row], why: str) -> None:
+    row = {"id": "a", "prompt": [USER], "chosen": chosen, "rejected": rejected}
+    with pytest.raises(Unfit, match=why):
+        FORMATS["unpaired-preference"].render(row, Options())
 
 
 @pytest.mark.parametrize("name", ["reasoning", "answer"])
@@ -534,6 +545,103 @@ def test_a_version_is_not_written_into(projects: dict[str, Project]) -> None:
     assert project.run("export", "demo", "-o", str(other)).returncode == 2 and not (other / "train.jsonl").exists()
     assert project.run("export", "demo", "-o", "datasets/demo/v0001/exports/mine").returncode == 0
     assert project.run("check", "demo").returncode == 0
+
+
+def test_a_project_keeps_its_folders_to_itself(projects: dict[str, Project]) -> None:
+    project = projects["plain"]
+    for folder in ("datasets", "datasets/demo", "datasets/other/deeper", ".distillgen"):
+        done = project.run("export", "demo", "-o", folder)
+        assert done.returncode == 2 and "keeps its own files" in done.stderr, folder
+    assert not (project.folder / "datasets/other").exists()
+    project.write("file.jsonl", "mine")
+    for form in ("messages", "trl"):
+        done = project.run("export", "demo", "--format", form, "-o", "file.jsonl")
+        assert done.returncode == 2 and "is no folder" in done.stderr and "--split NAME > FILE" in done.stderr
+    assert (project.folder / "file.jsonl").read_text() == "mine"
+
+
+def test_a_dash_is_standard_output(projects: dict[str, Project]) -> None:
+    project = projects["plain"]
+    assert exported(project, "messages", "-o", "-") == exported(project, "messages")
+    done = project.run("export", "demo", "--format", "trl", "-o", "-")
+    assert done.returncode == 2 and "writes several files" in done.stderr and not (project.folder / "-").exists()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "near"),
+    [("mesages", "messages"), ("TRL", "trl"), ("llama_factory", "llama-factory"), ("jsonl", None), ("", None)],
+)
+def test_a_format_that_is_not_there_is_told_with_the_nearest(
+    wanted: str, near: str | None, projects: dict[str, Project]
+) -> None:
+    done = projects["plain"].run("export", "demo", "--format", wanted)
+    assert (done.returncode, done.stdout) == (2, "") and f"no format {wanted!r}" in done.stderr
+    assert (f"did you mean {near!r}?" in done.stderr) if near else "did you mean" not in done.stderr
+    said = " ".join(done.stderr.split())
+    assert f"{', '.join(FORMATS)}; for a trainer: {', '.join(TRAINERS)}" in said
+
+
+def test_an_unknown_split_makes_no_folder(projects: dict[str, Project], tmp_path: Path) -> None:
+    for form in ("messages", "trl"):
+        done = projects["plain"].run("export", "demo", "--format", form, "--split", "tran", "-o", str(tmp_path / "out"))
+        assert done.returncode == 10 and "did you mean 'train'?" in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_what_a_killed_export_left_is_swept(projects: dict[str, Project], tmp_path: Path) -> None:
+    version = find_version("demo", projects["plain"].folder / "datasets")
+    mine = {".exporting-mine", ".train.jsonl.77", ".exporting-1-x"}
+    (tmp_path / ".exporting-1-x").mkdir()
+    for name in (".exporting-mine", ".train.jsonl.77"):
+        (tmp_path / name).touch()
+
+    def export() -> None:
+        export_folder(tmp_path, version, FORMATS["messages"], Options(), split=None, beside={"more.txt": "x"})
+
+    left = [set[str]()]
+    for call in range(1, 20):
+        if not killed_at(call, ("fsync", "rename", "replace", "unlink"), export):
+            break
+        left.append({path.name for path in tmp_path.iterdir()} - mine)
+    names = {"train.jsonl", "validation.jsonl", "more.txt"}
+    assert any(names - found and found - names for found in left), "some were killed before all was in place"
+    assert {path.name for path in tmp_path.iterdir()} == {*names, *mine}, "nothing of theirs is left, all of others"
+
+
+@pytest.mark.parametrize("form", ["messages", "parquet", "csv"])
+def test_an_export_that_is_stopped_says_nothing_and_leaves_nothing(
+    form: str, projects: dict[str, Project], tmp_path: Path
+) -> None:
+    """Ctrl-C comes before the third hundred of rows."""
+    version = copied(projects["plain"], tmp_path, lambda rows: rows.extend(rows * 19))
+    code = (
+        "import os, signal, sys\n"
+        "from distillgen.cli.main import main\n"
+        "from distillgen.export import write\n"
+        "def slowly(version, split, read=write.batches):\n"
+        "    for place, rows in enumerate(read(version, split)):\n"
+        "        if place == 2:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "        yield rows\n"
+        "write.batches = slowly\n"
+        f"sys.argv = ['distillgen', 'export', {str(version.folder)!r}, '--format', {form!r}, '-o', 'out']\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "") and not (tmp_path / "out").exists()
+
+
+def test_two_exports_to_one_folder(projects: dict[str, Project], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with files_for(out) as files:
+        files.add("train.jsonl").write_text("half")
+        done = projects["plain"].run("export", "demo", "-o", str(out))
+        assert done.returncode == 11 and "another export" in done.stderr
+        assert [path.read_text() for path in out.iterdir()] == ["half"], "what is being written is not swept"
+    assert projects["plain"].run("export", "demo", "-o", str(out)).returncode == 0
+    assert {path.name for path in out.iterdir()} == {"train.jsonl", "validation.jsonl"}
 
 
 # -- what is no row, what is several turns, what is long ---------------------------------------------------------------

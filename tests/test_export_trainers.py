@@ -2,7 +2,9 @@
 
 import ast
 import json
+import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,12 @@ import yaml
 from conftest import REPOSITORY, Project
 from published import of_students
 
-from distillgen.export.trainers import TRAINERS
+from distillgen.dataset.versions import Version, find_version
+from distillgen.errors import Damaged, NotWritable, UsageError
+from distillgen.export.formats import FORMATS
+from distillgen.export.options import Options
+from distillgen.export.trainers import TRAINERS, bundle
+from distillgen.export.write import export_folder
 
 PAIRED = [name for name, trainer in TRAINERS.items() if trainer.pairs]
 COMMON = {"train.jsonl", "validation.jsonl"}
@@ -271,6 +278,9 @@ def test_the_docs_say_where_each_format_is_written_down_and_what_was_run(name: s
     text = " ".join((REPOSITORY / "docs/trainers.md").read_text(encoding="utf-8").split())
     trainer = TRAINERS[name]
     assert f"`{name}`" in text and trainer.source in text and trainer.opened in text and trainer.read in text
+    if trainer.opened.startswith("not run"):
+        said = f"{trainer.opened}**; it is by the pages below, read on {trainer.read} - Source: {trainer.source}"
+        assert said in text, "what nobody has run says by which page it was made, and when that was read"
 
 
 @pytest.mark.parametrize("name", TRAINERS)
@@ -295,3 +305,93 @@ def test_a_row_that_the_format_forbids_reaches_no_trainer(
     done = projects["chats"].run("export", str(copy), "--format", name, "-o", str(tmp_path / "out"))
     assert done.returncode == 2 and why in done.stderr and changed[3]["id"] in done.stderr, done.stderr
     assert not list((tmp_path / "out").glob("*")), "nothing is written"
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_where_the_configuration_cannot_stand_no_data_is_replaced(
+    name: str, projects: dict[str, Project], tmp_path: Path
+) -> None:
+    version = find_version("demo", projects["chats"].folder / "datasets")
+    paths = bundle(tmp_path / "first", version, TRAINERS[name], Options(), split=None)
+    (tmp_path / "out" / paths[-1].name).mkdir(parents=True)
+    (tmp_path / "out" / paths[0].name).write_text("before")
+    with pytest.raises(NotWritable, match="is a folder"):
+        bundle(tmp_path / "out", version, TRAINERS[name], Options(), split=None)
+    assert (tmp_path / "out" / paths[0].name).read_text() == "before"
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def of_splits(project: Project, folder: Path, splits: Mapping[str, int], **said: Any) -> Version:
+    """Return a copy of a version with such splits, and with something else said in its manifest."""
+    source = project.version()
+    table = json.loads((source / "manifest.json").read_text()) | said
+    lines = next(source.glob("data/train*")).read_bytes().splitlines(keepends=True)
+    table |= {"splits": dict(splits), "files": {}, "rows": sum(splits.values())}
+    (folder / "data").mkdir(parents=True)
+    for split, count in splits.items():
+        name = f"data/{split}-00000-of-00001.jsonl"
+        table["files"][name] = {"bytes": 1, "sha256": "0" * 64, "rows": count}
+        (folder / "data" / Path(name).name).write_bytes(b"".join(lines[:count]))
+    (folder / "manifest.json").write_text(json.dumps(table))
+    return find_version(str(folder), folder)
+
+
+@pytest.mark.parametrize(
+    ("splits", "train", "watched"),
+    [
+        (["test", "validation", "rest"], "rest", "validation"), (["validation", "test"], "validation", None),
+        (["test", "dev"], "test", "dev"), (["b", "train"], "train", None), (["eval", "train", "dev"], "train", "dev"),
+        (["validation"], "validation", None),
+    ],
+)  # fmt: skip
+def test_nobody_is_trained_on_what_is_watched(
+    splits: list[str], train: str, watched: str | None, projects: dict[str, Project], tmp_path: Path
+) -> None:
+    version = of_splits(projects["chats"], tmp_path / "version", dict.fromkeys(splits, 12))
+    for name, key in (("axolotl", "path"), ("torchtune", "data_files")):
+        paths = bundle(tmp_path / name, version, TRAINERS[name], Options(), split=None)
+        table = yaml.safe_load(paths[-1].read_text())
+        data, more = (
+            table.get(each) for each in {"axolotl": ("datasets", "test_datasets")}.get(name, ("dataset", "dataset_val"))
+        )
+        files = [(each[0] if isinstance(each, list) else each)[key] if each else None for each in (data, more)]
+        assert files == [f"{train}.jsonl", watched and f"{watched}.jsonl"]
+
+
+def test_a_trainer_that_opens_train_only_gets_one(projects: dict[str, Project], tmp_path: Path) -> None:
+    version = of_splits(projects["chats"], tmp_path / "version", {"validation": 5, "test": 5})
+    with pytest.raises(UsageError, match="no rows for MLX-LM to train on"):
+        bundle(tmp_path / "out", version, TRAINERS["mlx"], Options(), split=None)
+    done = export(projects["chats"], "mlx", tmp_path / "out", "--split", "validation")
+    assert done.returncode == 2 and "it opens `train`" in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_a_service_gets_names_that_differ(projects: dict[str, Project], tmp_path: Path) -> None:
+    name = "a-" * 30 + "b"
+    found = set()
+    for number in (3, 4):
+        splits = {"train": 5, "a.b": 5, "a-b": 5, "A_B": 5, "x" * 90: 5, "x" * 91: 5}
+        version = of_splits(projects["chats"], tmp_path / str(number), splits, name=name, version=number)
+        paths = bundle(tmp_path / f"out{number}", version, TRAINERS["fireworks"], Options(), split=None)
+        words = [line.split() for line in paths[-1].read_text().splitlines()]
+        ids = [each[3] for each in words if each[1:3] == ["dataset", "create"]]
+        assert len(ids) == 6 and all(re.fullmatch("[a-z0-9](-?[a-z0-9])*", each) and len(each) <= 63 for each in ids)
+        found |= {*ids}
+    assert len(found) == 12
+
+
+@pytest.mark.parametrize("name", ['x"""\nimport os\n"""', "a\nrm -rf b", "../../x", "a b", "a: b\n- c", "", "\u202e"])
+@pytest.mark.parametrize("trainer", [*TRAINERS, "messages"])
+def test_a_name_from_a_stranger_gets_into_no_file(
+    name: str, trainer: str, projects: dict[str, Project], tmp_path: Path
+) -> None:
+    """A manifest is anybody's: what is in it stands in scripts that people run, and in the names of files."""
+    for more in ({"name": name}, {"splits": {name: 34}}):
+        version = of_splits(projects["chats"], tmp_path / str(len(more)) / str(list(more)), {"train": 34})
+        version = Version(version.folder, version.manifest.model_copy(update=more))
+        with pytest.raises(Damaged, match="no dataset or split can have"):
+            if trainer == "messages":
+                export_folder(tmp_path / "out", version, FORMATS["messages"], Options(), split=None)
+            else:
+                bundle(tmp_path / "out", version, TRAINERS[trainer], Options(), split=None)
+        assert not (tmp_path / "out").exists()

@@ -2,36 +2,25 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from distillgen.cli.guard import find_in_project, guarded
 from distillgen.cli.lines import standard_output
 
+if TYPE_CHECKING:
+    from distillgen.errors import UsageError
 
-class Format(StrEnum):
-    """The formats, and the trainers that a folder can be made for; the same names as in export/."""
 
-    MESSAGES = "messages"
-    PROMPT_COMPLETION = "prompt-completion"
-    SHAREGPT = "sharegpt"
-    ALPACA = "alpaca"
-    PREFERENCE = "preference"
-    UNPAIRED_PREFERENCE = "unpaired-preference"
-    TEXT = "text"
-    LABELS = "labels"
-    PARQUET = "parquet"
-    CSV = "csv"
-    TRL = "trl"
-    AXOLOTL = "axolotl"
-    LLAMA_FACTORY = "llama-factory"
-    MLX = "mlx"
-    UNSLOTH = "unsloth"
-    TORCHTUNE = "torchtune"
-    TOGETHER = "together"
-    FIREWORKS = "fireworks"
-    OPENAI = "openai"
+# The names in export/formats.py and export/trainers/, which would make the help slow.
+FORMATS = (
+    "messages", "prompt-completion", "sharegpt", "alpaca", "preference", "unpaired-preference", "text", "labels",
+    "parquet", "csv",
+)  # fmt: skip
+TRAINERS = (
+    "trl", "axolotl", "llama-factory", "mlx", "unsloth", "torchtune", "together", "fireworks", "openai"
+)  # fmt: skip
 
 
 class Reasoning(StrEnum):
@@ -49,15 +38,21 @@ def export(
         str, typer.Argument(metavar="NAME", help="A dataset: name, name@3, name@latest, or a version's folder.")
     ],
     form: Annotated[
-        Format, typer.Option("--format", help="The format to write, or the trainer to write for.")
-    ] = Format.MESSAGES,
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help=f"The format to write: {', '.join(FORMATS)}. Or the trainer to write for: {', '.join(TRAINERS)}.",
+            autocompletion=lambda: [*FORMATS, *TRAINERS],
+        ),
+    ] = FORMATS[0],
     folder: Annotated[
         Path | None,
         typer.Option(
             "-o",
             "--output",
             metavar="DIR",
-            help="Write a file per split here. Default: standard output.",
+            help="Write a file per split here. Default, and -: standard output.",
             show_default=False,
         ),
     ] = None,
@@ -103,35 +98,51 @@ def export(
     \b
     Exit status:
       0 written   2 the rows do not fit the format   8 damaged
-      10 no such dataset, version or split   12 disk full
-      141 the reader went away
+      10 no such dataset, version or split   11 another export is written there
+      12 disk full   141 the reader went away
     """
     from distillgen.errors import UsageError
-    from distillgen.export.formats import FORMATS
+    from distillgen.export.formats import FORMATS as FORMAT_OF
     from distillgen.export.options import Options
-    from distillgen.export.trainers import TRAINERS, bundle
+    from distillgen.export.trainers import TRAINERS as TRAINER_OF
+    from distillgen.export.trainers import bundle
     from distillgen.export.write import export_folder, export_to
     from distillgen.report.console import say
 
-    if template is not None and form != Format.TEXT:
-        raise UsageError(f"{form.value} takes no chat template", fix="--format text --template FILE")
-    if as_text is not None and form != Format.PROMPT_COMPLETION:
-        raise UsageError(f"--text and --messages say nothing about {form.value}", fix="--format prompt-completion")
+    if form not in (*FORMATS, *TRAINERS):
+        raise _no_such_format(form)
+    if template is not None and form != "text":
+        raise UsageError(f"{form} takes no chat template", fix="--format text --template FILE")
+    if as_text is not None and form != "prompt-completion":
+        raise UsageError(f"--text and --messages say nothing about {form}", fix="--format prompt-completion")
     version = find_in_project(name, project)
     options = Options(reasoning.value, as_text)
     if template is not None:
         from distillgen.export.chat_template import read_template
 
         options = Options(reasoning.value, as_text, read_template(template))
-    if form.value in TRAINERS:
-        if folder is None:
-            raise UsageError(f"{form.value} writes several files", fix=f"-o DIR, say `-o {form.value}`")
-        paths = bundle(folder, version, TRAINERS[form.value], options, split=split)
-    elif folder is None:
+    to_folder = folder if folder != Path("-") else None
+    if form in TRAINERS:
+        if to_folder is None:
+            raise UsageError(f"{form} writes several files", fix=f"-o DIR, say `-o {form}`")
+        paths = bundle(to_folder, version, TRAINER_OF[form], options, split=split)
+    elif to_folder is None:
         with standard_output() as out:
-            export_to(out, version, FORMATS[form.value], options, split=split)
+            export_to(out, version, FORMAT_OF[form], options, split=split)
         return
     else:
-        paths = export_folder(folder, version, FORMATS[form.value], options, split=split)
+        paths = export_folder(to_folder, version, FORMAT_OF[form], options, split=split)
     for path in paths:
         say(f"wrote {path}")
+
+
+def _no_such_format(form: str) -> "UsageError":
+    """Return the error that names the nearest format or trainer, and lists them all."""
+    from distillgen.errors import UsageError, nearest
+
+    near = nearest(form.casefold(), (*FORMATS, *TRAINERS))
+    said = f"{near} " if near.startswith("did you mean") else ""
+    return UsageError(
+        f"no format {form[:80]!r}",
+        fix=f"{said}formats: {', '.join(FORMATS)}; for a trainer: {', '.join(TRAINERS)}",
+    )

@@ -42,7 +42,7 @@ def write_card(manifest: Manifest, features: Sequence[Mapping[str, Any]], sample
         sections.making(manifest),
         sections.teachers(manifest),
         sections.lengths(manifest),
-        sections.terms(manifest.terms),
+        sections.terms(manifest),
         sections.limits(manifest),
         sections.again(manifest),
     ]

@@ -33,6 +33,13 @@ TERMS_NOTE = (
     "Text in this dataset was written by the models above. Whether it may train another model is a matter of their "
     "licences and their providers' terms; check them before you publish or sell what you train."
 )
+TRACES = (
+    "It overlooks `reasoning`, which is no part of a message: `distillgen export` puts it where a student learns it, "
+    "inline (`--reasoning think`, as it does by itself) or under a key of the answer (`reasoning_content`, `thinking`)."
+)
+NO_TEACHER = (
+    "No teacher was asked: the rows were brought in. Whose text they are, and under which terms, is not on record here."
+)
 CHECKING = {"judge", "verify"}  # steps that look whether what was written is right
 MOST_OF_PROMPT = 6_000  # characters
 MOST_OF_TEXT = 1_500  # characters of one text in the sample
@@ -86,7 +93,9 @@ def loading(manifest: Manifest, features: Sequence[Mapping[str, Any]], has_pairs
         f'trainer = {trainer}("your/model", args={config}(), train_dataset=dataset[{orjson.dumps(split).decode()}])',
         "trainer.train()",
         "```", "",
-        "`distillgen export` writes it, with the configuration that goes with it, for:", "",
+        *([TRACES, ""] if "reasoning" in names else []),
+        "`distillgen export` writes it, with the configuration that goes with it, in its project or, by the path of "
+        f"this folder in place of {code(label)}, anywhere:", "",
         *table(["trainer", "command"], (
             [title, code(f"distillgen export {label} --format {name} -o DIR")] for name, title in takes
         )),
@@ -263,9 +272,9 @@ def _range(bits: int) -> str:
     return f"{2 ** (bits - 1):,} to {2**bits - 1:,}" if bits else "0"
 
 
-def terms(found: Mapping[str, Any]) -> list[str]:
+def terms(manifest: Manifest) -> list[str]:
     """Return what the terms of the teachers ask of whoever trains on this."""
-    lines = ["## Terms", ""]
+    found, lines = manifest.terms, ["## Terms", ""]
     if not found:
         return [*lines, TERMS_NOTE]
     lines += [
@@ -283,18 +292,22 @@ def terms(found: Mapping[str, Any]) -> list[str]:
     if conditions:
         lines += ["What has to be done:", "", *_once(f"- {inline(c['kind'])}: {inline(c['text'])}" for c in conditions)]
         lines.append("")
-    lines += ["What was read:", ""]
+    if read := [*_read(found)]:
+        lines += ["What was read:", "", *read, ""]
+    elif not manifest.teachers:
+        lines += [NO_TEACHER, ""]
+    if read and not any(condition["kind"] == "licence" for condition in conditions):
+        lines += ["As far as was read, no licence is inherited from a teacher; whoever publishes it chooses one.", ""]
+    return [*lines, inline(found.get("advice", TERMS_NOTE))]
+
+
+def _read(found: Mapping[str, Any]) -> Iterable[str]:
+    """Yield a line for each document that was read, and for each that the owner accepted."""
     for name, judged in found.get("teachers", {}).items():
-        lines += [f"- {code(name)}: {_entry(each)}" for each in judged]
+        yield from (f"- {code(name)}: {_entry(each)}" for each in judged)
     for entry_id, accepted in found.get("accepted", {}).items():
         mark = f"entry {code(accepted['digest'][:12])}"
-        lines.append(f"- accepted by the owner on {inline(accepted['date'])}: {inline(entry_id)} ({mark})")
-    if not any(condition["kind"] == "licence" for condition in conditions):
-        lines += [
-            "",
-            "As far as was read, no licence is inherited from a teacher; whoever publishes it chooses one.",
-        ]
-    return [*lines, "", inline(found.get("advice", TERMS_NOTE))]
+        yield f"- accepted by the owner on {inline(accepted['date'])}: {inline(entry_id)} ({mark})"
 
 
 def _once(lines: Iterable[str]) -> list[str]:
@@ -380,7 +393,7 @@ def _of_steps(manifest: Manifest) -> Iterable[str]:
     if "deduplicate" not in used:
         yield "No step looked for duplicates and near-duplicates."
     if not used & CHECKING:
-        yield "No step checked whether the answers are right (`judge`, `verify`): expect the teacher's mistakes."
+        yield "No step checked whether the answers are right (`judge`, `verify`): expect mistakes."
     yield "Nothing on record says that a person read the rows."
 
 
@@ -395,10 +408,12 @@ def _of_teachers(manifest: Manifest) -> Iterable[str]:
     if manifest.run.get("unpriced_calls"):
         yield f"What {manifest.run['unpriced_calls']:,} calls cost is not known."
     stance = manifest.terms.get("stance", "unknown")
-    if stance == "unknown":
-        yield "Whether the teachers' terms allow training on it is unknown: nobody has read them, or they do not say."
-    elif stance in ("restricted", "prohibited"):
+    if stance in ("restricted", "prohibited"):
         yield f"The teachers' terms are {stance} for the purpose above, which the owner took upon themselves."
+    elif not manifest.teachers:
+        yield "No teacher was asked: where the text comes from, and whether it may be trained on, is not on record."
+    elif stance == "unknown":
+        yield "Whether the teachers' terms allow training on it is unknown: nobody has read them, or they do not say."
 
 
 def again(manifest: Manifest) -> list[str]:
@@ -426,8 +441,11 @@ def _made_again(manifest: Manifest) -> str:
             parts += f" --{option} {manifest.recipe[option]}" if manifest.recipe.get(option) else ""
         return f"{code(f'distillgen mix {manifest.name} {parts}', 1_000)} makes it anew, with {made_with}."
     limit = f" --limit {manifest.seeds.get('count')}" if manifest.ends == "limit" else ""
+    command = code(f"distillgen build{limit}")
+    made = f"With the recipe, its prompts, the same seeds and {made_with}, {command} makes it anew"
+    if not manifest.teachers:
+        return f"{made}, with the same digest."
     return (
-        f"With the recipe, its prompts, the same seeds and {made_with}, {code(f'distillgen build{limit}')} makes it "
-        "anew. From the answers that are stored in the project it comes out with the same digest, and nothing is paid "
-        "again; asked afresh, a teacher may answer otherwise."
+        f"{made}. From the answers that are stored in the project it comes out with the same digest, and nothing is "
+        "paid again; asked afresh, a teacher may answer otherwise."
     )

@@ -91,6 +91,8 @@ def preference(row: Row, options: Options) -> Made:
 def unpaired_preference(row: Row, options: Options) -> Sequence[Made]:
     """Return two rows `{"prompt", "completion", "label"}`: the chosen answer is true, the rejected one false."""
     pair = preference(row, options)
+    if why := rules.preference(pair):  # what no row alone shows: that the same text would be good and bad
+        raise Unfit(why)
     return [{"prompt": pair["prompt"], "completion": pair[name], "label": name == "chosen"} for name in _PAIR]
 
 

@@ -1,25 +1,23 @@
 """Writes a version in a format, streamed: to an open stream, or to a folder of which either all is new or nothing."""
 
 import os
-import re
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-from distillgen.dataset.manifest import FILE_NAME
 from distillgen.dataset.versions import Version
-from distillgen.errors import DistillgenError, NotWritable, UsageError
+from distillgen.errors import Damaged, DistillgenError, NameInvalid, UsageError
 from distillgen.export.formats import Format, Made, Unfit, system_of
 from distillgen.export.options import Options
+from distillgen.export.place import files_for, may_stand_in
 from distillgen.export.reading import batches, first_row, is_pair
 from distillgen.export.sinks import SINKS, require_pyarrow
-from distillgen.files import disk_errors, sync_folder
+from distillgen.files import safe_name
 
 LONGEST_ID = 80  # characters of an id that an error shows
 TOLD = 3  # rows that do not fit which an error names
-_VERSION = re.compile(r"v[0-9]{4,9}")  # the name of a version's folder
 
 
 class _Misfits:
@@ -67,62 +65,54 @@ def export_to(out: IO[bytes], version: Version, form: Format, options: Options, 
 
 def export_folder(
     folder: Path, version: Version, form: Format, options: Options, *, split: str | None,
-    file_name: Callable[[str], str] | None = None,
+    file_name: Callable[[str], str] | None = None, beside: Mapping[str, str] | None = None,
 ) -> list[Path]:  # fmt: skip
     """Write one file per split into a folder; return them. Files there are replaced when all new ones are whole.
 
-    `file_name` gives the file of a split; default `SPLIT` with the format's suffix. Raises UsageError with rows that do
-    not fit, NotFound, Damaged, and what a disk may do.
+    `file_name` gives the file of a split; default `SPLIT` with the format's suffix. `beside` is what else is written,
+    name -> text; it is put in place last. Raises UsageError with rows that do not fit, NotFound, Damaged, Locked, and
+    what a disk may do.
     """
-    options = fitting(version, form, options)
-    _may_stand_in(folder, version)
-    misfits, spares = _Misfits(version, form), dict[Path, Path]()
-    try:
-        with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in version.split_names(split):
-                path = folder / (file_name(name) if file_name else f"{name}{form.suffix}")
-                if path.is_dir():
-                    raise NotWritable(f"{path} is a folder", fix="choose another folder")
-                spares[path] = folder / f".{path.name}.{os.getpid()}"
-                _write_file(spares[path], form.suffix, _made(version, name, form, options, misfits))
-            if misfits.count:
-                raise misfits.error()
-            for path, spare in spares.items():
-                spare.rename(path)
-            sync_folder(folder)
-    finally:
-        for spare in spares.values():
-            with suppress(OSError):
-                spare.unlink(missing_ok=True)
-    return list(spares)
+    options, names = fitting(version, form, options), version.split_names(split)
+    may_stand_in(folder, version)
+    misfits = _Misfits(version, form)
+    with files_for(folder) as files:
+        for name in names:
+            path = files.add(file_name(name) if file_name else f"{name}{form.suffix}")
+            _write_file(path, form.suffix, _made(version, name, form, options, misfits))
+        if misfits.count:
+            raise misfits.error()
+        for name, text in (beside or {}).items():
+            with _written(files.add(name)) as file:
+                file.write(text.encode())
+        return files.put_in_place()
 
 
 def _write_file(path: Path, suffix: str, made: Iterator[list[Made]]) -> None:
-    with path.open("wb") as file:
+    with _written(path) as file:
         sink = SINKS[suffix](file)
-        for rows in made:
-            sink.write(rows)
+        try:
+            for rows in made:
+                sink.write(rows)
+        except BaseException:
+            with suppress(Exception):  # else pyarrow does it when nobody can hear, and complains of a closed file
+                sink.close()
+            raise
         sink.close()
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file; at the end it is on the disk itself."""
+    with path.open("wb") as file:
+        yield file
         file.flush()
         os.fsync(file.fileno())
 
 
-def _may_stand_in(folder: Path, version: Version) -> None:
-    """Refuse to write among the files of a version, this or another, except in its `exports`; or where one will be."""
-    place, home = folder.resolve(), version.folder.resolve()
-    for above in (place, *place.parents):
-        is_numbered = _VERSION.fullmatch(above.name) is not None
-        is_version = above == home or (is_numbered and (above.parent == home.parent or (above / FILE_NAME).is_file()))
-        if is_version and place.relative_to(above).parts[:1] != ("exports",):
-            raise UsageError(
-                f"{folder} belongs to a version, which never changes",
-                fix=f"choose another folder, or {version.folder / 'exports'}",
-            )
-
-
 def fitting(version: Version, form: Format, options: Options) -> Options:
     """Return the options, with what the version decides. Raises UsageError where the format cannot carry its rows."""
+    require_names(version)
     first = first_row(version)
     if form.takes == ("conversation" if is_pair(first) else "pair"):
         what = "preference pairs, not conversations" if is_pair(first) else "conversations, not preference pairs"
@@ -144,6 +134,18 @@ def fitting(version: Version, form: Format, options: Options) -> Options:
             where=str(version.folder), fix=f"--reasoning {' or '.join(places)}",
         )  # fmt: skip
     return options
+
+
+def require_names(version: Version) -> None:
+    """Raise Damaged unless dataset and splits are called what a recipe may call them: files and scripts name them."""
+    for name in (version.manifest.name, *version.split_names()):
+        try:
+            safe_name(name, "it")
+        except NameInvalid:
+            raise Damaged(
+                f"the manifest has the name {name[:80]!r}, which no dataset or split can have",
+                where=str(version.folder), fix="a manifest from a stranger? distillgen check tells more",
+            ) from None  # fmt: skip
 
 
 def _places(form: Format, options: Options) -> tuple[str, ...]:

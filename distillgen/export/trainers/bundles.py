@@ -10,18 +10,18 @@ from distillgen.errors import UsageError
 from distillgen.export.formats import FORMATS, Format, Unfit
 from distillgen.export.options import Options
 from distillgen.export.reading import first_row, is_pair
-from distillgen.export.trainers.settings import Written
+from distillgen.export.trainers.settings import Written, trained_on
 from distillgen.export.trainers.table import Shape, Trainer
-from distillgen.export.write import export_folder
-from distillgen.files import write_atomically
+from distillgen.export.write import export_folder, require_names
 
 
 def bundle(folder: Path, version: Version, trainer: Trainer, options: Options, *, split: str | None) -> list[Path]:
     """Write a version (or one split of it) as `trainer` wants it; return the files, data first.
 
     Raises UsageError when the trainer takes no such rows, splits or reasoning placement, or not so few rows; what a row
-    breaks is raised by the writer, with the row. The configuration is written last: where it stands, the data is whole.
+    breaks is raised by the writer, with the row. The configuration is put in place last, when all is whole.
     """
+    require_names(version)  # before anything is written with them
     splits = version.split_names(split)
     first = first_row(version)  # every row of a version has the same keys
     are_pairs, has_traces = is_pair(first), "reasoning" in first
@@ -31,12 +31,11 @@ def bundle(folder: Path, version: Version, trainer: Trainer, options: Options, *
     names = _file_names(version, trainer, splits)
     _are_enough(version, trainer, names)
     form = _format("preference" if are_pairs else "messages", trainer, shape)
-    paths = export_folder(folder, version, form, options, split=split, file_name=lambda name: names[name])
     written = Written(version.label, are_pairs, names, options.reasoning if has_traces else "drop")
-    for name, text in trainer.settings(written).items():
-        write_atomically(folder / name, text.encode())
-        paths.append(folder / name)
-    return paths
+    return export_folder(
+        folder, version, form, options, split=split, file_name=lambda name: names[name],
+        beside=trainer.settings(written),
+    )  # fmt: skip
 
 
 def _shape(version: Version, trainer: Trainer, are_pairs: bool) -> Shape:
@@ -64,6 +63,11 @@ def _file_names(version: Version, trainer: Trainer, splits: list[str]) -> dict[s
             version, f"has a split {lost[0]!r}, and {trainer.title} opens {', '.join(trainer.names)} only",
             f"--split {next((name for name in splits if name not in lost), 'NAME')}, or give the splits those names",
         )  # fmt: skip
+    if trainer.names and "train" not in stems:
+        raise _refused(
+            version, f"has no rows for {trainer.title} to train on: it opens `train`, and here is {', '.join(stems)}",
+            "export the split `train` too, or call one so in the recipe",
+        )  # fmt: skip
     if len(set(stems.values())) < len(stems):
         raise _refused(
             version, f"has two splits that {trainer.title} would call the same: {', '.join(stems)}",
@@ -74,7 +78,7 @@ def _file_names(version: Version, trainer: Trainer, splits: list[str]) -> dict[s
 
 def _are_enough(version: Version, trainer: Trainer, names: Mapping[str, str]) -> None:
     counts = {name: version.manifest.splits[name] for name in names}
-    trained = "train" if "train" in counts else next(iter(counts))
+    trained = trained_on(counts)
     for name, rows in counts.items():
         fewest = trainer.fewest if name == trained else trainer.fewest_each
         if rows < fewest:

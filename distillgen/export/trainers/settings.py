@@ -6,7 +6,7 @@ Every path is relative to the folder, so a bundle can be moved; every model is a
 
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -30,18 +30,32 @@ class Written:
 
     @property
     def train(self) -> str:
-        """The file to train on: that of `train`, else the first."""
-        return self.files.get("train") or next(iter(self.files.values()))
+        """The file to train on."""
+        return self.files[trained_on(self.files)]
 
     @property
     def validation(self) -> str | None:
-        """The file to watch while training, if there is one."""
-        return next((self.files[name] for name in VALIDATION if name in self.files), None)
+        """The file to watch while training, if there is one besides that to train on."""
+        watched = (self.files[name] for name in VALIDATION if name in self.files)
+        return next((name for name in watched if name != self.train), None)
 
     @property
     def slug(self) -> str:
-        """The version's name in small letters, digits and dashes, for services that allow no more."""
-        return re.sub("[^a-z0-9]+", "-", self.label.lower()).strip("-")[:40]
+        """The version's name in small letters, digits and dashes, at most 40, for services that allow no more."""
+        name, _, number = self.label.rpartition("@")
+        return f"{_slug(name)[: 39 - len(number)].strip('-') or 'dataset'}-{number}"
+
+
+def trained_on(splits: Iterable[str]) -> str:
+    """Return the split to train on: `train`, else the first that is not for watching or testing, else the first."""
+    names = list(splits)
+    if "train" in names:
+        return "train"
+    return next((name for name in names if name not in (*VALIDATION, "test")), names[0])
+
+
+def _slug(text: str) -> str:
+    return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def axolotl(written: Written) -> dict[str, str]:
@@ -210,7 +224,11 @@ def together(written: Written) -> dict[str, str]:
 
 def fireworks(written: Written) -> dict[str, str]:
     """Return `fireworks.sh`."""
-    ids = {name: f"{written.slug}-{re.sub('[^a-z0-9]+', '-', split.lower())}" for split, name in written.files.items()}
+    ids: dict[str, str] = {}  # by file; splits that differ in signs that an id cannot have get a number
+    for split, name in written.files.items():
+        tail = _slug(split)[:18] or "split"
+        taken = f"{written.slug}-{tail}" in ids.values()
+        ids[name] = f"{written.slug}-{tail}-{len(ids)}" if taken else f"{written.slug}-{tail}"
     uploads = [["firectl", "dataset", "create", ids[name], name] for name in written.files.values()]
     job = "dpo-job" if written.are_pairs else "supervised-fine-tuning-job"
     create = ["firectl", job, "create", "--base-model", "accounts/fireworks/models/qwen3-8b"]
