@@ -6,17 +6,22 @@ element of a list as soon as it is a row.
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from distillgen.errors import Damaged, Problem
+from distillgen.files import disk_errors, write_atomically
 from distillgen.rows import Rejection, Row
 
 STEP = "exclude"  # in the funnel, of what is left out before any other step
 EXCLUDED, FORGOTTEN = "excluded", "forgotten"  # rules
 FORGOTTEN_FILE = "forgotten.txt"  # in a dataset's folder
+_HEAD = (
+    "# Rows that were erased with `distillgen forget`. Every build of this dataset reads this file: keep it.\n"
+    "# One id a line, as in a file for [dataset] exclude.\n"
+)
 TOLD = 10  # problems of one file, and ids of one warning
 _HALF = 8  # characters: half of a seed's id
 _GLOB = re.compile(r"[*?\[\]]")
@@ -45,6 +50,11 @@ def parent_of(row_id: str) -> str | None:
     return row_id.rpartition(".")[0] if _ADDED.search(row_id) else None
 
 
+def is_id(text: str) -> bool:
+    """Whether a text can be the id of a seed or a row."""
+    return _ID.fullmatch(text) is not None
+
+
 def covers(row_id: str, wanted: str) -> bool:
     """Whether a row is the wanted one, or was made from it: `abc.2` is of `abc`, and `abc.2.0` of both."""
     return row_id == wanted or row_id.startswith(f"{wanted}.")
@@ -66,6 +76,8 @@ def read_excluded(path: Path, shown: str) -> tuple[dict[str, Entry], list[Proble
     if _GLOB.search(shown) and not path.exists():
         return {}, [Problem(f"{shown!r} is a pattern; one file is wanted", "", "put all ids into one file")]
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device may never end
+            return {}, [Problem(f"{shown!r} is no file", "", "write one id a line; # begins a comment")]
         content = path.read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -77,7 +89,7 @@ def read_excluded(path: Path, shown: str) -> tuple[dict[str, Entry], list[Proble
         try:
             text = _id_in(line.decode())
         except UnicodeDecodeError as error:
-            problems.append(Problem(f"not UTF-8 (byte {error.start} of the line)", where))
+            problems.append(Problem(f"not UTF-8 (byte {error.start} of the line)", where, "save it as UTF-8"))
             continue
         if not text:
             continue
@@ -98,7 +110,7 @@ def _id_in(line: str) -> str:
 def _wrong(text: str) -> tuple[str, str] | None:
     """Say why a text cannot be an id, and how it can; None when it can."""
     said = repr(text if len(text) <= 80 else f"{text[:77]}...")
-    if _ID.fullmatch(text):
+    if is_id(text):
         return None
     if _GLOB.search(text):
         return f"{said} is a pattern", "name each id; a seed's id stands for all its rows"
@@ -110,6 +122,8 @@ def read_forgotten(home: Path) -> dict[str, Entry]:
     """Return the rows of a dataset that were erased. Raises Damaged when the file cannot be read: better build none."""
     path = home / FORGOTTEN_FILE
     try:
+        if path.exists() and not path.is_file():
+            raise Damaged("this is no file", where=str(path), fix="move it away, and put the file of erased rows here")
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         return {}
@@ -123,6 +137,22 @@ def read_forgotten(home: Path) -> dict[str, Entry]:
         if row_id := _id_in(line):
             entries.setdefault(row_id, Entry(FORGOTTEN, f"{FORGOTTEN_FILE}:{number}"))
     return entries
+
+
+def put_on_record(home: Path, row_ids: Iterable[str], said: str) -> list[str]:
+    """Have every later build of a dataset leave rows out; return those that were not on record yet.
+
+    `said` stands behind each as a comment. Raises Damaged, DiskFull or NotWritable.
+    """
+    known = read_forgotten(home)
+    new = [each for each in dict.fromkeys(row_ids) if each not in known]
+    if new:
+        path = home / FORGOTTEN_FILE
+        with disk_errors(home):
+            before = path.read_text(encoding="utf-8-sig") if path.exists() else _HEAD
+        before += "" if before.endswith("\n") else "\n"
+        write_atomically(path, (before + "".join(f"{each}  # {said}\n" for each in new)).encode())
+    return new
 
 
 # -- the road --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """`[dataset] exclude`: what it names is rejected before a teacher is asked, with its evidence, and counted."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def test_a_file_as_people_write_it(tmp_path: Path) -> None:
         (b"mzx5k7aq2bnv3c4d.x", "cannot be an id"),
         (b"mzx5k7aq2bnv3c4d mzx5k7aq2bnv3c4d", "cannot be an id"),
         (b"mzx5k7aq2bnv3c4d.*", "is a pattern"),
-        (b"\xff\xfem\x00z\x00", "not UTF-8"),
+        (b"\xff\xfem\x00z\x00", "save it as UTF-8"),
         ("é".encode("latin-1"), "not UTF-8"),
         (b"\x1b[2J", r"'\x1b[2J'"),
         (b"x" * 100_000, "cannot be an id"),
@@ -103,9 +104,10 @@ def test_lines_that_can_be_no_id(demo: Project, loopback: Loopback, content: byt
 
 def test_files_that_cannot_be_read(demo: Project, loopback: Loopback) -> None:
     excluding(demo, "")
+    os.mkfifo(demo.folder / "pipe")  # which would be waited for
     for name, what in (
         ("gone.txt", "cannot read 'gone.txt': No such file"), ("*.txt", "is a pattern; one file is wanted"),
-        (".", "Is a directory"), ("", "Is a directory"),
+        (".", "Is a directory"), ("", "Is a directory"), ("pipe", "'pipe' is no file"), ("/dev/zero", "is no file"),
     ):  # fmt: skip
         done = called(demo, "build", "--set", f"dataset.exclude={json.dumps(name)}")
         assert done.exit_code == 2 and what in done.stderr and "dataset.exclude" in done.stderr, done.stderr

@@ -21,12 +21,14 @@ from conftest import RECIPE, Project
 from loopback import Loopback, Say, reply, words
 from till import called
 
-from distillgen.dataset.versions import find_version
+from distillgen.dataset.versions import Version, find_version
+from distillgen.excluded import read_forgotten
 from distillgen.files import Lock, file_sha256, read_jsonl
 from distillgen.preparation import prepare
 from distillgen.teacher.answers import AnswerStore
 from distillgen.teacher.batch_records import KEY_BYTES
 from distillgen.upkeep.check import check_all
+from distillgen.upkeep.erased import keep_out
 from distillgen.upkeep.exchange import exchange
 from distillgen.upkeep.mending import of_path, unpacked
 
@@ -346,6 +348,33 @@ def test_datasets_and_versions_without_it_are_not_touched(telling: tuple[Project
     assert not holders(project, told.phrases["number 5?"][0])
 
 
+def test_a_mix_that_holds_it_too(telling: tuple[Project, Telling]) -> None:
+    """It is told when only another dataset is named; and a mix's own name for a row is none to forget it by."""
+    project, told = telling
+    text = project.recipe.read_text()
+    project.write("other.toml", text.replace('name = "demo"', 'name = "other"').replace("= 100", "= 101"))
+    assert project.run("build", "other.toml").returncode == 0
+    assert called(project, "mix", "both", "demo:1", "other:1").exit_code == 0
+    row = f"{seed_of(project, 2)}.1"
+    for name in (f"{row}.mix-2", f"{row}.mix-2.mix-3"):
+        done = called(project, "forget", name, "--yes")
+        assert done.exit_code == 2 and f"forget {row}: it goes with it" in done.stderr
+    found = forgotten(project, row, "demo", yes=False)
+    assert [warning.split(":")[0] for warning in found["warnings"]] == ["both@1", "other@1"]
+    found = forgotten(project, row, "demo")
+    assert [each["version"] for each in found["versions"]] == ["demo@1"] and len(found["warnings"]) == 2
+    assert "both@1: it is there, too, and stays" in called(project, "forget", row, "demo").stderr
+    manifest = project.folder / "datasets" / "other" / "v0001" / "manifest.json"
+    content = manifest.read_bytes()
+    manifest.unlink()
+    assert "what it holds is not known" in called(project, "forget", row, "demo").stderr
+    manifest.write_bytes(content)
+    assert not forgotten(project, row)["warnings"] and is_whole(project)
+    assert not holders(project, told.phrases["number 2?"][1]) and not holders(project, told.phrases["number 2?"][4])
+    assert called(project, "mix", "both", "demo:1", "other:1").exit_code == 0
+    assert not [each for each in project.folder.glob("datasets/both/v*/data/*") if f'"{row}' in each.read_text()]
+
+
 def test_a_split_that_loses_its_last_row_and_a_version_that_loses_all(project: Project, loopback: Loopback) -> None:
     told = Telling(loopback)
     project.write(
@@ -370,6 +399,28 @@ def test_a_split_that_loses_its_last_row_and_a_version_that_loses_all(project: P
     assert called(project, "show", "demo").exit_code == 0 and called(project, "stats", "demo").exit_code == 0
     assert not [phrase for each in told.phrases.values() for phrase in each if holders(project, phrase)]
     assert project.run("build").returncode == 6
+
+
+def test_columns_in_which_only_dates_are_left(project: Project, loopback: Loopback) -> None:
+    """The card warns of them, and so does that of a version of which the only other text was erased."""
+    loopback.behave = lambda body: reply(f"2026-01-{len(body['messages'][-1]['content']):02d}")
+    text = RECIPE.format(url=loopback.url).replace("train = 0.8, validation = 0.2", "train = 1.0")
+    start, end = text.index('[[steps]]\nuse = "filter"'), text.index("[student]")
+    project.write("recipe.toml", text[:start] + text[end:])
+    project.seeds([{"question": each} for each in ("2026-02-01", "2026-02-02", "no date at all")])
+    project.build()
+    assert not project.manifest()["only_dates"]
+    other = next(each["origin"] for each in project.sidecar("provenance") if "no" in each["columns"]["question"])
+    forgotten(project, other)
+    warning = "every text of `messages` is a date"
+    assert project.manifest()["only_dates"] == {"train": ["messages"]} and is_whole(project)
+    assert warning in (project.version() / "README.md").read_text()
+    assert "nothing changed" in project.run("build").stderr
+    for row in project.rows():
+        assert project.manifest()["only_dates"]
+        forgotten(project, str(row["id"]))
+    assert project.manifest()["only_dates"] == {} and is_whole(project)
+    assert warning not in (project.version() / "README.md").read_text()
 
 
 # -- rows that others are made of ------------------------------------------------------------------------------------
@@ -567,6 +618,28 @@ def test_with_append(project: Project, loopback: Loopback) -> None:
     assert told.count == calls + 2 and len(project.rows(4)) == 11 and is_whole(project)
 
 
+def test_what_was_erased_elsewhere_is_left_out_here(telling: tuple[Project, Telling]) -> None:
+    """In a project without its own record, a version tells what was erased: one rewritten, one built after that."""
+    project, told = telling
+    one, other = seed_of(project, 2), f"{seed_of(project, 3)}.1"
+    forgotten(project, one)
+    forgotten(project, other)
+    questions(project, 7)
+    project.build()
+    ours = (home(project) / "forgotten.txt").read_text()
+    for number in (1, 2):
+        (home(project) / "forgotten.txt").unlink()
+        version = find_version(f"demo@{number}", project.folder / "datasets")
+        assert sorted(keep_out(home(project), version)) == sorted([one, other])
+        assert keep_out(home(project), version) == []
+        assert set(read_forgotten(home(project))) == {one, other} and other in ours
+    hostile = version.manifest.model_copy(update={"forgotten": [{"id": "\x1b[2J\nx"}, {"id": 7}, {}, {"id": one}]})
+    (home(project) / "forgotten.txt").write_text(f"{other}  # no end of line")
+    assert keep_out(home(project), Version(version.folder, hostile)) == [one]
+    calls = told.count
+    assert "nothing changed" in project.build().stderr and told.count == calls
+
+
 # -- beside the versions ---------------------------------------------------------------------------------------------
 
 
@@ -592,6 +665,9 @@ def test_copies_beside_the_versions(telling: tuple[Project, Telling]) -> None:
             {"number": 2, "refused": {keys[2].hex(): ["refused_400", phrase], "ff" * 32: ["x", "y"]}, "faulty": {}}
         )
     )
+    for number, nonsense in enumerate(("[]", '{"refused": 5}', '{"refused": null}', "{", '{"refused": ["x"]}'), 3):
+        (batches / f"ab-00000{number}.json").write_text(nonsense)
+    (batches / "ab-000009.json").mkdir()
     done = called(project, "forget", seed)
     assert "exports and report.html with it: to be made again" in done.stderr
     assert "notes.txt" in done.stderr and ".damaged" in done.stderr
@@ -678,6 +754,8 @@ def test_ids_and_names_that_nobody_knows(telling: tuple[Project, Telling]) -> No
     for arguments, code in (
         ([f"{seed}.9"], 10), (["x" * 500], 10), (["../x"], 10), (["*"], 10), (["\x1b[2J"], 10), ([seed, "nowhere"], 10),
         ([seed, "../demo"], 2), ([seed, "demo@1"], 2), ([seed, "--project", "nowhere"], 10), ([""], 10),
+        (["\udcff\udcfe"], 10), ([seed, f"{seed}.1"], 2), ([seed, "--reason", "\udcff"], 2), ([seed.upper()], 10),
+        ([seed, "--state", "nowhere"], 10), ([seed, "--state", "recipe.toml"], 10),
     ):  # fmt: skip
         done = called(project, "forget", *arguments, "--yes")
         assert done.exit_code == code, (arguments, done.stderr)
@@ -743,6 +821,11 @@ def test_a_file_of_the_forgotten_that_cannot_be_read_stops_a_build(telling: tupl
     for command in ("build", "plan"):
         done = called(project, command)
         assert done.exit_code == 8 and "forgotten.txt" in done.stderr
+    (home(project) / "forgotten.txt").unlink()
+    os.mkfifo(home(project) / "forgotten.txt")  # which would be waited for
+    for command in (["build"], ["plan"], ["forget", seed_of(project, 3), "--yes"]):
+        done = called(project, *command)
+        assert done.exit_code == 8 and "this is no file" in done.stderr
     assert told.count == calls
 
 

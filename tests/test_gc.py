@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 from conftest import RECIPE, Project, clean_environment
-from loopback import Loopback, Say, answer, reply
+from loopback import Loopback, Say, answer, reply, words
 from published import killed_at
+from test_forget import GROWING
 from till import called, number_of, priced
 
 from distillgen.files import Lock
+from distillgen.preparation import prepare
 from distillgen.teacher.answers import AnswerStore
 from distillgen.teacher.sent import logs
 from distillgen.upkeep.check import check_all
@@ -110,7 +112,7 @@ def test_names_that_mean_nothing(kept: Project) -> None:
             assert called(kept, command, name).exit_code == code, (command, name)
     for arguments, code in (
         (["nowhere"], 10), (["../demo"], 2), (["--keep", "0"], 2), (["--older-than", "5x"], 2),
-        (["demo", "--answers"], 2), (["--project", "nowhere"], 10),
+        (["demo", "--answers"], 2), (["--project", "nowhere"], 10), (["--state", "nowhere"], 10),
     ):  # fmt: skip
         assert called(kept, "gc", *arguments).exit_code == code, arguments
     assert versions(kept) == [1, 2, 3, 4, 5, 6, 7]
@@ -121,6 +123,26 @@ def test_a_damaged_file_of_pins_stops_gc(kept: Project) -> None:
     done = called(kept, "gc", "--keep", "1", "--yes")
     assert done.exit_code == 8 and "line 2 names no version" in done.stderr and "\x1b" not in done.stderr
     assert versions(kept) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_file_of_pins_that_was_edited_by_hand(kept: Project) -> None:
+    """With what editors and people put there: a mark of the encoding, ends of lines, comments, a version long gone."""
+    path = home(kept) / "pinned"
+    path.write_bytes(b"\xef\xbb\xbf# the paper\r\nv0001  # table 2\r\n\r\nv0099\r\nv2\r\n3")
+    assert called(kept, "pin", "demo@2").stderr.strip() == "demo@2 was pinned already"
+    collected(kept, "--keep", "1")
+    assert versions(kept) == [1, 2, 3, 7]
+    assert called(kept, "pin", "demo@7").exit_code == 0
+    assert path.read_text() == "# the paper\nv0001  # table 2\n\nv0099\nv2\n3\nv0007\n"
+    for number in (99, 2):
+        assert called(kept, "unpin", f"demo@{number}").exit_code == 0
+    assert path.read_text() == "# the paper\nv0001  # table 2\n\n3\nv0007\n"
+    path.unlink()
+    path.mkdir()
+    for arguments in (["gc", "--yes"], ["pin", "demo@1"]):
+        done = called(kept, *arguments)
+        assert done.exit_code == 8 and "this is no file" in done.stderr
+    assert versions(kept) == [1, 2, 3, 7]
 
 
 # -- versions --------------------------------------------------------------------------------------------------------
@@ -258,6 +280,25 @@ def test_leftovers_go(kept: Project) -> None:
     assert not (home(kept) / ".damaged").exists() and versions(kept) == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_what_an_exchange_or_a_forget_left_in_a_crash(kept: Project) -> None:
+    """The version that has only its hidden name gets its own back; where another has it, the hidden one goes."""
+    kept.version(7).rename(home(kept) / ".exchanging-v0007")
+    shutil.copytree(kept.version(6), home(kept) / ".exchanging-v0006")
+    (home(kept) / ".forgotten.txt.x1y2").write_text("x")
+    note = kept.folder / ".distillgen" / "forgetting" / ".ab.json.x1y2"
+    note.parent.mkdir()
+    note.write_text("x")
+    before = tree(kept.folder)
+    told = collected(kept, "--keep", "9", yes=False)
+    assert tree(kept.folder) == before
+    left = {".exchanging-v0006", ".forgotten.txt.x1y2", note.name}
+    assert {Path(each["path"]).name for each in told["removals"]} == left
+    assert told["kept"] == [{"version": "demo/v0007", "why": "a crash hid it, and it gets its name back"}]
+    assert paths(collected(kept, "--keep", "9")) == paths(told) and not list(home(kept).glob(".exchanging*"))
+    assert versions(kept) == [1, 2, 3, 4, 5, 6, 7] and not note.exists()
+    assert called(kept, "check").exit_code == 0
+
+
 def test_indexes_of_what_is_gone_go(project: Project, loopback: Loopback) -> None:
     project.write("known.jsonl", '{"answer": "Something that was known before all of this began"}\n')
     text = RECIPE.format(url=loopback.url).replace("near = 0.8", 'near = 0.8\nagainst = ["other@1", "known.jsonl"]')
@@ -362,6 +403,26 @@ def test_what_a_build_that_is_not_finished_has_stays(project: Project, loopback:
     assert collected(project, "--answers")["answers"]["unused"] == 0
 
 
+def test_what_a_build_without_the_excluded_rows_has_stays(project: Project, loopback: Loopback) -> None:
+    """Examples are drawn from another pool then; and the rows may come back, which drew from the whole one."""
+    project.write(
+        "prompts/invent.toml", 'description = "x"\nuser = "Like {{ examples | join(\' or \') }}: invent one"\n'
+    )
+    project.write("recipe.toml", GROWING.format(url=loopback.url))
+    project.seeds([{"question": f"What would number {n} and the number {n} be?"} for n in range(6)])
+    loopback.behave = lambda body: reply(words(str(body)))
+    project.build("--no-publish")
+    whole = keys(project)
+    seed = next(iter(prepare(project.recipe).seeds)).id
+    project.write("ids.txt", f"{seed}\n")
+    with project.recipe.open("a") as recipe:
+        recipe.write('[dataset]\nexclude = "ids.txt"\n')
+    project.build("--no-publish")
+    assert len(keys(project)) > len(whole) > 0
+    age(project)
+    assert collected(project, "--answers")["answers"]["unused"] == 0
+
+
 def test_re_asked_and_refused_structured_replies_stay(project: Project, loopback: Loopback) -> None:
     """Their first replies are in no provenance, and a build looks at them all the same."""
     text = RECIPE.format(url=loopback.url).replace('prompt = "answer"', 'prompt = "mine"')
@@ -395,6 +456,42 @@ def test_re_asked_and_refused_structured_replies_stay(project: Project, loopback
     assert loopback.seen == asked
 
 
+def test_replies_asked_again_of_a_version_that_was_built_with_other_figures_stay(
+    project: Project, loopback: Loopback
+) -> None:  # fmt: skip
+    """`--set` stands in the version's manifest, not in the recipe; the first replies stand in no provenance."""
+    text = RECIPE.format(url=loopback.url).replace('prompt = "answer"', 'prompt = "mine"')
+    project.write("recipe.toml", text.replace('rules = ["not_empty", "not_truncated", "not_refusal", ', "rules = ["))
+    project.write(
+        "prompts/mine.toml",
+        'description = "d"\noutput = "json"\nuser = "{{ question }}"\nwrites = ["answer"]\n[schema]\ntype = "object"\n'
+        'required = ["answer"]\n[schema.properties.answer]\ntype = "string"\n',
+    )
+    seeds(project, 4)
+    first = set[str]()
+
+    def behave(body: dict[str, Any]) -> Say:
+        asked = body["messages"][0]["content"] + str(body.get("seed"))
+        if asked not in first:
+            first.add(asked)
+            return reply("no JSON")
+        return reply(json.dumps({"answer": f"A long enough answer, which says {len(first)} things about {asked}"}))
+
+    loopback.behave = behave
+    sets = ("--set", "steps.0.samples=2", "--set", "teachers.main.sampling={max_tokens=77}", "--set", "name=demo")
+    project.build(*sets)
+    assert project.manifest()["overrides"]["steps[0].samples"] == 2
+    stored = keys(project)
+    age(project)
+    assert collected(project, "--answers")["answers"]["unused"] == 0
+    asked = loopback.seen
+    project.build("--offline", *sets)
+    assert loopback.seen == asked and keys(project) == stored
+    project.edit('prompt = "mine"', 'prompt = "answer"')
+    told = collected(project, "--answers", yes=False)["answers"]
+    assert 0 < told["unused"] < told["stored"], "the recipe is another now: what the version's rows name stays"
+
+
 def test_whose_answers_they_are_must_be_known(project: Project, loopback: Loopback) -> None:
     priced(project, loopback, 4)
     project.build()
@@ -417,7 +514,9 @@ def test_a_recipe_that_cannot_be_read_stops_it(project: Project, loopback: Loopb
     age(project)
     stored = keys(project)
     project.write("second.toml", "name = [")
-    assert called(project, "gc", "--answers", "--yes").exit_code == 2
+    done = called(project, "gc", "--answers", "--yes")
+    assert done.exit_code == 2 and "not valid TOML" in done.stderr
+    assert "nobody can tell which answers it needs in second.toml" in done.stderr and "--even-of NAME" in done.stderr
     (project.folder / "second.toml").unlink()
     (project.folder / "seeds.jsonl").unlink()
     assert called(project, "gc", "--answers", "--yes").exit_code == 2

@@ -43,7 +43,7 @@ def forget(
 
     \b
     Exit status:
-      0 done, or shown   2 not writable, or a newer format   8 a version is damaged: repair it first
+      0 done, or shown   2 not writable, not to be done so, or a newer format   8 a version is damaged: repair it
       10 no such row or dataset   11 a build or a pipe is at work   12 disk full
     """
     from distillgen.errors import NotFound
@@ -52,6 +52,8 @@ def forget(
 
     if not project.is_dir():
         raise NotFound(f"no folder {str(project)!r}")
+    if state is not None and not state.is_dir():  # a slip of the pen would leave the answers where they are
+        raise NotFound(f"no folder {str(state)!r}", where="--state")
     place = state_folder(project, state)
     found = erase(project, place, row_id, names or (), reason=reason, will_do=yes)
     if as_json:

@@ -73,6 +73,8 @@ def gc(
 
     if not project.is_dir():
         raise NotFound(f"no folder {str(project)!r}")
+    if state is not None and not state.is_dir():  # a slip of the pen would leave the answers where they are
+        raise NotFound(f"no folder {str(state)!r}", where="--state")
     wanted = Wanted(
         keep=keep, damaged=damaged, answers=answers, older_than=_seconds(older_than), recipes=tuple(recipe or ()),
         even_of=frozenset(even_of or ()),

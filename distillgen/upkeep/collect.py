@@ -16,15 +16,17 @@ from typing import Any, Literal, TypeAlias
 
 from distillgen.dataset.manifest import Manifest, read_manifest
 from distillgen.dataset.publication import REFUSED
-from distillgen.dataset.versions import Version, folder_of, homes_in, no_dataset, version_numbers
-from distillgen.errors import Locked, UsageError
+from distillgen.dataset.versions import EXCHANGING, Version, folder_of, homes_in, no_dataset, version_numbers
+from distillgen.errors import DistillgenError, Locked, Problem, UsageError
 from distillgen.files import digest, disk_errors, dumps, file_sha256, safe_name, sync_folder
+from distillgen.preparation import Prepared
 from distillgen.teacher.sent import logs
 from distillgen.upkeep.aside import ASIDE
+from distillgen.upkeep.beside import hidden_in, leftovers_in
 from distillgen.upkeep.locks import at_rest, of_project
-from distillgen.upkeep.lookups import readied
+from distillgen.upkeep.lookups import overridden, readied
+from distillgen.upkeep.notes import FOLDER as NOTES
 from distillgen.upkeep.pins import pinned
-from distillgen.upkeep.repair import LEFTOVERS
 from distillgen.upkeep.unused import Answers, Unused
 
 DAY = 86_400.0
@@ -111,6 +113,8 @@ class _Collection:
     def run(self, *, will_do: bool) -> Collected:
         """Find what goes; remove it."""
         for home in self._homes:
+            self._hidden(home, will_do=will_do)
+        for home in self._homes:
             self._beside(home)
         remaining = self._remaining()
         self._indexes(remaining)
@@ -146,8 +150,18 @@ class _Collection:
 
     # -- datasets ------------------------------------------------------------------------------------------------------
 
+    def _hidden(self, home: Path, *, will_do: bool) -> None:
+        """Give versions their names back that a crash left under hidden ones: else nobody knows what they need."""
+        for path in hidden_in(home):
+            number = path.name.removeprefix(EXCHANGING)
+            self._found.kept.append((f"{home.name}/{number}", "a crash hid it, and it gets its name back"))
+            if will_do:
+                with disk_errors(path):
+                    path.rename(home / number)
+                    sync_folder(home)
+
     def _beside(self, home: Path) -> None:
-        for path in sorted(path for pattern in LEFTOVERS for path in home.glob(pattern)):
+        for path in leftovers_in(home):
             self._remove("leftover", path, "left by a crash")
         if (home / REFUSED).is_dir():
             self._remove("refused", home / REFUSED, "what the quality gate did not let pass")
@@ -249,7 +263,8 @@ class _Collection:
             return
         for path in sorted((self._state / "spool").glob("*")):
             self._remove("spool", path, "what a run did not hold in memory")
-        for path in [*(self._state / "batches").glob("queue-*.jsonl"), *self._state.glob("sent-*.new")]:
+        patterns = ("batches/queue-*.jsonl", "sent-*.new", f"{NOTES}/.*.json.*")
+        for path in sorted(path for pattern in patterns for path in self._state.glob(pattern)):
             self._remove("leftover", path, "left by a run that was killed")
         for path in sorted((self._state / "logs").glob("*")):
             if path.lstat().st_mtime < self._before:
@@ -263,7 +278,8 @@ class _Collection:
             return None
         if _is_pipe_at_work(self._state):
             raise Locked("a pipe or a build is at work with these answers", where=str(self._state), fix="wait for it")
-        recipes = [readied(recipe, self._state) for recipe in self._wanted.recipes or _recipes_in(self._project)]
+        paths = self._wanted.recipes or _recipes_in(self._project)
+        recipes = [self._readied(path) for path in paths]
         answers = held.enter_context(contextlib.closing(Answers(path)))
         if unseen := answers.datasets() - {each.recipe.name for each in recipes} - self._wanted.even_of:
             names = ", ".join(repr(name) for name in sorted(unseen))
@@ -276,8 +292,22 @@ class _Collection:
             answers.need_version(version)
         for prepared in recipes:
             answers.need_recipe(prepared)
+        for path, prepared in zip(paths, recipes, strict=True):
+            told = {overridden(each.manifest) for each in remaining if each.manifest.name == prepared.recipe.name}
+            for overrides in sorted(told - {()}):
+                with contextlib.suppress(DistillgenError):  # the recipe is another by now: see need_version
+                    answers.need_recipe(readied(path, self._state, overrides))
         self._found.answers = answers.unused(self._before)
         return answers
+
+    def _readied(self, path: Path) -> Prepared:
+        """Return a recipe as a build would have it. Raises what is wrong with it, and says how to go on without it."""
+        try:
+            return readied(path, self._state)
+        except UsageError as error:
+            fix = "mend it; or --recipe FILE for each other recipe, and --even-of NAME for what this one made"
+            why = Problem("as long as it cannot be followed, nobody can tell which answers it needs", str(path), fix)
+            raise UsageError(why.what, problems=(*error.problems, why)) from None
 
 
 def _label(home: Path, number: int) -> str:

@@ -1,7 +1,7 @@
 """Versions that somebody wants to keep: the file `pinned` in a dataset's folder names them, and `gc` lets them be."""
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 
 from distillgen.dataset.versions import folder_of
@@ -9,51 +9,61 @@ from distillgen.errors import Damaged
 from distillgen.files import Lock, disk_errors, write_atomically
 
 FILE_NAME = "pinned"
-_LINE = re.compile(r"v([0-9]{4,9})")
+_LINE = re.compile(r"v?([0-9]{1,9})")
 
 
 def pinned(home: Path) -> set[int]:
     """Return the numbers of a dataset's pinned versions. Raises Damaged for a line that names none: better keep all."""
+    return {number for _, number in _lines(home) if number is not None}
+
+
+def _lines(home: Path) -> list[tuple[str, int | None]]:
+    """Return each line of the file with the number that it names: None for an empty one, and for a comment."""
     path = home / FILE_NAME
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        if path.exists() and not path.is_file():
+            raise Damaged("this is no file", where=str(path), fix="move it away, then pin again what shall stay")
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     except FileNotFoundError:
-        return set()
+        return []
     except OSError as error:
         raise Damaged(f"cannot be read: {error.strerror}", where=str(path)) from None
-    found = {number: _LINE.fullmatch(line.strip()) for number, line in enumerate(lines, 1) if line.strip()}
-    for number, match in found.items():
-        if match is None:
-            raise Damaged(
-                f"line {number} names no version: {lines[number - 1][:80]!r}", where=str(path),
-                fix="each line names one, as in `v0003`; mend or delete the line",
-            )  # fmt: skip
-    return {int(match[1]) for match in found.values() if match is not None}
+    return [(line, _number(line, f"line {number}", path)) for number, line in enumerate(lines, 1)]
+
+
+def _number(line: str, which: str, path: Path) -> int | None:
+    said = line.partition("#")[0].strip()
+    if not said:
+        return None
+    if (found := _LINE.fullmatch(said)) is None:
+        raise Damaged(
+            f"{which} names no version: {line[:80]!r}", where=str(path),
+            fix="each line names one, as in `v0003`; mend or delete the line",
+        )  # fmt: skip
+    return int(found[1])
 
 
 def pin(home: Path, number: int) -> bool:
     """Pin a version; return whether it was not yet. Raises Locked while a build is at work."""
-    return _change(home, lambda numbers: numbers | {number})
+    more = (folder_of(Path(), number).name, number)
+    return _change(home, lambda lines: lines if any(each == number for _, each in lines) else [*lines, more])
 
 
 def unpin(home: Path, number: int) -> bool:
     """Let `gc` have a version when it is old; return whether it was pinned. Raises Locked while a build is at work."""
-    return _change(home, lambda numbers: numbers - {number})
+    return _change(home, lambda lines: [line for line in lines if line[1] != number])
 
 
-def _change(home: Path, change: Callable[[set[int]], set[int]]) -> bool:
+def _change(home: Path, change: Callable[[list[tuple[str, int | None]]], list[tuple[str, int | None]]]) -> bool:
+    """Change the lines of the file, which keeps its comments; the last line takes the file with it."""
     with Lock(home / ".lock"):
-        before = pinned(home)
+        before = _lines(home)
         after = change(before)
         if after == before:
             return False
         if after:
-            write_atomically(home / FILE_NAME, _text(after).encode())
+            write_atomically(home / FILE_NAME, "".join(f"{line}\n" for line, _ in after).encode())
         else:
             with disk_errors(home):
                 (home / FILE_NAME).unlink()
         return True
-
-
-def _text(numbers: Collection[int]) -> str:
-    return "".join(f"{folder_of(Path(), number).name}\n" for number in sorted(numbers))

@@ -12,6 +12,7 @@ import orjson
 from distillgen.dataset.card import write_card
 from distillgen.dataset.manifest import FILE_NAME, FileEntry, Manifest
 from distillgen.dataset.publication import SIDECARS
+from distillgen.dataset.publication import _is_of_dates as is_of_dates
 from distillgen.dataset.versions import Version
 from distillgen.errors import Damaged
 from distillgen.excluded import FORGOTTEN, forgotten_record
@@ -60,6 +61,14 @@ def records_of(version: Version, name: str) -> Iterator[bytes]:
 
 def _damaged(what: str, path: Path) -> Damaged:
     return Damaged(what, where=str(path), fix="`distillgen repair` first, then this command again")
+
+
+def erased_in(version: Version) -> Iterator[str]:
+    """Yield the ids that a version tells of as erased: its tombstones, and its `rejected`. Raises Damaged."""
+    yield from (str(tombstone.get("id")) for tombstone in version.manifest.forgotten)
+    for line in records_of(version, "rejected"):
+        if _FORGOTTEN in line and (record := orjson.loads(line)).get("rule") == FORGOTTEN:
+            yield str(record.get("id"))
 
 
 def staging_of(folder: Path) -> Path:
@@ -221,6 +230,9 @@ class _Writing:
             table["lengths"] = {
                 split: found for split, each in lengths.items() if (found := self._lengths(split, each))
             }
+        if "only_dates" in table:
+            dates = {split: self._only_dates(split) for split in splits}
+            table["only_dates"] = {split: names for split, names in dates.items() if names}
         tombstone = {**self._erasure.tombstone, "digest_before": self._version.manifest.digest}
         table[FORGOTTEN] = [*table.get(FORGOTTEN, ()), tombstone]
         return table
@@ -232,6 +244,22 @@ class _Writing:
             bits = str(len(line).bit_length())
             left[bits] = left.get(bits, 0) - 1
         return {bits: rows for bits, rows in left.items() if rows > 0}
+
+    def _only_dates(self, split: str) -> list[str]:
+        """Return the columns of a split in which every text is a date now: looks no further than there is any."""
+        before = list(self._table["only_dates"].get(split, ()))
+        if split not in self._gone:
+            return before
+        names: list[str] | None = None
+        for name in self.entries:
+            if (found := DATA_FILE.fullmatch(name)) is None or found["split"] != split:
+                continue
+            for line in lines_of(of_path(self._staging / name)):
+                row = orjson.loads(line)
+                names = [each for each in (row if names is None else names) if is_of_dates(row.get(each))]
+                if not names:
+                    return []
+        return names or []
 
     def _sample(self) -> dict[str, Any] | None:
         """Return the row that was published first, which the card shows."""

@@ -99,9 +99,14 @@ class Answers:
                 raise Damaged(what, where=where, fix="`distillgen repair` first") from None
 
     def need_recipe(self, prepared: Prepared) -> None:
-        """Note every key that a build of a recipe would look up, whatever limit it has."""
-        read = functools.partial(read_seeds, prepared, Options())
-        asyncio.run(look_up(prepared, self._path, read, lambda key: self.need((key,))))
+        """Note every key that a build of a recipe would look up, whatever limit it has, and whatever it leaves out.
+
+        Rows that are left out now may come back; with them, `bootstrap` draws from another pool.
+        """
+        left_out = prepared.left_out()
+        for without in (None, left_out) if left_out else (None,):
+            read = functools.partial(read_seeds, prepared, Options(), left_out=without)
+            asyncio.run(look_up(prepared, self._path, read, lambda key: self.need((key,)), without))
 
     # -- what is not ---------------------------------------------------------------------------------------------------
 
