@@ -25,8 +25,11 @@ RowFailed is not a DistillgenError: it ends one row, not the run.
 """
 
 import difflib
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # what the system says where there is no room
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,8 @@ import jsonlines
 import orjson
 import zstandard
 
-from distillgen.errors import Damaged, DiskFull, DistillgenError, Locked, NameInvalid, NotWritable
+from distillgen.errors import FULL, Damaged, DiskFull, DistillgenError, Locked, NameInvalid, NotWritable
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 HELD_BYTES = 64 * 1024  # of a file in the making that are held back before they are written together
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")

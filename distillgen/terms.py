@@ -54,16 +54,16 @@ class Terms:
         for each in self.verdict.judgements:
             if each.stance == "unknown":
                 told.append(Problem(f"terms unknown: {each.reason}", fix=f"distillgen terms {each.entry.id}"))
-            elif each.is_accepted:
+            if each.is_accepted:
                 told.append(Problem(f"terms accepted by you: {each.reason}"))
-            old = known.get(each.entry.id, {}) if each.is_accepted else {}
-            if old.get("digest", each.entry.digest) != each.entry.digest:
-                fix = f"read `distillgen terms {each.entry.id}`, then leave it in `accept` or take it out"
-                told.append(
-                    Problem(f"{each.entry.id} is not what it was when you accepted it on {old['date']}", fix=fix)
-                )
             if each.entry.is_overdue(today):
                 told.append(Problem(f"terms of {each.entry.id} were read on {each.entry.read}: read them anew"))
+        for name, digests in self._accepted().items():
+            if name in known and not _covers(known[name], digests):
+                fix = f"read `distillgen terms {name}`, then leave it in `accept` or take it out"
+                told.append(
+                    Problem(f"{name} is not what it was when you accepted it on {known[name]['date']}", fix=fix)
+                )
         told += [Problem(f"a condition of the terms: {each.text}") for each in self.verdict.conditions]
         return told
 
@@ -71,11 +71,12 @@ class Terms:
         """Return it as a manifest keeps it. An acceptance keeps the date it has in `before`, the parent's record, as
         long as the entry is the same."""
         known = before.get("accepted", {})
-        accepted = {}
-        for each in self.verdict.judgements:
-            if each.is_accepted:
-                mark, old = each.entry.digest, known.get(each.entry.id, {})
-                accepted[each.entry.id] = {"digest": mark, "date": old["date"] if old.get("digest") == mark else date}
+        accepted: dict[str, dict[str, Any]] = {}
+        for name, digests in self._accepted().items():
+            is_same = name in known and _covers(known[name], digests)
+            accepted[name] = {"digest": digests[0], "date": known[name]["date"] if is_same else date}
+            if len(digests) > 1:
+                accepted[name]["digests"] = digests
         return {
             **self.settings.model_dump(mode="json", exclude={"accept"}),
             "stance": self.verdict.stance,
@@ -84,6 +85,19 @@ class Terms:
             "teachers": {name: [each.record() for each in found.judgements] for name, found in self.teachers.items()},
             "advice": NOT_ADVICE,
         }
+
+    def _accepted(self) -> dict[str, list[str]]:
+        """Return the accepted ids, and the digests of what each stands for: `unknown-model` for several models, say."""
+        found: dict[str, set[str]] = {}
+        for each in self.verdict.judgements:
+            if each.is_accepted:
+                found.setdefault(each.entry.id, set()).add(each.entry.digest)
+        return {name: sorted(digests) for name, digests in found.items()}
+
+
+def _covers(acceptance: Mapping[str, Any], digests: Collection[str]) -> bool:
+    """Say whether an acceptance on record is one of all these entries, as they are."""
+    return {acceptance["digest"], *acceptance.get("digests", ())} >= set(digests)
 
 
 def weigh(recipe: Recipe, source: Source, used: Collection[str]) -> Terms:

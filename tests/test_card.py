@@ -23,6 +23,7 @@ from distillgen.dataset import card_sections
 from distillgen.dataset.card import write_card
 from distillgen.dataset.card_splits import names_when_loaded, pattern
 from distillgen.dataset.inert import block, code, front, html, inline, table, visible
+from distillgen.dataset.labels import LONGEST_LABEL, MOST_LABELS, count_labels
 from distillgen.dataset.manifest import Manifest, read_manifest
 from distillgen.export.trainers.table import TRAINERS
 from distillgen.files import read_jsonl
@@ -82,6 +83,7 @@ def manifest(text: str = "x", **changes: Any) -> Manifest:
     table: dict[str, Any] = {
         "name": "demo", "version": 3, "parent": 2, "digest": "d" * 64, "rows": 1_200,
         "splits": {"train": 1_150, "validation": 50}, "lengths": {"train": {"9": 1_150}, "validation": {"10": 50}},
+        "labels": {"train": {text: 1_150}, "validation": {text: 50}},
         "recipe": {
             "name": "demo", "description": text, "dataset": {"splits": {"train": 0.9, "validation": 0.1}},
             "steps": [{"use": "generate", "prompt": text}, {"use": text, "rules": [text, {"rule": text, "on": text}]}],
@@ -122,7 +124,7 @@ def test_the_front_matter_is_what_the_hub_and_datasets_read() -> None:
         ]}],
         "dataset_info": {"features": FEATURES},
         "pretty_name": "demo",
-        "task_categories": ["text-generation"],
+        "task_categories": ["text-classification", "text-generation"],
         "size_categories": ["1K<n<10K"],
         "tags": ["distillgen", "synthetic", "distillation", "sft"],
     }  # fmt: skip
@@ -324,6 +326,7 @@ def test_its_limits_are_those_of_the_manifest() -> None:
         seeds={"path": ["/home/somebody/seeds.jsonl"], "count": 100, "skipped": 4},
         funnel=[{"step": "1.generate", "in": 100, "out": 90, "rejected": {}, "failed": {"http_500": 7, "refused": 3}}],
         run={"unpriced_calls": 5, "teachers": {"m": {"answered_as": {"other-model": 3}}}},
+        labels={"train": {"no": 5, "yes": 75}, "test": {"yes": 4, "no": 6}},
     )  # fmt: skip
     card = write_card(weak, FEATURES, SAMPLE)
     said = section(card, "Known limits")
@@ -332,7 +335,7 @@ def test_its_limits_are_those_of_the_manifest() -> None:
         "4 seeds could not be read", "It is small: 90 rows.", "The split `test` has 10 rows: too few",
         "The split `other` got no row", "text of benchmarks", "near-duplicates", "whether the answers are right",
         "by one teacher", "was asked as `m` and answered as `other-model`", "What 5 calls cost is not known",
-        "terms allow training on it is unknown",
+        "terms allow training on it is unknown", "88% of the rows have the label `yes`",
     ):  # fmt: skip
         assert line in said
     assert "/home/somebody" not in card and "`seeds.jsonl`" in card and "`--limit` ended the run" in card
@@ -340,7 +343,7 @@ def test_its_limits_are_those_of_the_manifest() -> None:
     strong = manifest(
         "m", rows=5_000, splits={"train": 4_500, "validation": 500}, terms=terms("gpt-oss"), parent=None,
         recipe={"steps": [{"use": use} for use in ("generate", "judge", "deduplicate", "decontaminate")]},
-        funnel=[], run={}, teachers={name: {"endpoint": "e", "model": "m"} for name in ("a", "b")},
+        funnel=[], run={}, labels={}, teachers={name: {"endpoint": "e", "model": "m"} for name in ("a", "b")},
     )  # fmt: skip
     left = section(write_card(strong, FEATURES, SAMPLE), "Known limits").strip()
     assert left == "- Nothing on record says that a person read the rows."
@@ -422,6 +425,63 @@ def test_a_published_card_is_written_again_byte_for_byte(demo: Project) -> None:
     assert "Numbers, \\*explained\\*" in card and f"`sha256:{found.digest}`" in card
     assert "1. **generate**: prompt `answer`" in card and "`length (min_words = 5)`" in card
     assert "| 1.generate | 20 | 20 | - | - |" in card and "`scripted` (" in card
+
+
+def rows_of(*answers: str) -> list[bytes]:
+    return [json.dumps({"id": "a", "messages": [{"role": "assistant", "content": each}]}).encode() for each in answers]
+
+
+@pytest.mark.parametrize(
+    ("answers", "are_labels"),
+    [
+        (["yes", "no"] * 5, True), (["yes"] * 5, True), (["yes", "no"] * 4, False), ([], False),
+        ([str(n) for n in range(MOST_LABELS)] * 5, True), ([str(n) for n in range(MOST_LABELS + 1)] * 5, False),
+        (["x" * LONGEST_LABEL] * 5, True), (["x" * (LONGEST_LABEL + 1)] * 5, False), (["a\nb"] * 5, False),
+        ([""] * 5, False),
+    ],
+)  # fmt: skip
+def test_labels_are_few_short_texts_that_come_again(answers: list[str], are_labels: bool) -> None:
+    found = count_labels({"train": rows_of(*answers), "test": []})
+    assert found == ({"train": {each: answers.count(each) for each in answers}} if are_labels else {})
+
+
+def test_pairs_have_no_labels_and_reading_stops_early() -> None:
+    pair = json.dumps({"id": "a", "prompt": [], "chosen": [], "rejected": []}).encode()
+    assert count_labels({"train": [pair] * 5}) == {}
+    lines = iter(rows_of(*map(str, range(1_000))))
+    assert count_labels({"train": lines}) == {} and len(list(lines)) == 1_000 - MOST_LABELS - 1
+
+
+def test_a_version_of_labels_shows_their_balance_also_when_a_row_is_forgotten(
+    demo: Project, loopback: Loopback
+) -> None:
+    loopback.behave = lambda body: reply('{"label": "%s"}' % ("bad" if "-9" in str(body["messages"]) else "good"))
+    demo.seeds([{"text": f"review-{n}"} for n in range(100, 80, -1)])
+    text = demo.recipe.read_text()
+    text = text.replace('prompt = "answer"', 'prompt = "label"\nlabels = ["good", "bad"]')
+    text = text.replace('"not_refusal", { rule = "length", min_words = 5 }', '"not_refusal"')
+    text = text.replace('[[steps]]\nuse = "deduplicate"\non = "answer"\nnear = 0.8\n', "")
+    demo.recipe.write_text(text.replace("{{ question }}", "{{ text }}").replace("{{ answer }}", "{{ label }}"))
+    demo.build()
+
+    def counted() -> dict[str, dict[str, int]]:
+        found: dict[str, dict[str, int]] = {}
+        for file in sorted((demo.version() / "data").iterdir()):
+            answers = [row["messages"][-1]["content"] for row in read_jsonl(file)]
+            found[file.name.split("-")[0]] = {each: answers.count(each) for each in sorted(set(answers))}
+        return found
+
+    before = demo.manifest()["labels"]
+    assert before == counted() and sum(split["bad"] for split in before.values()) == 10
+    card = (demo.version() / "README.md").read_text()
+    assert front_of(card)["task_categories"] == ["text-classification", "text-generation"]
+    assert "| bad |" in section(card, "Labels") and "| 50.0% |" in section(card, "Labels")
+    gone = demo.rows()[0]["id"]
+    done = demo.run("forget", gone, "--yes")
+    assert done.returncode == 0, done.stderr
+    after, card = demo.manifest()["labels"], (demo.version() / "README.md").read_text()
+    assert after == counted() != before and "| 47.4% |" in section(card, "Labels")
+    assert demo.run("check").returncode == 0
 
 
 LOAD = """

@@ -260,3 +260,17 @@ def test_a_full_disk_keeps_what_was_decided(demo: Project, loopback: Loopback) -
     assert done.stdout.split("\n")[:2] == ["status 12", "status 0"], done.stderr
     assert "DG703" in done.stderr and "Traceback" not in done.stderr
     assert demo.manifest()["rows"] == 20 and loopback.seen <= 20 + 3
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.parametrize(
+    "command", ["log --json", "log", "stats demo", "show demo", "status --json", "diff demo@1 demo@1"]
+)
+def test_a_full_standard_output_is_a_full_disk(demo: Project, command: str) -> None:
+    demo.build()
+    done = subprocess.run(
+        f"{sys.executable} -m distillgen {command} > /dev/full",
+        shell=True, cwd=demo.folder, env=clean_environment(), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 12 and done.stderr.startswith("DG703 no room to write to standard output")
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr

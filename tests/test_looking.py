@@ -1,6 +1,12 @@
 """Looking at versions: names by digest, show, stats, diff, trace; what they say adds up with the files."""
 
+import itertools
 import json
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,10 +14,14 @@ from conftest import Project
 from hypothesis import given
 from hypothesis import strategies as st
 from loopback import Loopback, Say, answer, reply, words
+from test_mix import chat, synthetic
 from till import number_of, priced
+from typer.testing import CliRunner
 
+from distillgen.cli.main import app
 from distillgen.dataset.compare import changed_keys
 from distillgen.dataset.figures import BARS, Lengths, bar, histogram_lines
+from distillgen.files import compressor, dumps
 
 
 def odd_ones(body: dict[str, Any]) -> Say:
@@ -236,3 +246,187 @@ def test_recipes_are_compared_key_by_key() -> None:
     assert changed_keys(old, new) == {
         "steps[0].rules": (["a", "b"], ["a"]), "seeds": ({}, None), "steps[1].use": (None, "y"), "seeds.id": (None, []),
     }  # fmt: skip
+
+
+# -- what somebody changed by hand -----------------------------------------------------------------------------------
+
+NO_ROWS = [
+    '{"id": "a"}',
+    '{"id": ["a"], "messages": [{"role": "user", "content": "x"}]}',
+    '{"id": 7, "messages": [{"role": "user", "content": "x"}]}',
+    '{"id": "a", "messages": []}',
+    '{"id": "a", "messages": "abc"}',
+    '{"id": "a", "messages": [{"role": "user", "content": null}]}',
+    '{"id": "a", "messages": [{"content": "x"}]}',
+    '{"id": "a", "messages": [{"role": "user", "content": "x"}], "reasoning": 5}',
+    '{"id": "a", "prompt": [{"role": "user", "content": "x"}], "chosen": []}',
+    '{"messages": [{"role": "user", "content": "x"}]}',
+    "[]",
+    "null",
+    "",
+    "\\ud800",
+]
+NO_RECORDS = [
+    {},
+    {"steps": 5},
+    {"steps": [{"key": "no step"}]},
+    {"steps": [{"step": "1.generate", "key": "k", "tokens": {"prompt": "many"}}]},
+    {"steps": [{"step": "2.judge", "scores": [5]}]},
+    {"columns": []},
+    {"origin": None},
+    {"parent": 5},
+    {"split": 1, "rule": 1, "cause": 1},
+]
+RECORD = {
+    "id": "a", "origin": "a", "parent": None, "split": "train", "rule": "r", "cause": "c", "detail": "d", "steps": [],
+    "columns": {}, "step": "1.generate",
+}  # fmt: skip
+
+
+def replace(path: Path, content: bytes) -> None:
+    path.chmod(0o644)
+    path.write_bytes(compressor().compress(content) if path.suffix == ".zst" else content)
+
+
+def in_place(project: Project, *arguments: str) -> Any:
+    """Run a command in this process, which is quicker."""
+    return CliRunner().invoke(app, [*arguments, "--project", str(project.folder)])
+
+
+def test_a_line_that_is_no_row_is_damage_whoever_reads_it(looked_at: Project) -> None:
+    path = next((looked_at.version(1) / "data").glob("train-*"))
+    good, seed = path.read_bytes().splitlines(keepends=True)[0], looked_at.rows()[0]["id"]
+    for line in NO_ROWS:
+        replace(path, good + line.encode() + b"\n")
+        for command in (["show", "demo", "-n", "2"], ["show", "demo", "--sample"], ["stats", "demo"]):
+            done = in_place(looked_at, *command)
+            assert done.exit_code == 8 and f"{path.name}:2" in done.output, (line, command, done.output)
+        assert in_place(looked_at, "trace", seed, "demo").exit_code == 0, "the row that is asked for is whole"
+    for line in (*NO_ROWS[:6], *NO_ROWS[9:]):  # what else a diff finds in a line counts as its text
+        replace(path, good + line.encode() + b"\n")
+        done = in_place(looked_at, "diff", "demo@1", "demo@1")
+        assert done.exit_code == 8 and f"{path.name}:2" in done.output, (line, done.output)
+
+
+@pytest.mark.parametrize("record", NO_RECORDS, ids=str)
+def test_a_record_that_is_none_is_damage_whoever_reads_it(looked_at: Project, record: dict[str, Any]) -> None:
+    content = dumps({**RECORD, **record} if record else {}).encode() + b"\n"
+    for name in ("provenance", "rejected", "failed"):
+        replace(looked_at.version(1) / f"{name}.jsonl.zst", content)
+    commands = (
+        (["stats", "demo"], ["trace", "a", "demo"]),
+        (["show", "demo", "--rejected"],),
+        (["show", "demo", "--failed"],),
+    )
+    for name, those in zip(("provenance", "rejected", "failed"), commands, strict=True):
+        for command in those:
+            done = in_place(looked_at, *command)
+            assert done.exit_code == 8 and f"{name}.jsonl.zst:1" in done.output, (command, done.output)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("run", {"usd": "dear"}), ("run", {"tokens": 5}), ("run", {"calls": None}), ("run", {"finished": 5}),
+        ("run", {"teachers": {"main": {"prices": {"rates": []}}}}), ("funnel", [{}]), ("funnel", [{"step": "a"}]),
+        ("rows", "many"), ("splits", []), ("files", None), ("name", "../\x1b[31mdemo"), ("splits", {"\x1b[31m": 1}),
+        ("version", -5),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_cannot_be_counted_with_is_damage(looked_at: Project, key: str, value: Any) -> None:
+    path = looked_at.version(1) / "manifest.json"
+    replace(path, json.dumps({**looked_at.manifest(), key: value}).encode())
+    for command in (["log"], ["log", "--json"], ["show", "demo"], ["stats", "demo"], ["diff", "demo@1", "demo@1"]):
+        done = in_place(looked_at, *command)
+        assert done.exit_code == 8 and "cannot read the manifest: not a manifest" in done.output, (command, done.output)
+        assert "distillgen repair" in done.output
+
+
+def test_one_damaged_version_hides_no_other(looked_at: Project, loopback: Loopback) -> None:
+    grown(looked_at, loopback)
+    first, second = (looked_at.manifest(number)["digest"] for number in (1, 2))
+    looked_at.edit("min_words = 2", "min_words = 4")
+    looked_at.build()
+    path = looked_at.version(2) / "manifest.json"
+    for content, code, said in ((b"[]", 8, "not a manifest"), (b'{"format": 9}', 2, "format 9")):
+        replace(path, content)
+        done = looked_at.run("log", "--json")
+        assert done.returncode == code and said in done.stderr and str(path.parent.name) in done.stderr
+        assert [each["version"] for each in json.loads(done.stdout)] == [3, 1]
+        done = looked_at.run("log", "demo")
+        assert done.returncode == code and "demo@3" in done.stdout and "demo@2" not in done.stdout
+        assert looked_at.run("show", f"demo@sha256:{first[:8]}", "-n", "1").returncode == 0
+        done = looked_at.run("show", f"demo@sha256:{second[:8]}", "-n", "1")
+        assert done.returncode == code and said in done.stderr, "it may be the one that is meant"
+    path.unlink()
+    os.mkfifo(path)
+    assert "it is no file" in looked_at.run("log").stderr
+
+
+def test_a_folder_that_is_no_version_is_told_as_such(looked_at: Project) -> None:
+    for name in ("datasets/demo", ".", "./datasets/demo/v0001/data", "/"):
+        done = looked_at.run("show", name)
+        code, said = (2, "cannot be a file name") if name == "." else (10, "no version in this folder")
+        assert done.returncode == code and said in done.stderr, (name, done.stderr)
+    listed = looked_at.run("log", "datasets/demo/latest", "--json")
+    assert listed.returncode == 0 and json.loads(listed.stdout)[0]["name"] == "demo"
+    (looked_at.folder / "datasets/empty").mkdir()
+    done = looked_at.run("log", "empty")
+    assert done.returncode == 10 and "no dataset 'empty'" in done.stderr and "known: demo" in done.stderr
+
+
+def test_a_list_of_versions_can_be_copied_from(looked_at: Project, loopback: Loopback) -> None:
+    grown(looked_at, loopback)
+    for columns in ("80", "200"):
+        assert looked_at.manifest(2)["digest"][:12] in looked_at.run("log", COLUMNS=columns).stdout
+    narrow = looked_at.run("log", COLUMNS="40").stdout
+    assert "".join(narrow.split()).count("demo") == 2 and max(map(len, narrow.splitlines())) <= 40
+    assert "chan" in narrow, "no column is dropped"
+
+
+def test_rejected_and_failed_rows_are_asked_for_one_at_a_time(looked_at: Project) -> None:
+    done = looked_at.run("show", "demo", "--rejected", "--failed")
+    assert done.returncode == 2 and "leave one of the two out" in done.stderr
+    done = looked_at.run("show", "demo", "--failed", "--rule", "length")
+    assert done.returncode == 10 and "no row was failed" not in done.stdout and "no row was failed" in done.stderr
+
+
+def test_json_for_programs_does_nothing_to_a_terminal_either(project: Project, loopback: Loopback) -> None:
+    loopback.behave = lambda body: reply(f"\x9b31m{words('red')}\u202e 数学 {number_of(body)}")
+    priced(project, loopback, 3).build()
+    row = project.rows()[0]
+    for command in (["show", "demo"], ["trace", row["id"], "demo"]):
+        done = project.run(*command, "--json")
+        assert done.returncode == 0 and "\x9b" not in done.stdout and "\u202e" not in done.stdout
+    assert json.loads(project.run("show", "demo", "--json", "-n", "1").stdout) == row, "and nothing of it is lost"
+
+
+def test_a_seed_with_many_rows_is_traced_in_one_go(project: Project) -> None:
+    made = [(f"s.{n}", "train" if n % 3 else "test", chat("?", f"answer {n}")) for n in range(300)]
+    synthetic(project.folder / "datasets", "demo", made)
+    stories = told(project, "trace", "s", "demo")
+    assert [story["training"]["messages"][1]["content"] for story in stories] == [f"answer {n}" for n in range(300)]
+
+
+def test_a_version_that_is_removed_while_it_is_listed_is_no_damage(looked_at: Project) -> None:
+    home, ended = looked_at.version(1).parent, threading.Event()
+
+    def come_and_go() -> None:
+        """Publish and remove versions, each by one rename, as builds and `gc` do."""
+        for number in itertools.count(2):
+            shutil.copytree(looked_at.version(1), home / ".staging")
+            (home / ".staging").rename(looked_at.version(number))
+            time.sleep(0.0005)
+            looked_at.version(number).rename(home / ".removed")
+            shutil.rmtree(home / ".removed")
+            if ended.is_set():
+                return
+
+    beside = threading.Thread(target=come_and_go)
+    beside.start()
+    try:
+        listed = [in_place(looked_at, "log", "--json") for _ in range(300)]
+    finally:
+        ended.set()
+        beside.join()
+    assert {done.exit_code for done in listed} == {0}, [done.output for done in listed if done.exit_code][:1]

@@ -26,7 +26,11 @@ def test_a_build_that_is_killed_leaves_the_version_before_or_the_one_after() -> 
 WRONG_NAMES = [
     ("demo@2", 10, "there are 1"),
     *((f"demo@{wrong}", 10, "has no version") for wrong in ("\u00b2", "\u0661", "vv1", "+1", "-1", "1.0", "9" * 300)),
-    *((wrong, 2, "cannot be a file name") for wrong in ("d" * 300, "d" * 5000, "../demo", "/etc", "", "\u0434\u0430")),
+    *(
+        (wrong, 2, "cannot be a file name")
+        for wrong in ("d" * 300, "d" * 5000, "../demo", "/nowhere", "", "\u0434\u0430")
+    ),
+    ("/etc", 10, "no version in this folder"),
     ("demos", 10, "did you mean 'demo'?"),
 ]
 

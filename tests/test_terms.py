@@ -457,6 +457,21 @@ def test_the_command_explains_an_entry_by_its_id(project: Project) -> None:
     assert "add --provider" not in done.stdout
 
 
+@pytest.mark.parametrize(("name", "of"), [(UNKNOWN_ROUTE, "any address"), (UNKNOWN_MODEL, "any name")])
+def test_what_stands_for_the_unknown_is_explained_by_its_id(project: Project, name: str, of: str) -> None:
+    """A build names it, with the command to run."""
+    found = json.loads(project.run("terms", name, "--json").stdout)
+    assert [(each["id"], each["who"], each["stance"]) for each in found["entries"]] == [(name, of, "unknown")]
+    assert {stance for each in found["meaning"].values() for stance in each.values()} == {"unknown"}
+
+
+def test_the_command_fits_a_narrow_terminal(project: Project) -> None:
+    told = project.run("terms", "xai-enterprise", COLUMNS="60").stdout
+    body = told[told.index("  of ") : told.index("for the purpose")]
+    assert max(len(line) for line in body.splitlines() if "https://" not in line) <= 60
+    assert "".join(told.split()).startswith("".join(project.run("terms", "xai-enterprise").stdout.split())[:200])
+
+
 def test_the_command_takes_an_address(project: Project) -> None:
     done = project.run("terms", "gemma-4-31b-it", "--base-url", "https://llm.example.org/v1")
     assert done.returncode == 0 and "unknown-route: unknown" in done.stdout and "llm.example.org" in done.stdout

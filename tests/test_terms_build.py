@@ -2,9 +2,11 @@
 
 import datetime
 import json
+import subprocess
+import sys
 
 import pytest
-from conftest import Project
+from conftest import Project, clean_environment
 from loopback import Loopback
 
 from distillgen.recipe import read_recipe
@@ -152,3 +154,73 @@ def test_an_old_reading_warns(demo: Project) -> None:
     now, later = (terms.warnings(datetime.date(year, 11, 26), {}) for year in (2026, 2036))
     assert not any("read them anew" in str(each) for each in now)
     assert any(f"terms of {OPENAI} were read on" in str(each) for each in later)
+
+
+def test_one_acceptance_of_several_unknown_models_covers_each_of_them(demo: Project, loopback: Loopback) -> None:
+    """`unknown-model` stands for any; what was accepted is told from what came later by the digests."""
+    teacher = f'[teachers.NAME]\nbase_url = "{loopback.url}"\nmodel = "NAME"\n\n[teachers.main]'
+    demo.edit("[teachers.main]", teacher.replace("NAME", "second", 2))
+    demo.edit('prompt = "answer"', 'prompt = "answer"\nteacher = ["main", "second"]')
+    with_terms(demo, f'strict = true\naccept = ["{UNKNOWN_MODEL}"]')
+    said = demo.build().stderr
+    for model in ("scripted", "second"):
+        assert f"terms unknown: {UNKNOWN_MODEL} ({model})" in said
+        assert f"terms accepted by you: {UNKNOWN_MODEL} ({model})" in said
+    terms = demo.manifest()["terms"]
+    digests = {judged["entry"]["digest"] for each in terms["teachers"].values() for judged in each}
+    assert len(digests) == 2 and set(terms["accepted"][UNKNOWN_MODEL]["digests"]) == digests
+    assert "not what it was" not in demo.build().stderr, "nothing changed"
+    recipe = weigh(*read_recipe(demo.recipe), {"main", "second"})
+    again = recipe.record("2036-01-01", terms)["accepted"][UNKNOWN_MODEL]
+    assert again == terms["accepted"][UNKNOWN_MODEL], "the date stays, too"
+    demo.edit("[teachers.main]", teacher.replace("NAME", "third", 2))
+    demo.edit('["main", "second"]', '["main", "second", "third"]')
+    assert f"{UNKNOWN_MODEL} is not what it was when you accepted it on" in demo.build().stderr
+
+
+def test_two_teachers_of_different_stances_are_recorded_each_for_itself(demo: Project, loopback: Loopback) -> None:
+    """The mildest makes nothing milder, and strict stops for both kinds at once."""
+    other = f'[teachers.other]\nprovider = "openai"\nbase_url = "{loopback.url}"\nmodel = "gpt-5-mini"\n\n'
+    demo.edit("[teachers.main]", f"{other}[teachers.main]")
+    demo.edit('prompt = "answer"', 'prompt = "answer"\nteacher = ["main", "other"]')
+    with_terms(demo, "strict = true")
+    done = demo.run("build", OPENAI_API_KEY="sk-none")
+    assert done.returncode == 9 and loopback.seen == 0
+    assert f'[terms] accept = ["{OPENAI}", "{UNKNOWN_MODEL}"]' in done.stderr
+    demo.edit("strict = true", f'strict = true\naccept = ["{OPENAI}"]')
+    done = demo.run("build", OPENAI_API_KEY="sk-none")
+    assert done.returncode == 9 and f'accept = ["{OPENAI}", "{UNKNOWN_MODEL}"]' in done.stderr, "one is not both"
+    demo.edit(f'"{OPENAI}"', f'"{OPENAI}", "{UNKNOWN_MODEL}"')
+    done = demo.run("build", OPENAI_API_KEY="sk-none")
+    assert done.returncode == 0, done.stderr
+    terms = demo.manifest()["terms"]
+    assert terms["stance"] == "restricted" and terms["accepted"].keys() == {OPENAI, UNKNOWN_MODEL}
+    assert {name: [each["verdict"] for each in judged] for name, judged in terms["teachers"].items()} == {
+        "main": ["unknown"], "other": ["restricted"],
+    }  # fmt: skip
+
+
+# -- pipes -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_pipe_says_in_one_line_that_terms_restrict_training(demo: Project, loopback: Loopback) -> None:
+    """It stops for nothing, and standard output holds rows alone."""
+    command = ["generate", "-p", "answer", "-m", "gpt-5-mini", "--provider", "openai", "--base-url", loopback.url]
+    line = '{"question": "What is number 1?"}\n'
+
+    def piped(*more: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "distillgen", *command, "--max-tokens", "100", *more], cwd=demo.folder, input=line,
+            capture_output=True, text=True, timeout=60, check=False, env=clean_environment(OPENAI_API_KEY="sk-none"),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert [json.loads(row)["question"] for row in done.stdout.splitlines()] == ["What is number 1?"]
+        return done
+
+    said = [each for each in piped().stderr.splitlines() if each.startswith("terms: ")]
+    assert len(said) == 1 and f"{OPENAI} (OpenAI, restricted); see `distillgen terms {OPENAI}`" in said[0]
+    for more in (["--quiet"], ["--set", "terms.competing=no"], ["--set", f'terms.accept=["{OPENAI}"]']):
+        assert "terms: " not in piped(*more).stderr, more
+    assert "prohibited" in piped("--set", "terms.competing=yes").stderr
+    command[command.index("--provider") : command.index("--base-url")] = []
+    assert "terms" not in piped("--allow-unknown-price").stderr, "of a server of one's own nothing is said"

@@ -2,11 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from distillgen.cli.guard import find_in_project, guarded
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from distillgen.dataset.manifest import Manifest
+    from distillgen.errors import DistillgenError
 
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="A dataset: name, name@3, name@latest, or a version's folder.")
@@ -14,6 +20,9 @@ Name = Annotated[
 Project = Annotated[Path, typer.Option("--project", help="The project's folder.")]
 Split = Annotated[str | None, typer.Option("--split", help="One split only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print it for programs.")]
+
+WIDE = 72  # characters of a terminal that a list of versions fits into
+SHOWN_OF_DIGEST = 12
 
 
 @guarded
@@ -33,51 +42,88 @@ def log(
 
     \b
     Exit status:
-      0 listed   10 no such dataset
+      0 listed   2 a version is of a newer distillgen   8 one is damaged (the others are listed)
+      10 no such dataset
     """
     from rich.console import Console
 
-    from distillgen.dataset.compare import changes_of
-    from distillgen.dataset.manifest import read_manifest
-    from distillgen.dataset.versions import folder_of, version_numbers
-    from distillgen.errors import NotFound
-    from distillgen.report.console import table
+    from distillgen.report.console import say
     from distillgen.upkeep.pins import pinned
 
-    home = project / "datasets"
-    if name is not None:
-        find_in_project(name, project)
-    names = [name.partition("@")[0]] if name else sorted(entry.name for entry in home.glob("*") if entry.is_dir())
-    found = [
-        read_manifest(folder_of(home / each, number))
-        for each in names
-        for number in reversed(version_numbers(home / each))
-    ]
-    if not found:
-        raise NotFound("no dataset here", where=str(home), fix="`distillgen build` makes one")
-    pins = {(each, number) for each in names for number in pinned(home / each)}
+    homes = _homes(name, project)
+    found, trouble = _manifests(homes)
+    pins = {(home.name, number) for home in homes for number in pinned(home)}
     if as_json:
-        print(
-            json.dumps(
-                [
-                    {
-                        "name": m.name,
-                        "version": m.version,
-                        "parent": m.parent,
-                        "rows": m.rows,
-                        "splits": m.splits,
-                        "digest": m.digest,
-                        "changed": changes_of(m, found),
-                        "partial": m.is_partial,
-                        "pinned": (m.name, m.version) in pins,
-                        "run": m.run,
-                    }
-                    for m in found
-                ],
-                indent=2,
-            )
-        )
-        return
+        _print_json([_logged_as_json(m, before, (m.name, m.version) in pins) for m, before in found], indent=2)
+    elif found:
+        out = Console(markup=False, highlight=False)
+        out.print(_logged(found, pins, is_wide=out.width >= WIDE))
+    for error in trouble[:-1]:
+        say(str(error), style="red")
+    if trouble:
+        raise trouble[-1]
+
+
+def _homes(name: str | None, project: Path) -> list[Path]:
+    """Return the folders of the datasets that `log` lists. Raises NotFound when there is no version."""
+    from distillgen.dataset.versions import find_home, homes_in, version_numbers
+    from distillgen.errors import NotFound
+
+    datasets = project / "datasets"
+    if not project.is_dir():
+        raise NotFound(f"no folder {str(project)!r}")
+    if name is not None:
+        return [find_home(name, datasets)]
+    homes = [home for home in homes_in(datasets) if version_numbers(home)]
+    if not homes:
+        raise NotFound("no dataset here", where=str(datasets), fix="`distillgen build` makes one")
+    return homes
+
+
+def _manifests(homes: list[Path]) -> "tuple[list[tuple[Manifest, Manifest | None]], list[DistillgenError]]":
+    """Return the manifests of all versions, the newest of each dataset first, each with its parent's; and what is wrong
+    with those that cannot be read."""
+    from distillgen.dataset.manifest import read_manifest
+    from distillgen.dataset.versions import folder_of, version_numbers
+    from distillgen.errors import Damaged, NewerFormat
+
+    found: list[tuple[Manifest, Manifest | None]] = []
+    trouble: list[DistillgenError] = []
+    for home in homes:
+        own: dict[int, Manifest] = {}
+        for number in version_numbers(home):
+            folder = folder_of(home, number)
+            try:
+                own[number] = read_manifest(folder)
+            except (Damaged, NewerFormat) as error:
+                if folder.is_dir():  # else `gc` removed it just now
+                    trouble.append(error)
+        found += [(own[number], own.get(own[number].parent or 0)) for number in reversed(own)]
+    return found, sorted(trouble, key=lambda error: error.exit_status)  # damage last: the last one ends the command
+
+
+def _logged_as_json(manifest: "Manifest", before: "Manifest | None", is_pinned: bool) -> dict[str, Any]:
+    from distillgen.dataset.compare import changes_of
+
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "parent": manifest.parent,
+        "rows": manifest.rows,
+        "splits": manifest.splits,
+        "digest": manifest.digest,
+        "changed": changes_of(manifest, before),
+        "partial": manifest.is_partial,
+        "pinned": is_pinned,
+        "run": manifest.run,
+    }
+
+
+def _logged(found: "list[tuple[Manifest, Manifest | None]]", pins: set[tuple[str, int]], *, is_wide: bool) -> "Table":
+    """Return the table of versions; in a wide one no line breaks within a digest, so that it can be copied."""
+    from distillgen.dataset.compare import changes_of
+    from distillgen.report.console import table
+
     rows = [
         [
             f"{m.name}@{m.version}{' (partial)' if m.is_partial else ''}"
@@ -87,14 +133,15 @@ def log(
             f"{m.run.get('tokens', {}).get('completion', 0):,}",
             f"${m.run.get('usd', 0):,.4f}",
             m.run.get("finished", "")[:16].replace("T", " "),
-            m.digest[:12],
-            ", ".join(changes_of(m, found)),
+            m.digest[:SHOWN_OF_DIGEST],
+            ", ".join(changes_of(m, before)),
         ]
-        for m in found
+        for m, before in found
     ]
-    Console(markup=False, highlight=False).print(
-        table("", ["version", "rows#", "calls#", "tokens out#", "cost#", "published", "digest", "changed"], rows)
-    )
+    listed = table("", ["version", "rows#", "calls#", "tokens out#", "cost#", "published", "digest", "changed"], rows)
+    if is_wide:
+        listed.columns[6].min_width = SHOWN_OF_DIGEST
+    return listed
 
 
 @guarded
@@ -129,15 +176,18 @@ def show(
     from rich.text import Text
 
     from distillgen.dataset.looking import Kind, pick, rows_of
+    from distillgen.errors import UsageError
     from distillgen.files import dumps
     from distillgen.report.console import conversation, safe
 
+    if rejected and failed:
+        raise UsageError("rejected rows and failed ones are not shown together", fix="leave one of the two out")
     kind: Kind = "failed" if failed else "rejected" if rejected or rule is not None else "published"
     found = rows_of(find_in_project(name, project), kind, split=split, rule=rule, row_id=row_id)
     records = pick(found, rows, sample=sample)
     if as_json:
         for record in records:
-            print(dumps(record))
+            _print_json(record)
         return
     out = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
     for record in records:
@@ -174,14 +224,13 @@ def trace(
     from rich.text import Text
 
     from distillgen.dataset.story import stories_of
-    from distillgen.files import dumps
     from distillgen.report.console import safe
 
     version = find_in_project(name, project)
     stories = stories_of(version, row_id)
     if as_json:
-        print(
-            dumps([{"fate": each.fate, "end": each.end, **each.record, "training": each.training} for each in stories])
+        _print_json(
+            [{"fate": each.fate, "end": each.end, **each.record, "training": each.training} for each in stories]
         )
         return
     out = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
@@ -207,14 +256,13 @@ def stats(name: Name, project: Project = Path(), as_json: AsJson = False) -> Non
     from rich.console import Console
 
     from distillgen.dataset.figures import figures_of
-    from distillgen.files import dumps
     from distillgen.report.figures import as_json as figures_as_json
     from distillgen.report.figures import figures_shown
 
     version = find_in_project(name, project)
     figures = figures_of(version)
     if as_json:
-        print(dumps(figures_as_json(version, figures)))
+        _print_json(figures_as_json(version, figures))
         return
     out = Console(markup=False, highlight=False, emoji=False)
     for part in figures_shown(version, figures):
@@ -225,7 +273,16 @@ def stats(name: Name, project: Project = Path(), as_json: AsJson = False) -> Non
 def diff(
     old: Annotated[str, typer.Argument(metavar="A", help="The older version, as in `demo@1`.")],
     new: Annotated[str, typer.Argument(metavar="B", help="The newer one.")],
-    rows: Annotated[int, typer.Option("-n", "--rows", min=0, help="How many ids of each kind to name.")] = 10,
+    rows: Annotated[
+        int | None,
+        typer.Option(
+            "-n",
+            "--rows",
+            min=0,
+            help="How many ids of each kind to name; default: 10, with --json all.",
+            show_default=False,
+        ),
+    ] = None,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 1 when rows differ.")] = False,
     project: Project = Path(),
     as_json: AsJson = False,
@@ -243,17 +300,25 @@ def diff(
     """
     from rich.console import Console
 
-    from distillgen.dataset.compare import compare_rows
-    from distillgen.files import dumps
+    from distillgen.dataset.compare import SHOWN, compare_rows
     from distillgen.report.figures import comparison_as_json, comparison_shown
 
     versions = find_in_project(old, project), find_in_project(new, project)
-    changes = compare_rows(*versions, most=rows)
+    changes = compare_rows(*versions, most=SHOWN if rows is None and not as_json else rows)
     if as_json:
-        print(dumps(comparison_as_json(*versions, changes)))
+        _print_json(comparison_as_json(*versions, changes))
     else:
         out = Console(markup=False, highlight=False, emoji=False)
         for part in comparison_shown(*versions, changes):
             out.print(part)
     if exit_code and not changes.is_none:
         raise typer.Exit(1)
+
+
+def _print_json(value: Any, indent: int | None = None) -> None:
+    """Print a value as JSON, in ASCII alone where something in it could act on a terminal."""
+    from distillgen.files import dumps
+    from distillgen.report.console import safe
+
+    text = dumps(value)
+    print(text if indent is None and safe(text) == text else json.dumps(json.loads(text), indent=indent))

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import typer
 
-from distillgen.errors import DistillgenError, Interrupted, NotFound
+from distillgen.errors import FULL, DistillgenError, Interrupted, NotFound
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,9 +32,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except SystemExit:  # rich's answer when nobody reads its tables; no command of ours raises it
             raise typer.Exit(128 + signal.SIGPIPE) from None
         except BrokenPipeError:
-            os.dup2(
-                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-            )  # so that the interpreter's own flush is quiet
+            _quiet_stdout()
             raise typer.Exit(128 + signal.SIGPIPE) from None
         except KeyboardInterrupt:
             raise typer.Exit(128 + signal.SIGINT) from None
@@ -46,6 +44,10 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except typer.Exit:
             raise
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in FULL:  # what writes files of ours says so by itself
+                _quiet_stdout()
+                _block(f"DG703 no room to write to standard output: {error.strerror}\n      free some space")
+                raise typer.Exit(12) from None
             _block(
                 f"DG000 this is a bug in distillgen: {type(error).__name__} at {_where(error)}\n"
                 "      what was decided is kept; please report it, with DISTILLGEN_TRACEBACK=1 set for the details"
@@ -55,6 +57,11 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(1) from None
 
     return run
+
+
+def _quiet_stdout() -> None:
+    """Let the interpreter's own flush of what could not be written be quiet."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _block(text: str) -> None:

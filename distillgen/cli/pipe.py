@@ -12,6 +12,7 @@ from distillgen.cli.guard import guarded, run_until_stopped
 from distillgen.cli.lines import LEFT_OUT, RejectedFile, opened, say_what_was_left_out, write_row
 
 if TYPE_CHECKING:
+    from distillgen.recipe import Recipe, Source
     from distillgen.rows import Outcome
     from distillgen.tally import Tally
 
@@ -48,6 +49,7 @@ def generate(
     budget: Budget = None,
     allow_unknown_price: UnknownPrice = False,
     skip_bad_seeds: SkipBad = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not say that terms restrict training.")] = False,
     state: State = None,
     set_: Set = None,
 ) -> None:
@@ -91,6 +93,8 @@ def generate(
     )  # fmt: skip
     for warning in prepared.warnings:
         console.say(f"warning: {warning}", style="yellow")
+    if not quiet:
+        _say_terms(recipe, source)
     tally = Tally()
     with contextlib.ExitStack() as files:
         writer = _Writer(tally, *(opened(path, files) for path in (rejected, failed)))
@@ -106,6 +110,25 @@ def generate(
         again = "run it without --offline to ask for them" if offline else "run the same command again to mend them"
         console.say(f"last failure: {tally.last_failure}\n{again}", style="yellow")
         raise typer.Exit(3)
+
+
+def _say_terms(recipe: "Recipe", source: "Source") -> None:
+    """Say in one line that terms or a licence stand against training on the answers, if they do.
+
+    A pipe publishes nothing and stops for nothing; but rows that leave it have no record that would say so later.
+    """
+    from distillgen.report.console import say
+    from distillgen.terms import weigh
+
+    against = [
+        each for each in weigh(recipe, source, {"main"}).verdict.judgements
+        if each.stance in ("restricted", "prohibited") and not each.is_accepted
+    ]  # fmt: skip
+    if against:
+        said = ", ".join(f"{each.entry.id} ({each.entry.who}, {each.stance})" for each in against)
+        say(
+            f"terms: training on these answers may not be allowed: {said}; see `distillgen terms {against[0].entry.id}`"
+        )
 
 
 class _Writer:

@@ -1,6 +1,7 @@
 """Command `terms`: what documents and licences say about training on outputs, and what that means for a purpose."""
 
 import json
+import shutil
 import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from distillgen.teacher.terms import Entry
 
 WIDTH = 110
+NARROWEST = 30
 MOST_NAME = 120
 
 
@@ -108,10 +110,10 @@ def _found(model: str, provider: str | None, base_url: str | None) -> "tuple[Ent
     """Return the entries that count: those of a teacher, or the one that is named. Raises UsageError."""
     from distillgen.teacher.models import find_model
     from distillgen.teacher.providers import EMBEDDED
-    from distillgen.teacher.terms import entries, find
+    from distillgen.teacher.terms import entry_named, find
 
-    if not provider and not base_url and model in entries():
-        return (entries()[model],)
+    if not provider and not base_url and (entry := entry_named(model)) is not None:
+        return (entry,)
     if provider == EMBEDDED:
         find_model(model)
     return find(provider, model, base_url)
@@ -134,12 +136,14 @@ def _lines(model: str, route: str | None, found: "tuple[Entry, ...]", today: "da
 
     yield f"{_short(model)}" + (f" by {_short(route)}" if route else "") + f": {found[0].stance}"
     yield from _hint(model, route, found)
+    columns = shutil.get_terminal_size((WIDTH, 24)).columns
+    width = max(min(WIDTH, columns), NARROWEST)
     for entry in found:
         yield ""
         yield f"{entry.id}: {entry.stance}"
         for label, text in _parts(entry, today):
             yield from textwrap.wrap(
-                text, WIDTH, initial_indent=f"  {label:<11}", subsequent_indent=" " * 13, break_on_hyphens=False,
+                text, width, initial_indent=f"  {label:<11}", subsequent_indent=" " * 13, break_on_hyphens=False,
                 break_long_words=False,
             )  # fmt: skip
     yield ""

@@ -44,6 +44,7 @@ CHECKING = {"judge", "verify"}  # steps that look whether what was written is ri
 MOST_OF_PROMPT = 6_000  # characters
 MOST_OF_TEXT = 1_500  # characters of one text in the sample
 FEW_ROWS = 1_000
+LOPSIDED = 0.8  # share of the rows that one label may have
 FEW_TO_MEASURE = 100  # below, a share measured on a split is uncertain by ten percentage points
 
 
@@ -254,6 +255,26 @@ def _prices(prices: Mapping[str, Any] | None) -> str:
     return f"\\${rate['input']:g} in, \\${rate['output']:g} out per million tokens{source}"
 
 
+def labels(manifest: Manifest) -> list[str]:
+    """Return how often each label occurs, the commonest first, where the manifest has counted them."""
+    found, sums = manifest.labels, _label_sums(manifest)
+    if not sums:
+        return []
+    rows = (
+        [inline(label), *(f"{counts.get(label, 0):,}" for counts in found.values()), f"{count / sums.total():.1%}"]
+        for label, count in sorted(sums.items(), key=lambda each: (-each[1], each[0]))
+    )
+    return ["## Labels", "", "What the student learns to write is one of a few labels. Rows that have each:", "",
+            *table(["label", *(f"{code(split)}#" for split in found), "share#"], rows)]  # fmt: skip
+
+
+def _label_sums(manifest: Manifest) -> Counter[str]:
+    sums: Counter[str] = Counter()
+    for counts in manifest.labels.values():
+        sums.update(counts)
+    return sums
+
+
 def lengths(manifest: Manifest) -> list[str]:
     """Return how long the rows are, by powers of two, where the manifest says."""
     found = {split: {int(bits): rows for bits, rows in bins.items()} for split, bins in manifest.lengths.items()}
@@ -374,6 +395,11 @@ def _of_rows(manifest: Manifest) -> Iterable[str]:
             f"For the exact text use {code(f'distillgen export {label} --format parquet -o DIR')} and "
             '`load_dataset("parquet", data_files="DIR/*.parquet")`.'
         )
+    if sums := _label_sums(manifest):
+        [(label, count)] = sums.most_common(1)
+        if count > LOPSIDED * sums.total():
+            share = f"{count / sums.total():.0%}"
+            yield f"{share} of the rows have the label {code(label)}: a student that always says so is as often right."
     dataset = manifest.recipe.get("dataset") or {}
     for split in dataset.get("splits") or {}:
         if split not in manifest.splits:

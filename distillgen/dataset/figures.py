@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from distillgen.dataset.looking import records_of, training_rows
 from distillgen.dataset.versions import Version
-from distillgen.files import read_jsonl
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 BARS = "▏▎▍▌▋▊▉█"
@@ -97,14 +97,12 @@ class Figures:
 def figures_of(version: Version) -> Figures:
     """Return the figures of a version. Raises Damaged."""
     figures = Figures({"prompt": Lengths(), "answer": Lengths(), "reasoning": Lengths()})
-    for split in version.split_names():
-        for path in version.data_files(split):
-            for row in read_jsonl(path):
-                figures.lengths["prompt"].add(len(prompt_of(row)))
-                figures.lengths["answer"].add(len(answer_of(row)))
-                if row.get("reasoning"):
-                    figures.lengths["reasoning"].add(len(row["reasoning"]))
-    for record in read_jsonl(version.folder / "provenance.jsonl.zst"):
+    for row in training_rows(version):
+        figures.lengths["prompt"].add(len(prompt_of(row)))
+        figures.lengths["answer"].add(len(answer_of(row)))
+        if row.get("reasoning"):
+            figures.lengths["reasoning"].add(len(row["reasoning"]))
+    for record in records_of(version, "provenance"):
         _note(record, figures)
     return figures
 
@@ -114,7 +112,7 @@ def _note(record: Mapping[str, Any], figures: Figures) -> None:
     for step in record["steps"]:
         for reply in replies_of(step):
             if reply.get("tokens"):
-                name = reply.get("teacher") or reply["judge"]
+                name = str(reply.get("teacher") or reply.get("judge"))
                 figures.spent.setdefault(name, Spent()).add(reply["tokens"])
         for name in ("score", "agreement"):
             if isinstance(step.get(name), int | float):

@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from distillgen.errors import Damaged, NewerFormat
+from distillgen.errors import Damaged, NameInvalid, NewerFormat
+from distillgen.files import safe_name
 
 FORMAT = 1
 FILE_NAME = "manifest.json"
+DAMAGED = "`distillgen check` tells more, `distillgen repair` may mend it"
 
 
 class FileEntry(BaseModel):
@@ -27,7 +29,7 @@ class Manifest(BaseModel):
 
     format: int = FORMAT
     name: str
-    version: int
+    version: int = Field(ge=1)
     parent: int | None
     digest: str
     is_partial: bool = False
@@ -36,6 +38,7 @@ class Manifest(BaseModel):
     splits: dict[str, int]
     lengths: dict[str, dict[str, int]] = {}  # of each split: bits of a line's length in bytes -> rows
     only_dates: dict[str, list[str]] = {}  # of each split: columns in which every text is a date
+    labels: dict[str, dict[str, int]] = {}  # of each split: label -> rows, where what is learnt is one of a few labels
     recipe: dict[str, Any]
     overrides: dict[str, Any] = {}
     prompts: dict[str, str]
@@ -54,10 +57,53 @@ class Manifest(BaseModel):
         return orjson.dumps(self.model_dump(mode="json"), option=orjson.OPT_INDENT_2) + b"\n"
 
 
+class _Step(BaseModel):
+    """What of a step of the funnel is counted with."""
+
+    model_config = ConfigDict(strict=True)
+    step: str
+    rows_in: int = Field(alias="in")
+    born: int
+    out: int
+    rejected: dict[str, int]
+    failed: dict[str, int]
+
+
+class _Rate(BaseModel):
+    model_config = ConfigDict(strict=True)
+    input: float
+    cached_input: float
+    output: float
+
+
+class _Prices(BaseModel):
+    rates: list[_Rate] = Field(min_length=1)
+
+
+class _Asked(BaseModel):
+    prices: _Prices | None = None
+
+
+class _Run(BaseModel):
+    """What of a run is counted with."""
+
+    model_config = ConfigDict(strict=True)
+    finished: str = ""
+    calls: int = 0
+    usd: float = 0
+    tokens: dict[str, int] = {}
+    teachers: dict[str, _Asked] = {}
+
+
+_FUNNEL = TypeAdapter(list[_Step])
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of a version folder. Raises Damaged or NewerFormat."""
     path = folder / FILE_NAME
     try:
+        if path.exists() and not path.is_file():
+            raise Damaged("cannot read the manifest: it is no file", where=str(path), fix=DAMAGED)
         table = orjson.loads(path.read_bytes())
         if isinstance(table, dict) and isinstance(table.get("format"), int) and table["format"] > FORMAT:
             raise NewerFormat(
@@ -65,7 +111,12 @@ def read_manifest(folder: Path) -> Manifest:
                 where=str(path),
                 fix="pip install --upgrade distillgen",
             )
-        return Manifest.model_validate(table)
-    except (OSError, orjson.JSONDecodeError, ValidationError) as error:
+        manifest = Manifest.model_validate(table)
+        for name in (manifest.name, *manifest.splits):
+            safe_name(name, "name")
+        _FUNNEL.validate_python(manifest.funnel)
+        _Run.model_validate(manifest.run)
+        return manifest
+    except (OSError, orjson.JSONDecodeError, ValidationError, NameInvalid) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a manifest"
-        raise Damaged(f"cannot read the manifest: {reason}", where=str(path)) from None
+        raise Damaged(f"cannot read the manifest: {reason}", where=str(path), fix=DAMAGED) from None

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import orjson
 import xxhash
 
 from distillgen.dataset.card import write_card
+from distillgen.dataset.labels import count_labels
 from distillgen.dataset.manifest import FILE_NAME, FileEntry, Manifest
 from distillgen.dataset.seal import sealed
 from distillgen.dataset.versions import Version, folder_of, latest, point_latest, sweep, version_numbers
@@ -137,7 +138,7 @@ class Publication:
         self._lengths[split][len(line).bit_length()] += 1
         still = self._only_dates.get(split)
         if still is None or still:
-            self._only_dates[split] = [name for name in still or training if _is_of_dates(training[name])]
+            self._only_dates[split] = [name for name in still or training if is_of_dates(training[name])]
         return line
 
     @property
@@ -247,7 +248,8 @@ class Publication:
     def _complete(self, manifest: Manifest, features: Sequence[Mapping[str, Any]]) -> Manifest:
         """Write the card and the manifest."""
         only_dates = {split: names for split, names in self._only_dates.items() if names}
-        manifest = manifest.model_copy(update={"lengths": self.lengths, "only_dates": only_dates})
+        labels = count_labels({split: self._lines(split) for split in manifest.splits})
+        manifest = manifest.model_copy(update={"lengths": self.lengths, "only_dates": only_dates, "labels": labels})
         card = write_card(manifest, features, self.sample)
         write_atomically(self._staging / "README.md", card.encode())
         files = dict(self.files)
@@ -261,6 +263,12 @@ class Publication:
             sync_folder(self._staging / "data")
             sync_folder(self._staging)
         return manifest
+
+    def _lines(self, split: str) -> Iterator[bytes]:
+        """Yield the lines of a split, whose files have their final names."""
+        for path in sorted(self._staging.glob(f"data/{split}-{'[0-9]' * 5}-of-{'[0-9]' * 5}.jsonl")):
+            with disk_errors(path), path.open("rb") as file:
+                yield from file
 
     def close(self) -> None:
         """Throw away what was not published."""
@@ -280,7 +288,7 @@ def _require_same_student(parent: Version, recipe: Recipe) -> None:
         )
 
 
-def _is_of_dates(value: Any) -> bool:
+def is_of_dates(value: Any) -> bool:
     """Whether every text in a column of a row is what readers of JSON take for a time, and so for no text."""
     texts = [turn.get("content") for turn in value] if isinstance(value, list) else [value]
     return bool(texts) and all(isinstance(text, str) and _DATE.fullmatch(text) for text in texts)

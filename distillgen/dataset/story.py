@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from distillgen.dataset.looking import records_of, training_rows
 from distillgen.dataset.versions import Version
 from distillgen.errors import NotFound
 from distillgen.excluded import FORGOTTEN, covers
-from distillgen.files import dumps, read_jsonl
+from distillgen.files import dumps
 
 FATES = ("provenance", "rejected", "failed")
 
@@ -34,7 +35,7 @@ class Story:
     def lines(self) -> Iterator[str]:
         """Yield the story, a line for each thing that happened."""
         record = self.record
-        made = f", made from {record['parent']}" if record["parent"] else ""
+        made = f", made from {record['parent']}" if record.get("parent") else ""
         yield f"seed {record['origin']}{made}"
         for step in record["steps"]:
             yield f"{step['step']}: {_told(step)}"
@@ -48,7 +49,7 @@ def _told(step: Mapping[str, Any]) -> str:
     told = []
     if "teacher" in step:
         answered = f" as {step['model']}" if step.get("model") else ""
-        told.append(f"{step['teacher']}{answered} to prompt {step['prompt']}, {step['finish_reason']}")
+        told.append(f"{step['teacher']}{answered} to prompt {step.get('prompt')}, {step.get('finish_reason')}")
     if tokens := step.get("tokens"):
         told.append(f"{tokens['prompt']:,} tokens in, {tokens['completion']:,} out")
     known = {"step", "teacher", "model", "prompt", "finish_reason", "tokens"}
@@ -70,27 +71,33 @@ def stories_of(version: Version, wanted: str) -> list[Story]:
             f"{version.label} knows no row {wanted!r}", where=str(version.folder),
             fix="ids are in the first column of `distillgen show NAME`; a row that was merged into another has its id",
         )  # fmt: skip
-    return [_with_training(version, story) for story in stories]
+    return _with_training(version, stories)
 
 
 def _all(version: Version) -> Iterator[Story]:
     for name in FATES:
         fate = "published" if name == "provenance" else name
-        for record in read_jsonl(version.folder / f"{name}.jsonl.zst"):
+        for record in records_of(version, name):
             yield Story(fate, record)
 
 
 def _is_meant(record: Mapping[str, Any], wanted: str) -> bool:
     if record.get("rule") == FORGOTTEN and covers(wanted, record["id"]):
         return True  # of a seed that was erased, none of its rows has a record of its own
-    return wanted in (record["id"], record["origin"], record["parent"]) or record["id"].startswith(f"{wanted}.")
+    return wanted in (record["id"], record["origin"], record.get("parent")) or record["id"].startswith(f"{wanted}.")
 
 
-def _with_training(version: Version, story: Story) -> Story:
-    if story.fate != "published":
-        return story
-    for path in version.data_files(story.record["split"]):
-        for row in read_jsonl(path):
-            if row["id"] == story.record["id"]:
-                return Story(story.fate, story.record, row)
-    return story
+def _with_training(version: Version, stories: list[Story]) -> list[Story]:
+    """Return the stories, those of published rows with what the student sees; each split is read once."""
+    wanted = {(each.record["split"], each.record["id"]) for each in stories if each.fate == "published"}
+    found: dict[str, Mapping[str, Any]] = {}
+    for split in dict.fromkeys(split for split, _ in sorted(wanted)):
+        if split in version.manifest.splits:
+            ids = {row_id for where, row_id in wanted if where == split}
+            for row in training_rows(version, split):
+                if row["id"] in ids:
+                    found[row["id"]] = row
+                    ids.remove(row["id"])
+                    if not ids:
+                        break
+    return [Story(each.fate, each.record, found.get(each.record["id"])) for each in stories]

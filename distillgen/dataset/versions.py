@@ -1,18 +1,20 @@
 """Versions on disk, found by name, digest or folder; and `latest`, which names one of them."""
 
+import contextlib
 import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distillgen.dataset.manifest import FILE_NAME, Manifest, read_manifest
-from distillgen.errors import Damaged, NotFound, nearest
+from distillgen.dataset.manifest import DAMAGED, FILE_NAME, Manifest, read_manifest
+from distillgen.errors import Damaged, DistillgenError, NewerFormat, NotFound, nearest
 from distillgen.files import safe_name, sync_folder
 
 SHORTEST_DIGEST = 4  # hexadecimal digits that may name a version
 EXCHANGING = ".exchanging-"  # before the name of a version in whose place a rewritten one is put just now
 MOST_TOLD = 20  # versions that an error names
+MOST_NAMED = 200  # characters of a folder that an error names
 _FOLDER = re.compile(r"v([0-9]{4,9})")
 _NUMBER = re.compile(r"v?([0-9]{1,9})")
 
@@ -45,7 +47,7 @@ class Version:
         ]
         for name in names:
             if not (self.folder / name).is_file():
-                raise Damaged(f"{self.label} lacks a data file", where=str(self.folder / name))
+                raise Damaged(f"{self.label} lacks a data file", where=str(self.folder / name), fix=DAMAGED)
         return [self.folder / name for name in sorted(names)]
 
 
@@ -84,6 +86,7 @@ def find_version(reference: str, datasets: Path) -> Version:
     if _is_version(path := Path(reference)):
         return Version(path, read_manifest(path))
     name, _, wanted = reference.partition("@")
+    _refuse_folder(name)
     safe_name(name, "dataset name")
     home = datasets / name
     numbers = version_numbers(home)
@@ -101,6 +104,27 @@ def find_version(reference: str, datasets: Path) -> Version:
     return Version(folder_of(home, number), read_manifest(folder_of(home, number)))
 
 
+def find_home(reference: str, datasets: Path) -> Path:
+    """Return the folder of the dataset of which a name means a version, whether that can be read or not.
+
+    Raises NotFound with what there is.
+    """
+    name = reference.partition("@")[0]
+    if _is_version(path := Path(reference)):
+        home = path.resolve().parent
+        if version_numbers(home):
+            return home
+        raise NotFound("this version is by itself, no dataset's", where=reference, fix="distillgen stats shows it")
+    if name != reference:
+        with contextlib.suppress(Damaged, NewerFormat):
+            find_version(reference, datasets)
+    _refuse_folder(name)
+    safe_name(name, "dataset name")
+    if not version_numbers(datasets / name):
+        raise no_dataset(name, datasets)
+    return datasets / name
+
+
 def homes_in(datasets: Path) -> list[Path]:
     """Return the folders of the datasets of a project, in order."""
     found = sorted(entry for entry in datasets.iterdir() if entry.is_dir()) if datasets.is_dir() else []
@@ -109,24 +133,45 @@ def homes_in(datasets: Path) -> list[Path]:
 
 def no_dataset(name: str, datasets: Path) -> NotFound:
     """Return the error that says there is no such dataset, with the nearest that there is."""
-    hint = nearest(name, [home.name for home in homes_in(datasets)])
+    hint = nearest(name, [home.name for home in homes_in(datasets) if version_numbers(home)])
     return NotFound(f"no dataset {name!r}", where=str(datasets), fix=hint or "`distillgen build` makes one")
+
+
+def _refuse_folder(name: str) -> None:
+    """Raise NotFound when somebody names a folder that is no version."""
+    try:
+        is_folder = "/" in name and Path(name).is_dir()
+    except (OSError, ValueError):  # no name of a file at all
+        return
+    if is_folder:
+        raise NotFound(
+            f"no version in this folder: there is no {FILE_NAME}", where=name[:MOST_NAMED],
+            fix="name a dataset (`distillgen log` lists them) or the folder of a version (.../v0001); "
+            "`distillgen repair DATASET` may mend a damaged one",
+        )  # fmt: skip
 
 
 def _is_version(folder: Path) -> bool:
     try:
         return (folder / FILE_NAME).is_file()
-    except OSError:  # a name too long for a file, say
+    except (OSError, ValueError):  # a name too long for a file, say
         return False
 
 
 def _by_digest(name: str, beginning: str, home: Path, numbers: Sequence[int]) -> Version:
     """Return the newest version whose content has a digest that begins so."""
-    versions = [Version(folder_of(home, number), read_manifest(folder_of(home, number))) for number in numbers]
+    versions, trouble = list[Version](), list[DistillgenError]()
+    for number in numbers:
+        try:
+            versions.append(Version(folder_of(home, number), read_manifest(folder_of(home, number))))
+        except (Damaged, NewerFormat) as error:  # which need not be the one that is meant
+            trouble.append(error)
     found = [each for each in versions if each.manifest.digest.startswith(beginning)]
     if not found or len(beginning) < SHORTEST_DIGEST:
+        if trouble and len(beginning) >= SHORTEST_DIGEST:
+            raise trouble[-1]
         raise NotFound(
-            f"{name} has no version with the digest {beginning!r}", where=str(home),
+            f"{name} has no version with the digest {beginning[:80]!r}", where=str(home),
             fix=f"there are {', '.join(f'{each.manifest.digest[:12]} ({each.label})' for each in versions[-5:])}",
         )  # fmt: skip
     if len({each.manifest.digest for each in found}) > 1:

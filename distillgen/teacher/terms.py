@@ -125,6 +125,12 @@ def entries() -> dict[str, Entry]:
     return {name: Entry(id=name, **entry) for name, entry in table.items()}
 
 
+def entry_named(name: str) -> Entry | None:
+    """Return the entry with an id, those that stand for what the table does not have among them; None without one."""
+    unknown = {UNKNOWN_ROUTE: _unknown_route("any address"), UNKNOWN_MODEL: _unknown_model("any name")}
+    return entries().get(name) or unknown.get(name)
+
+
 def find(provider: str | None, model: str, base_url: str | None = None) -> tuple[Entry, ...]:
     """Return the entries that count for a teacher, the strictest first: terms of its route, licence of its model.
 

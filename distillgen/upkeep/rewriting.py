@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 import orjson
 
 from distillgen.dataset.card import write_card
+from distillgen.dataset.labels import count_labels
 from distillgen.dataset.manifest import FILE_NAME, FileEntry, Manifest
-from distillgen.dataset.publication import SIDECARS
-from distillgen.dataset.publication import _is_of_dates as is_of_dates
+from distillgen.dataset.publication import SIDECARS, is_of_dates
 from distillgen.dataset.versions import Version
 from distillgen.errors import Damaged
 from distillgen.excluded import FORGOTTEN, forgotten_record
@@ -233,6 +233,8 @@ class _Writing:
         if "only_dates" in table:
             dates = {split: self._only_dates(split) for split in splits}
             table["only_dates"] = {split: names for split, names in dates.items() if names}
+        if table.get("labels"):
+            table["labels"] = count_labels({split: self._lines(split) for split in splits})
         tombstone = {**self._erasure.tombstone, "digest_before": self._version.manifest.digest}
         table[FORGOTTEN] = [*table.get(FORGOTTEN, ()), tombstone]
         return table
@@ -260,6 +262,12 @@ class _Writing:
                 if not names:
                     return []
         return names or []
+
+    def _lines(self, split: str) -> Iterator[bytes]:
+        """Yield the lines of a split as they are written anew."""
+        for name in self.entries:
+            if (found := DATA_FILE.fullmatch(name)) and found["split"] == split:
+                yield from lines_of(of_path(self._staging / name))
 
     def _sample(self) -> dict[str, Any] | None:
         """Return the row that was published first, which the card shows."""
