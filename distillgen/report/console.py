@@ -146,7 +146,8 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> 
     """Return a plain table, its cells made safe for a terminal. Columns that end in `#` are numbers."""
     drawn = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        drawn.add_column(column.rstrip("#"), justify="right" if column.endswith("#") else "left", overflow="fold")
+        head = Text(safe(column.rstrip("#")))
+        drawn.add_column(head, justify="right" if column.endswith("#") else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(safe(str(cell))) for cell in row))
     return drawn
