@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-trainers check build bench docs clean
+.PHONY: help run test test-trainers test-browser check build bench docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -27,7 +27,18 @@ $(VENV)/.installed-test: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[test]'
 	@touch $@ $(VENV)/.installed-run
 
-$(VENV)/.installed-check: $(VENV)/.installed-test
+$(VENV)/.installed-$(VENV)/.installed-browser: $(VENV)/.installed-test tests/browser/requirements.txt
+	@echo "== installing Playwright (50 MB), and Chromium where it is not there (300 MB; Debian's package, as root)"
+	$(BIN)/python -m pip install --quiet -r tests/browser/requirements.txt
+	@command -v chromium google-chrome >/dev/null || test -n "$$CHROMIUM" || \
+		{ apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
+		{ echo "Chromium is needed: install it, or name it with CHROMIUM=/path/to/it" >&2; exit 1; }
+	@touch $@
+
+test-browser: $(VENV)/.installed-browser ## look at a report in Chromium, driven by Playwright
+	$(BIN)/python -m pytest -q -n 0 tests/browser
+
+check: $(VENV)/.installed-test
 	@echo "== installing the linter and the type checker"
 	$(BIN)/python -m pip install --quiet -e '.[check]'
 	@touch $@
@@ -56,6 +67,17 @@ $(TRAINERS)/.installed: pyproject.toml tests/trainers/requirements.txt tests/tra
 test-trainers: $(TRAINERS)/.installed ## open what `export` writes with the trainers' own packages, and train a tiny model
 	HF_HUB_OFFLINE=1 DO_NOT_TRACK=1 AXOLOTL_DO_NOT_TRACK=1 UNSLOTH_DISABLE_STATISTICS=1 \
 		$(TRAINERS)/bin/python -m pytest -q -W ignore tests/trainers
+
+$(VENV)/.installed-browser: $(VENV)/.installed-test tests/browser/requirements.txt
+	@echo "== installing Playwright (50 MB), and Chromium where it is not there (300 MB; Debian's package, as root)"
+	$(BIN)/python -m pip install --quiet -r tests/browser/requirements.txt
+	@command -v chromium google-chrome >/dev/null || test -n "$$CHROMIUM" || \
+		{ apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
+		{ echo "Chromium is needed: install it, or name it with CHROMIUM=/path/to/it" >&2; exit 1; }
+	@touch $@
+
+test-browser: $(VENV)/.installed-browser ## look at a report in Chromium, driven by Playwright
+	$(BIN)/python -m pytest -q -n 0 tests/browser
 
 check: $(VENV)/.installed-check ## ruff, mypy --strict, and whether generated pages are fresh
 	$(BIN)/ruff check .

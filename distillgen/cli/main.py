@@ -16,6 +16,7 @@ from distillgen.cli import (
     mix,
     pipe,
     remote,
+    report,
     sieves,
     space,
     start,
@@ -61,6 +62,7 @@ app.command("show", rich_help_panel="Look at datasets")(datasets.show)
 app.command("stats", rich_help_panel="Look at datasets")(datasets.stats)
 app.command("diff", rich_help_panel="Look at datasets")(datasets.diff)
 app.command("trace", rich_help_panel="Look at datasets")(datasets.trace)
+app.command("report", rich_help_panel="Look at datasets")(report.report)
 app.command("export", rich_help_panel="Use datasets")(export.export)
 app.command("mix", rich_help_panel="Use datasets")(mix.mix)
 app.command("push", rich_help_panel="Use datasets")(remote.push)

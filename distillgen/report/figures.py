@@ -62,7 +62,7 @@ def figures_shown(version: Version, figures: Figures) -> Iterator[RenderableType
     yield table("", heads, [row for row in rows if row[1] != "0"])
     yield table("", ["characters of answers", "rows#", ""], histogram_lines(figures.lengths["answer"].histogram()))
     for name, values in figures.scores.items():
-        yield table("", [name, "rows#", ""], _shares(_in_steps(values)))
+        yield table("", [name, "rows#", ""], _shares(in_steps(values)))
     for name, found in figures.labels.items():
         yield table("", [name, "rows#", ""], _shares(dict(found.most_common(MOST_LABELS))))
     if figures.spent:
@@ -73,8 +73,8 @@ def figures_shown(version: Version, figures: Figures) -> Iterator[RenderableType
         yield table("", ["teacher", "replies#", "tokens in#", "tokens out#", "cost#"], rows)
 
 
-def _in_steps(values: Sequence[float]) -> dict[str, int]:
-    """Count scores, the lowest first: each by itself when they are few, else in ten steps."""
+def in_steps(values: Sequence[float]) -> dict[str, int]:
+    """Return scores counted, the lowest first: each by itself when they are few, else in ten steps."""
     found = Counter(values)
     if len(found) > MOST_LABELS:
         low, width = min(found), (max(found) - min(found)) / 10
@@ -116,7 +116,7 @@ def comparison_as_json(old: Version, new: Version, changes: Changes) -> dict[str
         "digests": [old.manifest.digest, new.manifest.digest],
         "rows": {kind: getattr(changes, kind) for kind in ("same", "added", "removed", "changed")},
         "ids": changes.ids,
-        "recipe": {key: list(pair) for key, pair in _recipe(old, new).items()},
+        "recipe": {key: list(pair) for key, pair in recipe_changes(old, new).items()},
         "funnel": [old.manifest.funnel, new.manifest.funnel],
         "usd": [each.manifest.run.get("usd") for each in (old, new)],
         "characters": [_of(lengths) for lengths in changes.lengths],
@@ -135,14 +135,12 @@ def comparison_shown(old: Version, new: Version, changes: Changes) -> Iterator[R
             yield Text(safe(f"{sign} {row_id}"))
         if (more := getattr(changes, kind) - len(changes.ids[kind])) and changes.ids[kind]:
             yield Text(f"{sign} ... and {more:,} more")
-    if different := _recipe(old, new):
-        yield table(
-            "", ["recipe", old.label, new.label], [[key, *map(_short, pair)] for key, pair in different.items()]
-        )
-    yield table("", heads, _side_by_side(old, new, changes))
+    if different := recipe_changes(old, new):
+        yield table("", ["recipe", old.label, new.label], [[key, *map(short, pair)] for key, pair in different.items()])
+    yield table("", heads, side_by_side(old, new, changes))
 
 
-def _recipe(old: Version, new: Version) -> dict[str, tuple[Any, Any]]:
+def recipe_changes(old: Version, new: Version) -> dict[str, tuple[Any, Any]]:
     """Return what differs in recipe, prompts and seeds."""
     tables = [
         {**each.manifest.recipe, "prompts": each.manifest.prompts, "seeds of the run": each.manifest.seeds}
@@ -151,12 +149,14 @@ def _recipe(old: Version, new: Version) -> dict[str, tuple[Any, Any]]:
     return changed_keys(*tables)
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """Return a value of a recipe on one line, cut to what a table's cell takes."""
     text = "-" if value is None else value if isinstance(value, str) else dumps(value)
     return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 3]}..."
 
 
-def _side_by_side(old: Version, new: Version, changes: Changes) -> list[list[str]]:
+def side_by_side(old: Version, new: Version, changes: Changes) -> list[list[str]]:
+    """Return the figures of two versions: what each is of, the old one, the new one."""
     rows = [["rows", *(f"{each.manifest.rows:,}" for each in (old, new))]]
     funnels = [{step["step"]: step for step in each.manifest.funnel} for each in (old, new)]
     for step in dict.fromkeys([*funnels[0], *funnels[1]]):

@@ -270,6 +270,12 @@ class AnswerStore:
                 for table in ("answers", "damaged")
             )
 
+    def times(self, keys: Iterable[bytes]) -> Iterator[tuple[float, float | None]]:
+        """Yield when each reply to these requests came (Unix time) and its latency in seconds; None in a batch."""
+        with self._now() as connection:
+            for key in keys:
+                yield from connection.execute("SELECT received, seconds FROM answers WHERE key = ?", (key,))
+
     def erase(self, keys: Iterable[bytes]) -> int:
         """Remove replies for good, damaged ones too; return how many there were. What they cost stays on record.
 
