@@ -248,7 +248,7 @@ def wrong_messages(turns: Any) -> str | None:
 
 
 def library_folder(kind: str) -> Path:
-    """Return the folder of the library of `prompts` or `recipes`: inside the wheel, else beside the package."""
+    """Return the folder of `prompts`, `recipes` or `docs` that come along: in the wheel, else beside the package."""
     package = Path(__file__).resolve().parent
     inside = package / "library" / kind
     return inside if inside.is_dir() else package.parent / kind

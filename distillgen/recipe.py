@@ -33,11 +33,11 @@ Key: TypeAlias = tuple[str | int, ...]  # the way to a key: ("steps", 1, "rules"
 class Recipe(Settings):
     """A checked recipe. Paths in it are relative to `Source.folder`."""
 
-    name: str
-    description: str = ""
+    name: str = Field(description="the dataset's name: 1 to 100 of A-Z a-z 0-9 . _ -")
+    description: str = Field(default="", description="one line for the card")
     seeds: SeedSettings
-    teachers: dict[str, TeacherSettings] = Field(default={})
-    steps: list[Step] = Field(min_length=1)
+    teachers: dict[str, TeacherSettings] = Field(default={}, description="who is asked, by the name that steps use")
+    steps: list[Step] = Field(min_length=1, description="what happens to each row, in order")
     student: StudentSettings = StudentSettings()
     dataset: DatasetSettings = DatasetSettings()
     budget: BudgetSettings = BudgetSettings()
@@ -76,6 +76,12 @@ class Recipe(Settings):
             if name not in self.teachers:
                 raise _Located(f"unknown teacher {name!r}", (*place, "teacher"), nearest(name, self.teachers))
         return names
+
+
+def recipe_schema() -> dict[str, Any]:
+    """Return the JSON schema of a recipe, by which editors complete and check it as it is written."""
+    schema = Recipe.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "distillgen recipe"}
 
 
 def step_name(place: Key, step: Step) -> str:

@@ -15,7 +15,7 @@ PACKAGE = REPOSITORY / "distillgen"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom of the road to its top; a module may import what stands before it, and its own folder.
 ROAD = [
-    "__init__", "errors", "files", "processes", "state", "rows", "toml_lines", "settings", "step_settings", "recipe", "structured", "prompts", "seeds",
+    "__init__", "errors", "files", "processes", "state", "rows", "toml_lines", "settings", "step_settings", "recipe", "structured", "prompts", "explanations", "seeds",
     "foreign", "teacher", "shapes", "walk", "workers", "road", "steps", "excluded", "dataset", "earlier", "checking", "terms", "preparation", "tally", "sieve", "reach", "pipeline", "plan", "pipe", "status", "project", "export", "upkeep", "remote", "mix", "doctor", "report", "cli", "__main__",
 ]  # fmt: skip
 # Typer itself loads pydantic to read options.
@@ -92,7 +92,7 @@ def test_help_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> Non
 COMMANDS = [
     [], ["init"], ["plan"], ["build"], ["status"], ["generate"], ["filter"], ["deduplicate"],
     ["decontaminate"], ["check"], ["repair"], ["gc"], ["forget"], ["pin"], ["unpin"], ["log"], ["show"], ["stats"], ["diff"], ["trace"], ["export"], ["mix"], ["push"], ["pull"], ["terms"], ["prompts"],
-    ["prompts", "show"], ["prompts", "render"], ["teachers"], ["teachers", "check"], ["teachers", "install"], ["doctor"],
+    ["prompts", "show"], ["prompts", "render"], ["teachers"], ["teachers", "check"], ["teachers", "install"], ["doctor"], ["report"], ["explain"], ["schema"],
 ]  # fmt: skip
 
 

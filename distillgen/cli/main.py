@@ -15,6 +15,7 @@ from distillgen.cli import (
     lookup,
     mix,
     pipe,
+    reference,
     remote,
     report,
     sieves,
@@ -76,6 +77,8 @@ app.command("unpin", rich_help_panel="Keep datasets")(space.unpin)
 app.add_typer(lookup.prompts, name="prompts", rich_help_panel="Look things up")
 app.add_typer(lookup.teachers, name="teachers", rich_help_panel="Look things up")
 app.command("terms", rich_help_panel="Look things up")(terms.terms)
+app.command("explain", rich_help_panel="Look things up")(reference.explain)
+app.command("schema", rich_help_panel="Look things up")(reference.schema)
 app.command("doctor", rich_help_panel="Look things up")(lookup.doctor)
 
 
