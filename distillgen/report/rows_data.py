@@ -53,7 +53,7 @@ def packed(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     """Yield rows in blocks: JSON lists, compressed (raw deflate) and written in base64."""
     rows = iter(rows)
     while block := list(islice(rows, IN_A_BLOCK)):
-        packer = zlib.compressobj(6, zlib.DEFLATED, -15)
+        packer = zlib.compressobj(3, zlib.DEFLATED, -15)
         yield base64.b64encode(packer.compress(orjson.dumps(block)) + packer.flush()).decode()
 
 
