@@ -303,7 +303,7 @@ def plan(
     import asyncio
 
     from distillgen.pipeline import Options
-    from distillgen.plan import foresee
+    from distillgen.planning import foresee
     from distillgen.preparation import prepare
     from distillgen.report import console
     from distillgen.tally import Tally
