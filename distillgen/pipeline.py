@@ -40,6 +40,7 @@ from distillgen.steps.text import text_of
 from distillgen.tally import Tally
 from distillgen.teacher import Teacher, drain, open_teachers
 from distillgen.teacher.answers import AnswerStore
+from distillgen.terms import says_other_terms
 from distillgen.walk import free_to_ask
 
 if TYPE_CHECKING:
@@ -265,8 +266,10 @@ def publish(publication: Publication, prepared: Prepared, options: Options, tall
     digest = publication.finish()
     parent = publication.parent
     is_partial = bool(ends)
-    if parent is not None and parent.manifest.digest == digest and parent.manifest.is_partial == is_partial:
-        return Result(None, parent, tally, ends)
+    if parent is not None and (parent.manifest.digest, parent.manifest.is_partial) == (digest, is_partial):
+        record = parent.manifest.terms
+        if not options.publish or not says_other_terms(record, _terms(prepared, publication)):
+            return Result(None, parent, tally, ends)
     if not options.publish:
         return Result(None, None, tally, ends)
     manifest = describe(prepared, publication, digest, tally, ends)

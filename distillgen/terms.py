@@ -123,3 +123,15 @@ def wrong_terms(settings: TermsSettings, source: Source) -> list[Problem]:
         for number, name in enumerate(settings.accept)
         if name not in known
     ]
+
+
+def says_other_terms(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a manifest's record of terms no longer tells what the owner says: what for, what is accepted, and so on.
+
+    A table of terms that is read anew does not count, nor does the date of an acceptance.
+    """
+    said = ("purpose", "competing", "note", "stance")
+    return bool(before) and (
+        any(before.get(name) != now.get(name) for name in said)
+        or set(before.get("accepted", ())) != set(now.get("accepted", ()))
+    )

@@ -78,10 +78,10 @@ class Repository:
 
 class Hub:
     """The server. What tests turn: `refuse` (a status for everything), `busy` (requests, as a pattern of method and path,
-    that get a status so many times), `spoil` (what becomes of a file's bytes on the way down), `cut` (names whose
-    download ends in the middle, so many times), `drop` (uploads that are cut off, so many), `wait` (seconds before each
-    download), and `before_commit` (called when a commit has arrived). `requests` holds method and path of what came,
-    `messages` what commits say.
+    that get a status so many times), `claims` (sizes of files that it makes up), `spoil` (what becomes of a file's bytes
+    on the way down), `cut` (names whose download ends in the middle, so many times), `drop` (uploads that are cut off,
+    so many), `wait` (seconds before each download), and `before_commit` (called when a commit has arrived). `requests`
+    holds method and path of what came, `messages` what commits say.
     """
 
     def __init__(self) -> None:
@@ -94,6 +94,7 @@ class Hub:
         self.busy: dict[str, list[int]] = {}
         self.cut: dict[str, int] = {}
         self.drop = 0
+        self.claims: dict[str, int] = {}
         self.messages: list[str] = []
         self.wait = 0.0
         self.downloads = 0
@@ -228,7 +229,10 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def info(self, _: bytes, name: str, revision: str = "main") -> None:
             found = hub.repository(name, self.token)
             sha, files = found.at(revision)
-            siblings = [{"rfilename": each} for each in sorted(files)]
+            siblings: list[dict[str, Any]] = [{"rfilename": each} for each in sorted(files)]
+            if self.query.get("blobs") in (["true"], ["True"], ["1"]):
+                for each in siblings:
+                    each["size"] = hub.claims.get(each["rfilename"], len(files[each["rfilename"]].content))
             self.say({"id": name, "sha": sha, "private": found.private, "siblings": siblings, "tags": []})
 
         def tree(self, _: bytes, name: str, revision: str, below: str = "") -> None:

@@ -1,15 +1,20 @@
 """What several test modules start from: versions published by the real command, and a process killed on its way."""
 
 import contextlib
+import hashlib
 import os
 import signal
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import orjson
 from conftest import RECIPE, Project
 from loopback import Loopback, Say, answer, reply, words
 from till import number_of
+
+from distillgen.dataset.manifest import Manifest
+from distillgen.dataset.seal import sealed
 
 
 def odd_ones(body: dict[str, Any]) -> Say:
@@ -72,3 +77,13 @@ def killed_at(call: int, changes: Iterable[str], work: Callable[[], object]) -> 
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0
     return os.WIFSIGNALED(status)
+
+
+def noted(folder: Path) -> None:
+    """Say in a version's manifest what its data files are now, as if it had been published so."""
+    table = orjson.loads((folder / "manifest.json").read_bytes())
+    for path in (folder / "data").iterdir():
+        content = path.read_bytes()
+        entry = table["files"].setdefault(f"data/{path.name}", {})
+        entry |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (folder / "manifest.json").write_bytes(sealed(Manifest.model_validate(table).dump()))

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from conftest import REPOSITORY, Project, clean_environment
-from published import killed_at, of_students
+from published import killed_at, noted, of_students
 
 from distillgen.cli import export as command
 from distillgen.dataset.versions import Version, find_version
@@ -469,6 +469,7 @@ def damaged(project: Project, tmp_path: Path, change: Callable[[dict[str, Any]],
     change(rows[4])
     change(rows[6])
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    noted(folder)
     return folder
 
 
@@ -656,6 +657,7 @@ def copied(project: Project, folder: Path, change: Callable[[list[Any]], None]) 
     rows: list[Any] = list(read_jsonl(path))
     change(rows)
     path.write_bytes(b"".join(row if isinstance(row, bytes) else json.dumps(row).encode() + b"\n" for row in rows))
+    noted(folder / "copy")
     return find_version(str(folder / "copy"), folder)
 
 
@@ -721,6 +723,20 @@ def test_a_file_that_is_too_short_is_damage(projects: dict[str, Project], tmp_pa
     version = copied(projects["plain"], tmp_path, lambda rows: rows.pop())
     with pytest.raises(Damaged, match=r"has \d+ rows, and the manifest says \d+"):
         to_bytes(version, "messages")
+
+
+def test_a_flipped_bit_that_leaves_a_row_a_row_is_damage(projects: dict[str, Project], tmp_path: Path) -> None:
+    version = copied(projects["plain"], tmp_path, lambda rows: None)
+    path = next((version.folder / "data").glob("train*"))
+    content = path.read_bytes()
+    place = content.index(b"number") + 1
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    for form in ("messages", "parquet"):
+        with pytest.raises(Damaged, match="not those that were published"):
+            to_bytes(version, form)
+        with pytest.raises(Damaged, match="not those that were published"):
+            export_folder(tmp_path / "out", version, FORMATS[form], Options(), split=None)
+        assert not (tmp_path / "out").exists()
 
 
 def test_standard_output_ends_before_the_first_row_that_does_not_fit(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import REPOSITORY, Project
-from published import of_students
+from published import noted, of_students
 
 from distillgen.dataset.versions import Version, find_version
 from distillgen.errors import Damaged, NotWritable, UsageError
@@ -302,6 +302,7 @@ def test_a_row_that_the_format_forbids_reaches_no_trainer(
     changed = [json.loads(line) for line in path.read_text().splitlines()]
     changed[3]["messages"][1].update(change)
     path.write_text("".join(json.dumps(row) + "\n" for row in changed))
+    noted(copy)
     done = projects["chats"].run("export", str(copy), "--format", name, "-o", str(tmp_path / "out"))
     assert done.returncode == 2 and why in done.stderr and changed[3]["id"] in done.stderr, done.stderr
     assert not list((tmp_path / "out").glob("*")), "nothing is written"
@@ -333,6 +334,7 @@ def of_splits(project: Project, folder: Path, splits: Mapping[str, int], **said:
         table["files"][name] = {"bytes": 1, "sha256": "0" * 64, "rows": count}
         (folder / "data" / Path(name).name).write_bytes(b"".join(lines[:count]))
     (folder / "manifest.json").write_text(json.dumps(table))
+    noted(folder)
     return find_version(str(folder), folder)
 
 

@@ -1,7 +1,11 @@
 """Mixing versions: shares, duplicates, ids, lineage and terms; the result is a version like any other."""
 
+import itertools
 import json
 import random
+import subprocess
+import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
@@ -9,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import RECIPE, Project
+from conftest import RECIPE, Project, clean_environment
 from loopback import Loopback, reply, words
+from published import killed_at
 
 from distillgen.dataset.manifest import Manifest
 from distillgen.dataset.publication import Publication
 from distillgen.dataset.versions import Version
 from distillgen.files import Lock, read_jsonl
 from distillgen.mix.choosing import choose
+from distillgen.mix.making import Wanted, mix
 from distillgen.mix.parts import Part, Place, parts_of
 from distillgen.rows import Row
 from distillgen.teacher.terms import PURPOSES, Entry, entries, judge
@@ -505,6 +511,70 @@ def test_forget_takes_a_row_out_of_a_mix_too(tmp_path: Path, loopback: Loopback)
     assert row_id not in "".join(row["id"] for row in project.rows(name="all"))
     assert project.run("check", "all").returncode == 0
     assert mixed(project, "all", "a:1", "b:1")["rows"] == 10
+
+
+def test_a_full_disk_is_told_wherever_it_fills_up(project: Project) -> None:
+    """Also while provenance is copied: then the file on its way cannot even be closed."""
+    synthetic(project.folder / "datasets", "a", numbered(100, "apple"))
+    for room in (100, 2_000, 9_000, 12_000):
+        code = (
+            "import resource, runpy, signal, sys\n"
+            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))\n"
+            "sys.argv[0] = 'distillgen'\n"
+            "runpy.run_module('distillgen', run_name='__main__')"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, "mix", "all", "a:1"], cwd=project.folder, env=clean_environment(),
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 12 and "DG703 no room to write" in done.stderr, (room, done.stderr)
+        assert [each.name for each in (project.folder / "datasets/all").iterdir()] == [".lock"]
+
+
+def test_a_mix_that_is_killed_anywhere_is_swept_by_the_next(project: Project, tmp_path: Path) -> None:
+    datasets, temporary = project.folder / "datasets", tmp_path / "temporary"
+    temporary.mkdir()
+    found = [(synthetic(datasets, name, numbered(10, name)), Fraction(1)) for name in ("a", "b")]
+
+    def work(name: str) -> None:
+        tempfile.tempdir = str(temporary)
+        mix(name, parts_of(found), datasets, Wanted(near=0.8), is_dry=False)
+
+    for call in itertools.count(1):
+        name = f"all{call}"
+        if not killed_at(call, ("fsync", "mkdir", "rename", "replace", "symlink"), lambda name=name: work(name)):
+            break
+        assert mix(name, parts_of(found), datasets, Wanted(near=0.8), is_dry=False).version is not None
+        names = {each.name for each in (datasets / name).iterdir()}
+        assert names == {".lock", "latest", "v0001"} and not list(temporary.iterdir())
+        assert check_version(datasets / name / "v0001", is_placed=True).findings == []
+    assert call > 10
+
+
+def test_rows_of_another_kind_are_told(project: Project) -> None:
+    datasets = project.folder / "datasets"
+    synthetic(datasets, "a", numbered(20, "apple"))
+    synthetic(datasets, "labels", [(f"l{n}", "train", chat(f"{n}?", "yes", label="good")) for n in range(5)])
+    synthetic(datasets, "texts", [("t1", "train", {"text": "yes"})])
+    assert "labels@1 has rows of 'id', 'messages', 'label'" in mixed(project, "all", "a:1", "labels:1", code=2)
+    assert "neither conversations nor pairs" in mixed(project, "all", "a:1", "texts:1", code=2)
+    both = [("b1", "train", chat("1?", "yes")), ("b2", "train", chat("2?", "yes", reasoning="Hm."))]
+    synthetic(datasets, "both", both)
+    assert "this line is no row" in mixed(project, "all", "a:1", "both:1", code=8)
+    assert not list((project.folder / "datasets").glob("all/v*"))
+
+
+def test_the_part_that_sets_the_limit_and_the_one_without_rows_are_named(project: Project) -> None:
+    datasets = project.folder / "datasets"
+    synthetic(datasets, "a", numbered(20, "apple"))
+    synthetic(datasets, "few", numbered(3, "pear"))
+    synthetic(datasets, "none", [])
+    done = project.run("mix", "all", "a:1", "few:1", "--dry-run")
+    assert "few@1 sets the limit: no more rows of the others go with its 3" in done.stderr
+    assert "sets the limit" not in project.run("mix", "all", "a:20", "few:3", "--dry-run").stderr
+    assert "sets the limit" not in project.run("mix", "all", "a:1", "few:1", "-n", "4", "--dry-run").stderr
+    assert "no row of none@1 is left to publish\n      it has none" in mixed(project, "all", "a:1", "none:1", code=6)
 
 
 # -- ways to name a version --------------------------------------------------------------------------------------------

@@ -1,9 +1,13 @@
 """Publishing is all or nothing, whatever kills it, and a version is found by any name that means it."""
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
+import orjson
 import pytest
 from conftest import REPOSITORY, Project, clean_environment
 from loopback import Loopback
@@ -84,3 +88,33 @@ def test_a_damaged_file_is_told_as_such(demo: Project, loopback: Loopback, name:
         done = demo.run("build")
         assert done.returncode == 8 and path.name in done.stderr, done.stderr
         assert not (demo.folder / "datasets/demo/v0002").exists()
+
+
+def _half_copied(project: Project) -> None:
+    (project.version(2) / "data").mkdir(parents=True)
+
+
+def _copied_under_another_number(project: Project) -> None:
+    shutil.copytree(project.version(1), project.version(2))
+
+
+def _without_its_last_file(project: Project) -> None:
+    shutil.copytree(project.version(1), project.version(2))
+    path = project.version(2) / "manifest.json"
+    table = orjson.loads(path.read_bytes())
+    del table["seal"]
+    path.write_bytes(orjson.dumps({**table, "version": 2}))
+    (project.version(2) / "provenance.jsonl.zst").unlink()
+
+
+@pytest.mark.parametrize("put", [_half_copied, _copied_under_another_number, _without_its_last_file])
+def test_a_folder_that_is_no_whole_version_is_never_named_latest(put: Callable[[Project], None], demo: Project) -> None:
+    demo.build()
+    put(demo)
+    done = demo.build("--offline")
+    assert "nothing changed: demo@1" in done.stderr
+    assert (demo.version().parent / "latest").readlink() == Path("v0001")
+    demo.edit("min_words = 5", "min_words = 4")
+    demo.edit('completion = "{{ answer }}"', 'completion = "{{ answer }}!"')
+    assert "published demo@3" in demo.build().stderr
+    assert demo.run("status").returncode == 0

@@ -1,5 +1,6 @@
 """push and pull: huggingface_hub unpatched against a loopback hub, s3fs against a real S3 server, and folders."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -18,11 +19,13 @@ import pytest
 from conftest import RECIPE, Project, clean_environment
 from hub import READS, WRITES, Hub
 from loopback import Loopback
+from published import killed_at
 
 from distillgen.dataset.seal import sealed
 from distillgen.dataset.versions import find_version
 from distillgen.errors import Damaged, NotFound, TermsNotAccepted, UsageError
-from distillgen.remote.address import parsed
+from distillgen.remote.address import StoreAddress, parsed
+from distillgen.remote.places import Store, _machine
 from distillgen.remote.public import require_public
 from distillgen.remote.pull import pull
 from distillgen.remote.push import push
@@ -310,6 +313,13 @@ def test_no_hub_there(ours: Project, theirs: Project, at_hub: Any) -> None:
         nowhere = {**at_hub, "HF_ENDPOINT": f"http://127.0.0.1:{free.getsockname()[1]}"}
         assert "DG901" in done(ours.run("push", "demo", "hf://me/demo", **nowhere), 7)
         assert "DG901" in done(theirs.run("pull", "hf://me/demo", **nowhere), 7)
+
+
+def test_an_answer_that_no_hub_gives(ours: Project, theirs: Project, hub: Hub, at_hub: Any) -> None:
+    """A page to log in to a network, say, or another server."""
+    hub.refuse = 302
+    assert "not what a hub says" in done(theirs.run("pull", "hf://me/demo", **at_hub), 7)
+    assert "hf://me/demo@v0002" in done(theirs.run("pull", "hf://me/demo", "demo@2", **at_hub), 2)
 
 
 def test_somebody_else_commits_meanwhile(ours: Project, hub: Hub, at_hub: Any) -> None:
@@ -622,14 +632,118 @@ def test_a_push_that_is_killed_moves_no_latest(ours: Project, tmp_path: Path) ->
     assert "manifest.json" in done(ours.run("push", "demo@2", str(store)), 2)
     assert (store / "demo/latest").read_text() == "v0001\n"
     assert not [p.name for p in store.rglob(".*")], "nothing half-written is left"
-    old, new = store / "demo/.sending-old", store / "demo/.sending-new"
+    old, new = store / "demo/.sending-elsewhere-1-old", store / "demo/.sending-elsewhere-1-new"
     old.write_text("of a push that was killed")
-    new.write_text("of one that is at work")
+    new.write_text("of one that is perhaps at work, of another machine")
     os.utime(old, (0, 0))
     (store / "demo/v0002/manifest.json").rmdir()
     push(find_version("demo@2", ours.folder / "datasets"), str(store))
     assert new.exists() and not old.exists()
     assert (store / "demo/latest").read_text() == "v0002\n"
+
+
+def test_a_push_that_is_killed_anywhere_is_swept_by_the_next(ours: Project, theirs: Project, tmp_path: Path) -> None:
+    version, kills = find_version("demo@1", ours.folder / "datasets"), 0
+    for call in itertools.count(1):
+        store = tmp_path / f"store{call}"
+        if not killed_at(call, ("fsync", "fchmod", "rename"), lambda to=store: push(version, str(to))):
+            break
+        left = [each.name for each in store.rglob(".sending-*")]
+        kills += len(left)
+        assert not (store / "demo/latest").exists() or (store / "demo/v0001/manifest.json").exists()
+        push(version, str(store))
+        assert not list(store.rglob(".*"))
+        assert {*content(store / "demo")} == {"latest", *(f"v0001/{name}" for name in content(version.folder))}
+    assert call > 20 and kills > 10, "files were left, and went"
+
+
+def test_a_pull_sweeps_what_a_dead_push_left_and_nothing_else(ours: Project, theirs: Project, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    push(find_version("demo", ours.folder / "datasets"), str(store))
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    machine = _machine()
+    left = {
+        store / f"demo/.sending-{machine}-{dead.pid}-abc": False,
+        store / f"demo/.sending-{machine}-{os.getpid()}-abc": True,
+        store / f"demo/.sending-other-{dead.pid}-abc": True,
+        store / "demo/.sending-abc": True,
+    }
+    for path in left:
+        path.write_text("half")
+    pull(str(store), theirs.folder / "datasets")
+    assert {path: path.exists() for path in left} == left
+
+
+def test_two_pushes_at_once_into_a_folder(ours: Project, tmp_path: Path) -> None:
+    address = parsed(str(tmp_path / "store"))
+    assert isinstance(address, StoreAddress)
+    with Store(address).held("demo"):
+        assert "another push is at work" in done(ours.run("push", "demo", address.url), 11)
+    assert content(tmp_path / "store") == {}
+    done(ours.run("push", "demo", address.url))
+
+
+def test_what_a_push_of_another_version_began_is_told(ours: Project, tmp_path: Path) -> None:
+    """Else it would be sent, and nobody could pull it."""
+    stray = tmp_path / "store/demo/v0002/data/test-00000-of-00001.jsonl"
+    stray.parent.mkdir(parents=True)
+    stray.write_text("{}\n")
+    error = done(ours.run("push", "demo@2", str(tmp_path / "store")), 2)
+    assert "data/test-00000-of-00001.jsonl" in error and f"remove {stray.parents[1]}" in error
+    assert content(tmp_path / "store/demo") == {"v0002/data/test-00000-of-00001.jsonl": b"{}\n"}
+
+
+@pytest.mark.parametrize("name", ["v0002/manifest.json", "v0002/README.md", "latest"])
+def test_a_pipe_in_a_folder_keeps_nobody_waiting(ours: Project, theirs: Project, tmp_path: Path, name: str) -> None:
+    push(find_version("demo", ours.folder / "datasets"), str(tmp_path / "store"))
+    path = tmp_path / "store/demo" / name
+    path.unlink()
+    os.mkfifo(path)
+    assert path.name in done(theirs.run("pull", str(tmp_path / "store"), "demo"), 8)
+    nothing_here(theirs)
+
+
+def test_sizes_that_lie_are_told_before_anything_is_fetched(
+    ours: Project, theirs: Project, hub: Hub, at_hub: Any
+) -> None:
+    hub.hold("me/demo", ours.version(2), "v0002")
+    hub.claims = {"README.md": 10 * 2**30}
+    assert "has 10,737,418,240 bytes there" in done(theirs.run("pull", "hf://me/demo", **at_hub), 8)
+    assert not [each for each in hub.requests if each.startswith("GET") and each.endswith("README.md")]
+    hub.claims = {"manifest.json": 10 * 2**30}
+    before = len(hub.requests)
+    assert "far too large" in done(theirs.run("pull", "hf://me/demo", **at_hub), 8)
+    assert not [each for each in hub.requests[before:] if "manifest.json" in each]
+    nothing_here(theirs)
+
+
+def test_a_version_larger_than_the_disk_is_not_fetched(
+    ours: Project, theirs: Project, hub: Hub, at_hub: Any, tmp_path: Path
+) -> None:
+    shutil.copytree(ours.version(2), tmp_path / "huge")
+    table = orjson.loads((tmp_path / "huge/manifest.json").read_bytes())
+    table["files"]["README.md"]["bytes"] = hub.claims["README.md"] = 10**17
+    rewrite(tmp_path / "huge/manifest.json", table)
+    hub.hold("me/demo", tmp_path / "huge", "v0002")
+    assert "100,000,000,000,0" in done(theirs.run("pull", "hf://me/demo", **at_hub), 12)
+    assert not [each for each in hub.requests if each.endswith(".jsonl")]
+    nothing_here(theirs)
+
+
+def test_a_dataset_s_own_folder_is_no_store(ours: Project, theirs: Project, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    push(find_version("demo", ours.folder / "datasets"), str(store))
+    for folder, words in [("demo", f"{store} demo"), ("demo/v0002", f"{store} demo@2"), (".", "NAME/v0001")]:
+        at = store / folder if folder != "." else tmp_path
+        assert words in done(theirs.run("pull", str(at)), 10)
+
+
+def test_a_pull_beside_a_version_without_a_manifest(ours: Project, theirs: Project, tmp_path: Path) -> None:
+    push(find_version("demo@1", ours.folder / "datasets"), str(tmp_path / "store"))
+    theirs.version(1).mkdir(parents=True)
+    assert "demo@2 is here now" in done(theirs.run("pull", str(tmp_path / "store")))
+    assert (theirs.folder / "datasets/demo/latest").readlink() == Path("v0002")
 
 
 @pytest.mark.parametrize("fault", ["flip", "missing", "extra", "longer", "shorter"])
@@ -665,6 +779,11 @@ def test_addresses_that_are_none(ours: Project) -> None:
         ("hf://me/demo@v1", "becomes the tag"),
         ("nosuch://x/y", "no address of a store"),
         ("s3://[x", "is no address"),
+        ("s3://", "names no place"),
+        ("file:///", "names no place"),
+        ("memory://x", "is gone when this command ends"),
+        ("hf:me/demo", "is no address"),
+        ("s3:sets/x", "is no address"),
         ("S3://sets/x", "in small letters"),
         ("hf:/me/demo", "is no address"),
         ("simplecache::s3://sets/x", "is no address"),
@@ -674,7 +793,7 @@ def test_addresses_that_are_none(ours: Project) -> None:
         with pytest.raises(UsageError) as caught:
             push(version, target)
         assert words in str(caught.value), target
-    assert not [each.name for each in ours.folder.iterdir() if ":" in each.name]
+    assert not [each.name for folder in (ours.folder, Path()) for each in folder.iterdir() if ":" in each.name]
     with pytest.raises(UsageError):
         push(version, "/tmp/x", public=True)
     with pytest.raises(UsageError):
@@ -698,6 +817,17 @@ def test_a_missing_extra_names_its_install_line(ours: Project, package: str, tar
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert f"pip install 'distillgen[{extra}]'" in done(run, 2)
+
+
+def test_a_token_that_cannot_be_sent_and_a_proxy_without_its_package(ours: Project, hub: Hub, at_hub: Any) -> None:
+    error = done(ours.run("push", "demo", "hf://me/demo", **{**at_hub, "HF_TOKEN": "hf_hünter2"}), 4)
+    assert "cannot be sent" in error and "nter2" not in error
+    code = "import sys; sys.modules['socksio'] = None; from distillgen.cli.main import main; main()"
+    run = subprocess.run(
+        [sys.executable, "-c", code, "push", "demo", "hf://me/demo"], cwd=ours.folder, capture_output=True, text=True,
+        env=clean_environment(**at_hub, ALL_PROXY="socks5://me:hunter2@127.0.0.1:1"), check=False, timeout=60,
+    )  # fmt: skip
+    assert "pip install 'httpx[socks]'" in done(run, 2) and "hunter2" not in run.stderr
 
 
 # -- S3 --------------------------------------------------------------------------------------------------------------
@@ -799,3 +929,21 @@ def renumber(source: Path, target: Path, number: int) -> None:
         target / "manifest.json",
         {**orjson.loads((target / "manifest.json").read_bytes()), "version": number, "parent": None},
     )
+
+
+def test_what_was_erased_where_it_comes_from_stays_out_of_builds_here(demo: Project, tmp_path: Path) -> None:
+    demo.build()
+    erased = demo.rows()[0]["id"]
+    assert demo.run("forget", erased, "--yes").returncode == 0
+    assert demo.run("push", "demo", str(tmp_path / "store")).returncode == 0
+    shutil.rmtree(demo.folder / "datasets")
+    shutil.rmtree(demo.folder / ".distillgen")
+    done = demo.run("pull", str(tmp_path / "store"))
+    assert done.returncode == 0, done.stderr
+    assert erased in (demo.folder / "datasets" / "demo" / "forgotten.txt").read_text()
+    demo.build()
+    assert erased not in {row["id"] for row in demo.rows(demo_numbers(demo)[-1])}
+
+
+def demo_numbers(project: Project) -> list[int]:
+    return sorted(int(path.name[1:]) for path in (project.folder / "datasets" / "demo").glob("v*"))

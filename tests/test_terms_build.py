@@ -224,3 +224,15 @@ def test_a_pipe_says_in_one_line_that_terms_restrict_training(demo: Project, loo
     assert "prohibited" in piped("--set", "terms.competing=yes").stderr
     command[command.index("--provider") : command.index("--base-url")] = []
     assert "terms" not in piped("--allow-unknown-price").stderr, "of a server of one's own nothing is said"
+
+
+def test_what_the_owner_says_of_the_terms_is_recorded_though_no_row_changes(demo: Project) -> None:
+    demo.build()
+    assert "nothing changed" in demo.build().stderr
+    demo.recipe.write_text(demo.recipe.read_text() + '\n[terms]\ncompeting = "no"\nnote = "asked our lawyer"\n')
+    done = demo.build()
+    assert "published demo@2" in done.stderr
+    first, second = demo.manifest(1), demo.manifest(2)
+    assert first["digest"] == second["digest"] and second["terms"]["competing"] == "no" != first["terms"]["competing"]
+    assert "asked our lawyer" in (demo.version(2) / "README.md").read_text()
+    assert "nothing changed" in demo.build().stderr

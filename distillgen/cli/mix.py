@@ -88,7 +88,7 @@ def mix(
     if as_json:
         print(dumps(_as_json(mixed)))
         return
-    _show(mixed)
+    _show(mixed, rows)
     if mixed.version is None:
         say("nothing was written: leave out --dry-run")
     elif mixed.is_new:
@@ -137,7 +137,7 @@ def _part(text: str) -> tuple[str, Fraction]:
     return reference, Fraction(number)
 
 
-def _show(mixed: "Mixed") -> None:
+def _show(mixed: "Mixed", wanted: int | None) -> None:
     from rich.console import Console
 
     from distillgen.report.console import say, table
@@ -149,6 +149,8 @@ def _show(mixed: "Mixed") -> None:
     out = Console(markup=False, highlight=False)
     columns = ["version", "share#", "rows#", "not drawn#", "duplicates#", "of other splits#"]
     out.print(table("", columns, rows))
+    if wanted is None and (limit := mixed.limit()) is not None:
+        say(f"{limit.label} sets the limit: no more rows of the others go with its {len(limit.rows):,} at these shares")
     for line in _notes(mixed):
         say(line, style="yellow")
     _show_terms(mixed)

@@ -50,7 +50,8 @@ def push(
     Exit status:
       0 pushed, or there already   2 other content has its number there, or an extra is missing
       4 no credentials, or refused   7 the place does not answer   8 damaged
-      9 --public, and terms stop it   10 no such version or place   12 disk full
+      9 --public, and terms stop it   10 no such version or place   11 another push is at work
+      12 disk full
     """
     from distillgen.remote.push import push as send
     from distillgen.report.console import number, say

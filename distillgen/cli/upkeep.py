@@ -1,6 +1,8 @@
 """Commands that keep datasets whole: `check` and `repair`."""
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,8 +89,20 @@ def _problems(found: "list[tuple[Checked, Finding]]") -> "list[Problem]":
     if len(found) > TOLD:
         problems.append(Problem(f"... and {len(found) - TOLD:,} more; `--json` tells all"))
     last = problems[-1]
-    fix = "`distillgen repair` says what it can mend; else a copy does, or building again: stored answers cost nothing"
+    fix = _other_fix([finding for _, finding in found]) or (
+        "`distillgen repair` says what it can mend; else a copy does, or moving its folder away and building: "
+        "stored answers cost nothing"
+    )
     return [*problems[:-1], Problem(last.what, last.where, fix)]
+
+
+def _other_fix(findings: "list[Finding]") -> str | None:
+    """Return what helps where nothing is damaged: all of it may not be read, or stands under another number."""
+    if all(each.what.endswith(os.strerror(errno.EACCES)) for each in findings):
+        return "make it readable for whoever runs this"
+    if all(each.kind == "place" for each in findings):
+        return "give each folder the name of its version again; move a copy away"
+    return None
 
 
 def _problem(folder: Path, finding: "Finding") -> "Problem":
@@ -193,7 +207,9 @@ def repair(
         stays = [*stays[:TOLD], Problem(f"... and {len(stays) - TOLD:,} more; `--json` tells all")]
     if stays:
         last = stays[-1]
-        fix = "bring it back from a copy, or build again: stored answers cost nothing"
+        fix = _other_fix([finding for each in done for finding in each.stays]) or (
+            "bring it back from a copy, or move its folder away and build: stored answers cost nothing"
+        )
         raise Damaged("damaged", problems=[*stays[:-1], Problem(last.what, last.where, fix)])
 
 

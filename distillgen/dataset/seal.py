@@ -16,6 +16,11 @@ def sealed(content: bytes) -> bytes:
     return body + b',\n  "seal": "' + hashlib.sha256(body).hexdigest().encode() + b'"\n}\n'
 
 
+def has_seal(content: bytes) -> bool:
+    """Return whether a file ends with a seal; versions of an early distillgen have none."""
+    return _TAIL.search(content[-100:]) is not None
+
+
 def seal_holds(content: bytes) -> bool:
     """Return whether the bytes of a sealed file are the ones that were sealed. One without a seal has none to hold."""
     tail = _TAIL.search(content[-100:])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distillgen.dataset.manifest import DAMAGED, FILE_NAME, Manifest, read_manifest
+from distillgen.dataset.seal import has_seal, seal_holds
 from distillgen.errors import Damaged, DistillgenError, NewerFormat, NotFound, nearest
 from distillgen.files import safe_name, sync_folder
 
@@ -197,7 +198,8 @@ def point_latest(home: Path, name: str) -> None:
 def sweep(home: Path) -> None:
     """Clear what a crash left behind: staging folders, and a version that was moved in but not yet named latest.
 
-    A version whose exchange for a rewritten one was cut short gets its name back first.
+    A version whose exchange for a rewritten one was cut short gets its name back first. A folder that somebody put
+    there is named latest only when it is a whole version of this number.
     """
     for hidden in home.glob(f"{EXCHANGING}*"):
         if (home / hidden.name.removeprefix(EXCHANGING)).exists():
@@ -206,7 +208,21 @@ def sweep(home: Path) -> None:
             hidden.rename(home / hidden.name.removeprefix(EXCHANGING))
     for leftover in home.glob(".staging-v*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    numbers = version_numbers(home)
-    named = latest(home)
-    if numbers and (named is None or named.manifest.version < numbers[-1]):
-        point_latest(home, folder_of(home, numbers[-1]).name)
+    found = latest(home)
+    named = 0 if found is None else found.manifest.version
+    newest = next((number for number in reversed(version_numbers(home)) if number <= named or _stands(home, number)), 0)
+    if newest > named:
+        point_latest(home, folder_of(home, newest).name)
+
+
+def _stands(home: Path, number: int) -> bool:
+    """Whether a folder is a version that was moved in whole: not half a copy, nor a copy under another number."""
+    folder = folder_of(home, number)
+    try:
+        content, manifest = (folder / FILE_NAME).read_bytes(), read_manifest(folder)
+        sizes = {name: (folder / name).stat().st_size for name in manifest.files}
+    except (OSError, Damaged, NewerFormat):
+        return False
+    if (manifest.name, manifest.version) != (home.name, number) or (has_seal(content) and not seal_holds(content)):
+        return False
+    return all(sizes[name] == entry.bytes for name, entry in manifest.files.items())

@@ -1,5 +1,6 @@
 """Reads a version's rows for export, many at a time; a line that is no row is told with its file and its number."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,7 +22,7 @@ def first_row(version: Version) -> Row:
     """Return a version's first row, whose columns all its rows have. Raises UsageError when there is no row."""
     for split in version.split_names():
         for path in version.data_files(split):
-            for rows in _of_file(path, None):
+            for rows in _of_file(path, None, None):
                 return rows[0]
     raise UsageError(f"{version.label} holds no rows", where=str(version.folder), fix="export another version")
 
@@ -30,11 +31,12 @@ def batches(version: Version, split: str) -> Iterator[list[Row]]:
     """Yield the rows of a split in order, at most AT_ONCE together.
 
     Raises Damaged with file and line where a line is not a row with the columns of the version's first one, and with
-    the file where there are more or fewer rows than the manifest says.
+    the file where its bytes are not those that were published, or there are more or fewer rows than the manifest says.
     """
     count, columns, files = 0, frozenset(first_row(version)), version.data_files(split)
     for path in files:
-        for rows in _of_file(path, columns):
+        entry = version.manifest.files.get(f"data/{path.name}")
+        for rows in _of_file(path, columns, entry.sha256 if entry is not None else None):
             count += len(rows)
             yield rows
     if count != (said := version.manifest.splits[split]):
@@ -44,12 +46,14 @@ def batches(version: Version, split: str) -> Iterator[list[Row]]:
         )  # fmt: skip
 
 
-def _of_file(path: Path, columns: frozenset[str] | None) -> Iterator[list[Row]]:
+def _of_file(path: Path, columns: frozenset[str] | None, sha256: str | None) -> Iterator[list[Row]]:
     held: list[Row] = []
-    loads, line, size = orjson.loads, 0, 0
+    loads, line, size, found = orjson.loads, 0, 0, hashlib.sha256()
+    update = found.update
     try:
         with path.open("rb") as file:
             for line, content in enumerate(file, start=1):
+                update(content)
                 row = loads(content)
                 columns = columns or frozenset(row)
                 if row.keys() != columns or not _is_whole(row):
@@ -65,6 +69,8 @@ def _of_file(path: Path, columns: frozenset[str] | None) -> Iterator[list[Row]]:
         raise Damaged(f"cannot be read: {error.strerror}", where=str(path)) from None
     if held:
         yield held
+    if sha256 is not None and found.hexdigest() != sha256:
+        raise Damaged("its bytes are not those that were published", where=str(path), fix="distillgen check tells more")
 
 
 def _is_whole(row: Row) -> bool:

@@ -9,7 +9,6 @@ import heapq
 import itertools
 import math
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +21,7 @@ import xxhash
 from distillgen.errors import Damaged, NothingToPublish, UsageError
 from distillgen.excluded import FORGOTTEN, FORGOTTEN_FILE, read_forgotten
 from distillgen.files import disk_errors
-from distillgen.mix.parts import HELD_OUT, STEP, Part, Place
+from distillgen.mix.parts import HELD_OUT, STEP, Part, Place, keys_of
 from distillgen.rows import Rejection, Row
 from distillgen.steps.deduplicate import Deduplicate
 from distillgen.steps.text import normalise
@@ -46,8 +45,8 @@ class _Read(NamedTuple):
 
 def choose(parts: Sequence[Part], home: Path, *, rows: int | None, near: float | None, seed: int) -> None:
     """Decide which rows of each part go into a mix for `home`. Raises UsageError, NothingToPublish, Damaged."""
-    with disk_errors("the spool of texts that are compared"), tempfile.TemporaryDirectory() as spool:
-        _read_all(parts, near, seed, _erased(parts, home), Path(spool))
+    with disk_errors("the spool of texts that are compared"):
+        _read_all(parts, near, seed, _erased(parts, home))
     _name(parts)
     _draw(parts, rows)
 
@@ -55,11 +54,9 @@ def choose(parts: Sequence[Part], home: Path, *, rows: int | None, near: float |
 # -- which may be drawn ------------------------------------------------------------------------------------------------
 
 
-def _read_all(
-    parts: Sequence[Part], near: float | None, seed: int, erased: Sequence[Collection[str]], spool: Path
-) -> None:
+def _read_all(parts: Sequence[Part], near: float | None, seed: int, erased: Sequence[Collection[str]]) -> None:
     """Read all rows; note of each where it stands, or why it is left out."""
-    step = Deduplicate(STEP, ["conversation", "reasoning"], near, samples="compare", spool=spool)
+    step = Deduplicate(STEP, ["conversation", "reasoning"], near, samples="compare")
     held_out: dict[int, str] = {}  # conversation -> the row that has it
     prompts: set[int] = set()  # of held-out rows
     gone = {part.label: ids for part, ids in zip(parts, erased, strict=True)}
@@ -138,13 +135,15 @@ def _lines(path: Path, part: Part) -> Iterator[tuple[int, str, str, str, str]]:
     Raises Damaged for a line that is no row, and at the end for a file that is not as it was published.
     """
     offset = number = 0
-    sha = hashlib.sha256()
+    sha, keys = hashlib.sha256(), set(keys_of(part.version))
     try:
         with path.open("rb") as file:
             for line in file:
                 number += 1
                 sha.update(line)
                 row = orjson.loads(line)
+                if row.keys() != keys:
+                    raise ValueError("another row has other columns")
                 prompt, answers = _texts(row)
                 conversation = f"{prompt}\n\n{answers}" if prompt else answers
                 yield offset, row["id"] + "", conversation, row.get("reasoning", "") + "", prompt
@@ -244,18 +243,18 @@ def _draw(parts: Sequence[Part], rows: int | None) -> None:
     )
     limit = parts[number]
     if not limit.rows:
+        why = "every row of it is a duplicate of another, or was erased" if limit.left_out else "it has none"
         raise NothingToPublish(
-            f"no row of {limit.label} is left to publish",
-            fix=f"every row of it is a duplicate of another, or was erased; leave {limit.label} out of the mix",
-        )  # fmt: skip
+            f"no row of {limit.label} is left to publish", fix=f"{why}; leave {limit.label} out of the mix"
+        )
     # Before the first turn that no row is left for; and no more than would leave a part short of its share.
     in_turn = sum(((lacking - 1) // step + 1) // 2 for step in steps)
     weights = sum(part.weight for part in parts)
     most = min(in_turn, *(len(part.rows) * weights // part.weight for part in parts))
     if rows is not None and rows > most:
         raise UsageError(
-            f"{limit.label} has {len(limit.rows):,} rows to draw from, enough for a mix of {most:,} rows, "
-            f"not of {rows:,}",
+            f"{limit.label} has {len(limit.rows):,} row{'s' if len(limit.rows) > 1 else ''} to draw from, enough for a "
+            f"mix of {most:,} rows, not of {rows:,}",
             fix="ask for fewer rows, give it a smaller share, or build more of them: no row is taken twice",
         )  # fmt: skip
     drawn = Counter(number for number, _ in itertools.islice(turns(parts), most if rows is None else rows))

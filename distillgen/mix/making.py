@@ -57,6 +57,11 @@ class Mixed:
                 found.setdefault(split, {})[part.label] = count
         return found
 
+    def limit(self) -> Part | None:
+        """Return the part that is shortest for its share, None where rows of no other part are left for want of it."""
+        shortest = min(self.parts, key=lambda part: len(part.rows) / part.weight)
+        return shortest if any(part.not_drawn for part in self.parts if part is not shortest) else None
+
     def asks_held_out(self) -> int:
         """Return how many rows of `train` have the prompt of a row of another split, with another answer."""
         return sum(
@@ -115,11 +120,10 @@ def _require_unchanged(parts: Sequence[Part]) -> None:
 
 def _write(parts: Sequence[Part], publication: Publication, home: Path) -> None:
     """Write the rows drawn, turn by turn, each with its provenance."""
-    with contextlib.ExitStack() as held:
+    with disk_errors(home), contextlib.ExitStack() as held:  # a spool on a full disk cannot even be closed
         spools = []
         for part in parts:
-            with disk_errors(home):
-                spool = held.enter_context(tempfile.TemporaryFile(dir=home))
+            spool = held.enter_context(tempfile.TemporaryFile(dir=home))
             spools.append((spool, _spool_provenance(part, publication, spool)))
         paths = {place.path for part in parts for place in part.drawn}
         room_for_files(len(paths) + SPARE_FILES)

@@ -16,6 +16,7 @@ from distillgen.files import read_jsonl
 from distillgen.rows import Rejection
 
 STEP = "mix"  # in the funnel, and in the provenance of every row
+KINDS = ({"id", "messages"}, {"id", "prompt", "chosen", "rejected"})  # columns of a row; `reasoning` may be one more
 HELD_OUT = "held_out"  # the rule that leaves a row of `train` out because another split has it too
 
 
@@ -83,6 +84,12 @@ def parts_of(words: Sequence[tuple[Version, Fraction]]) -> list[Part]:
         seen[digest] = part.label
         _require_sealed(part.version)
     kinds = {part.label: keys for part in parts if (keys := keys_of(part.version))}
+    for label, keys in kinds.items():
+        if {*keys} - {"reasoning"} not in KINDS:
+            told = ", ".join(repr(key[:40]) for key in keys[:20])
+            raise UsageError(
+                f"{label} has rows of {told}: neither conversations nor pairs", fix="leave it out of the mix"
+            )
     pairs = [label for label, keys in kinds.items() if "chosen" in keys]
     others = [label for label, keys in kinds.items() if "chosen" not in keys]
     if pairs and others:

@@ -10,7 +10,9 @@ from distillgen.errors import UsageError
 HUB = "hf://"
 _REPOSITORY = re.compile(r"(?:datasets/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]{1,200}))?", re.ASCII)
 _PROTOCOL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.ASCII)
-_LIKE_AN_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(/|:)", re.ASCII)  # a slip of the pen, not a folder's name
+_LIKE_AN_ADDRESS = re.compile(  # a slip of the pen, not a folder's name
+    r"[A-Za-z][A-Za-z0-9+.-]+:(/|:)|(hf|s3|gs|gcs|abfs|az|https?|file):", re.ASCII | re.IGNORECASE
+)
 _PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?:datasets/)?([\w.-]+/[\w.-]+)", re.ASCII)
 
 
@@ -58,11 +60,17 @@ def parsed(text: str) -> HubAddress | StoreAddress:
         return HubAddress(found[1], found[2])
     if not text or "\0" in text:
         raise UsageError("an address is empty", fix="write hf://OWNER/NAME, s3://BUCKET/PATH, or a folder's path")
-    if _PROTOCOL.match(text) and "::" not in text:
+    if (protocol := _PROTOCOL.match(text)) and "::" not in text:
         try:
             urlsplit(text)
         except ValueError:
             raise UsageError(f"{text[:120]!r} is no address", fix="write s3://BUCKET/PATH, say") from None
+        if not text[protocol.end() :].strip("/"):
+            raise UsageError(f"{text[:120]!r} names no place", fix="write the whole address: s3://BUCKET/PATH, say")
+        if protocol[1] == "memory":
+            raise UsageError(
+                f"{text[:120]!r} is gone when this command ends", fix="a folder's path, or s3://BUCKET/PATH"
+            )
         return StoreAddress(text.rstrip("/"))
     if _LIKE_AN_ADDRESS.match(text):
         raise UsageError(

@@ -3,7 +3,7 @@
 import contextlib
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from logging import ERROR
 from pathlib import Path
@@ -38,11 +38,16 @@ _TOKEN = "set HF_TOKEN to a token that may {}, or run `hf auth login`"  # noqa: 
 
 @dataclass(frozen=True)
 class Commit:
-    """A state of the repository: the commit's id, its files, whether others can see it."""
+    """A state of the repository: the commit's id, its files with their sizes where asked for, whether others see it."""
 
     sha: str
-    names: frozenset[str]
+    sizes: Mapping[str, int | None]
     is_private: bool
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The files."""
+        return frozenset(self.sizes)
 
 
 class Hub:
@@ -73,12 +78,13 @@ class Hub:
         with self._errors("write"):
             _patiently(lambda: self._api.create_repo(name, repo_type=KIND, private=not public, exist_ok=True))
 
-    def commit_at(self, revision: str | None) -> Commit:
+    def commit_at(self, revision: str | None, *, with_sizes: bool = False) -> Commit:
         """Return the state that a revision names. Raises NotFound."""
+        name = self.address.repository
         with self._errors("read"):
-            info = _patiently(lambda: self._api.dataset_info(self.address.repository, revision=revision))
-        names = frozenset(each.rfilename for each in info.siblings or ())
-        return Commit(str(info.sha), names, bool(info.private))
+            info = _patiently(lambda: self._api.dataset_info(name, revision=revision, files_metadata=with_sizes))
+        sizes = {each.rfilename: each.size for each in info.siblings or ()}
+        return Commit(str(info.sha), sizes, bool(info.private))
 
     def tags(self) -> dict[str, str]:
         """Return the tags with their commits."""
@@ -140,9 +146,17 @@ class Hub:
             raise UsageError("the hub takes no such name", where=where, fix="write hf://OWNER/NAME") from None
         except (OfflineModeIsEnabled, FileMetadataError, ConnectionError, TimeoutError) as error:
             raise self._unavailable(type(error).__name__) from None
+        except UnicodeEncodeError:
+            what = "the token cannot be sent: it has a character that no token has"
+            raise CredentialsError(what, where=where, fix=_TOKEN.format(wish)) from None
+        except ImportError:
+            what = "a proxy (ALL_PROXY, HTTPS_PROXY) needs a package that is not installed"
+            raise ExtraMissing(what, fix="pip install 'httpx[socks]'") from None
         except OSError as error:
             if error.errno is None and "Consistency check failed" in str(error):
-                raise Damaged("a file came with another size than the hub said", where=where, fix="again") from None
+                raise Damaged(
+                    "a file came with another size than the hub said", where=where, fix="the same command again"
+                ) from None
             if error.errno is None:
                 raise self._unavailable(type(error).__name__) from None
             with disk_errors(where):
@@ -153,7 +167,7 @@ class Hub:
             caused = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
             if type(caused).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "requests", "hf_xet"):
                 raise self._unavailable(type(caused).__name__) from None
-            if isinstance(caused, ValueError):
+            if isinstance(caused, ValueError | LookupError | TypeError | AttributeError):  # of a page, or other JSON
                 raise self._unavailable("what it says is not what a hub says") from None
             raise
 
@@ -172,7 +186,9 @@ class Hub:
                 fix="the name; a private repository is shown only to a token (HF_TOKEN) that may read it",
             )  # fmt: skip
         if status in (409, 412):
-            return RemoteUnavailable("somebody else changed the repository meanwhile", where=where, fix="again")
+            return RemoteUnavailable(
+                "somebody else changed the repository meanwhile", where=where, fix="the same command again"
+            )
         said = repr((error.server_message or "")[:120])
         if status in (400, 413, 422):
             return UsageError(f"the hub refuses this: {said} (HTTP {status})", where=where)
@@ -181,7 +197,7 @@ class Hub:
     def _unavailable(self, what: str) -> RemoteUnavailable:
         return RemoteUnavailable(
             f"the hub does not answer as it should: {what}", where=self.address.shown,
-            fix="the network, HF_ENDPOINT, or later; no half version is left",
+            fix="the network, HF_ENDPOINT, a proxy (HTTPS_PROXY), or later; no half version is left",
         )  # fmt: skip
 
 
@@ -220,7 +236,7 @@ class HubVersion:
 
     def __init__(self, hub: Hub, scratch: Path) -> None:
         self._hub, self._scratch = hub, scratch
-        self._commit = hub.commit_at(hub.address.revision)
+        self._commit = hub.commit_at(hub.address.revision, with_sizes=True)
 
     def manifest(self) -> bytes:
         """See Source."""
@@ -229,13 +245,15 @@ class HubVersion:
                 f"no {FILE_NAME} there, so it is no dataset of distillgen", where=self._hub.address.shown,
                 fix="`datasets.load_dataset` reads other repositories",
             )  # fmt: skip
+        if (self._commit.sizes[FILE_NAME] or 0) > MANIFEST_LIMIT:
+            raise Damaged("the manifest there is none: it is far too large", where=self._hub.address.shown)
         path = self._hub.fetch(FILE_NAME, self._commit.sha, self._scratch)
         with path.open("rb") as file:
             return file.read(MANIFEST_LIMIT)
 
-    def names(self) -> set[str]:
+    def sizes(self) -> Mapping[str, int | None]:
         """See Source. What the hub adds by itself is no part of a version."""
-        return set(self._commit.names) - {".gitattributes"}
+        return {name: size for name, size in self._commit.sizes.items() if name != ".gitattributes"}
 
     def fetch(self, name: str, folder: Path, size: int) -> None:
         """See Source. huggingface_hub stops at the size that the hub states; that it is `size` is checked after."""

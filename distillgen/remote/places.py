@@ -1,12 +1,16 @@
 """Versions in a store that fsspec knows: written so that no reader sees half of one, and read."""
 
 import contextlib
+import fcntl
 import io
+import os
 import posixpath
 import re
 import shutil
+import socket
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,8 +19,10 @@ from distillgen.dataset.versions import folder_of
 from distillgen.errors import (
     CredentialsError,
     CredentialsRefused,
+    Damaged,
     DistillgenError,
     ExtraMissing,
+    Locked,
     NotFound,
     RemoteUnavailable,
     UsageError,
@@ -30,7 +36,8 @@ BUCKETS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}  # stores that have 
 _BLOCK = 1024 * 1024
 _VERSION = re.compile(r"v(\d{4,9})", re.ASCII)
 _NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
-_SENDING = ".sending-"  # before the name of a file that is on its way into a folder
+_SENDING = ".sending-"  # before the name of a file on its way into a folder; then the machine and the process
+_SENDER = re.compile(re.escape(_SENDING) + r"(?P<machine>.+)-(?P<process>\d{1,9})-[^-]+", re.ASCII)
 _FORGOTTEN_AFTER_SECONDS = 24 * 3600.0
 _KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (of another store: what its fsspec package asks for)"  # noqa: E501
 
@@ -115,18 +122,26 @@ class Store:
 
     def read(self, path: str, limit: int) -> bytes:
         """Return a small file. Raises NotFound."""
-        with self._errors(), self._files.open(path, "rb") as file:
+        with self._errors(), self._opened(path) as file:
             content: bytes = file.read(limit)
             return content
 
     def fetch(self, path: str, target: Path, size: int) -> None:
         """Bring a file here."""
-        with self._errors(), self._files.open(path, "rb") as file:
+        with self._errors(), self._opened(path) as file:
             left = size + 1  # one byte beyond tells that the file is not the one listed
             with disk_errors(target), target.open("wb") as out:
                 while left and (block := file.read(min(_BLOCK, left))):
                     out.write(block)
                     left -= len(block)
+
+    def _opened(self, path: str) -> Any:
+        """Open a file there; in a folder, nothing that could keep a reader waiting, as a pipe does."""
+        if self.is_local:
+            mode = Path(path).stat().st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise Damaged("is no file", where=path, fix="a copy that is whole")
+        return self._files.open(path, "rb")
 
     def put(self, source: Path, path: str) -> None:
         """Send a file."""
@@ -141,21 +156,42 @@ class Store:
 
     def _place(self, content: IO[bytes], target: Path) -> None:
         """Write a file of a folder whole or not at all, and lastingly."""
-        with written_whole(target, self._home(target), _SENDING) as out:
+        with written_whole(target, self._home(target), f"{_SENDING}{_machine()}-{os.getpid()}-") as out:
             shutil.copyfileobj(content, out, _BLOCK)
 
     def _home(self, target: Path) -> Path:
         """Return the dataset's folder that a path is in: what is left of a copy there is no part of a version."""
         return Path(self._root) / target.relative_to(self._root).parts[0]
 
-    def clear(self, name: str) -> None:
-        """Remove what copies that were killed left in a folder, a day later."""
+    @contextlib.contextmanager
+    def held(self, name: str) -> Iterator[None]:
+        """Let nobody else push into a dataset's folder from this machine, and clear what killed pushes left there.
+
+        Raises Locked. The lock is the folder's own, so that it leaves no file that another user could not open; where
+        a file system has none, nobody is kept out.
+        """
         if not self.is_local:
+            yield
             return
-        for leftover in Path(self.path(name)).glob(f"{_SENDING}*"):
-            with contextlib.suppress(OSError):
-                if time.time() - leftover.stat().st_mtime > _FORGOTTEN_AFTER_SECONDS:
-                    leftover.unlink()
+        home = Path(self.path(name))
+        with disk_errors(home):
+            home.mkdir(parents=True, exist_ok=True)
+            handle = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if not _locked(handle):
+                raise Locked(
+                    "another push is at work there", where=str(home), fix="run the same command again after it"
+                )
+            _clear(home)
+            yield
+        finally:
+            os.close(handle)
+
+    def clear(self, name: str) -> None:
+        """Clear what killed pushes left in a dataset's folder, unless one is at work there, or it is not ours to do."""
+        if self.is_local and Path(self.path(name)).is_dir():
+            with contextlib.suppress(DistillgenError), self.held(name):
+                pass
 
     def write(self, content: bytes, path: str) -> None:
         """Write a small file whole or not at all."""
@@ -177,15 +213,12 @@ class Store:
             raise NotFound(
                 "nothing of that name there", where=where, fix="the address, or the dataset's name"
             ) from None
-        except PermissionError as error:
-            if self.is_local:
-                with disk_errors(self._root):
-                    raise
-            raise CredentialsRefused(f"access denied{self._words(error)}", where=where, fix=_KEYS) from None
         except OSError as error:
-            if self.is_local:
-                with disk_errors(self._root):
-                    raise
+            if self.is_local:  # what is written there is written elsewhere, see `_place`
+                what = f"cannot read {error.filename or self._root}: {error.strerror or type(error).__name__}"
+                raise UsageError(what, fix="who may read it, or another copy") from None
+            if isinstance(error, PermissionError):
+                raise CredentialsRefused(f"access denied{self._words(error)}", where=where, fix=_KEYS) from None
             raise self._unavailable(error) from None
         except Exception as error:  # every store's package has its own
             kind = type(error).__name__
@@ -216,9 +249,9 @@ class StoredVersion:
         """See Source."""
         return self._store.read(self._path(FILE_NAME), MANIFEST_LIMIT)
 
-    def names(self) -> set[str]:
+    def sizes(self) -> Mapping[str, int | None]:
         """See Source."""
-        return set(self._store.sizes(self._name, self._number))
+        return self._store.sizes(self._name, self._number)
 
     def fetch(self, name: str, folder: Path, size: int) -> None:
         """See Source."""
@@ -226,6 +259,43 @@ class StoredVersion:
 
     def _path(self, name: str) -> str:
         return self._store.path(self._name, _folder(self._number), name)
+
+
+def _locked(handle: int) -> bool:
+    """Try to lock a folder; whether nobody else has."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems lock no folders
+        return True
+    return True
+
+
+def _clear(home: Path) -> None:
+    """Remove what pushes left that are dead: those of this machine at once, those of others a day later."""
+    for leftover in home.glob(f"{_SENDING}*"):
+        with contextlib.suppress(OSError):
+            if _is_dead(leftover.name) or time.time() - leftover.stat().st_mtime > _FORGOTTEN_AFTER_SECONDS:
+                leftover.unlink()
+
+
+def _is_dead(name: str) -> bool:
+    """Whether a file was on its way from a process of this machine that is no more."""
+    sender = _SENDER.fullmatch(name)
+    if sender is None or sender["machine"] != _machine():
+        return False
+    try:
+        os.kill(int(sender["process"]), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # another user's
+        return False
+    return False
+
+
+def _machine() -> str:
+    return re.sub(r"[^\w.-]", "_", socket.gethostname(), flags=re.ASCII)[:100]
 
 
 def _folder(number: int) -> str:

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import posixpath
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -13,8 +15,8 @@ from pydantic import ValidationError
 
 from distillgen.dataset.manifest import FILE_NAME, FORMAT, Manifest, read_manifest
 from distillgen.dataset.seal import seal_holds, sealed
-from distillgen.dataset.versions import Version, folder_of, latest, point_latest, sweep, version_numbers
-from distillgen.errors import Damaged, DistillgenError, NameInvalid, NewerFormat, NotFound, UsageError
+from distillgen.dataset.versions import Version, folder_of, point_latest, sweep, version_numbers
+from distillgen.errors import Damaged, DiskFull, DistillgenError, NameInvalid, NewerFormat, NotFound, UsageError
 from distillgen.excluded import FORGOTTEN, FORGOTTEN_FILE, Excluded, read_forgotten
 from distillgen.files import Lock, disk_errors, read_jsonl, safe_name, sync_folder, write_atomically
 from distillgen.remote.address import HubAddress, StoreAddress, parsed
@@ -23,6 +25,7 @@ from distillgen.remote.places import Store, StoredVersion
 from distillgen.remote.push import SIDECARS, require_whole
 from distillgen.remote.source import Source
 from distillgen.upkeep.check import MADE_LATER, check_version
+from distillgen.upkeep.erased import keep_out
 from distillgen.upkeep.findings import shown
 from distillgen.upkeep.manifests import is_name
 
@@ -70,18 +73,35 @@ def _label(manifest: Manifest) -> str:
 def _source(address: HubAddress | StoreAddress, name: str | None, scratch: Path) -> Source:
     if isinstance(address, HubAddress):
         if name and "@" in name:
-            raise UsageError("the version is named in the address", fix=f"hf://{address.repository}@v0003")
+            digits = name.partition("@")[2].removeprefix("v")
+            tag = f"v{int(digits):04d}" if digits.isascii() and digits.isdigit() and len(digits) < 10 else "v0003"
+            raise UsageError("the version is named in the address", fix=f"hf://{address.repository}@{tag}")
         return HubVersion(Hub(address), scratch)
     store = Store(address)
     if name is None:
-        there = store.datasets()
-        if len(there) != 1:
-            known = ", ".join(each[:100] for each in there[:20]) or "none"
-            raise UsageError(
-                "say which dataset", where=address.shown, fix=f"distillgen pull URL NAME; there are: {known}"
-            )
-        name = there[0]
-    return StoredVersion(store, *_chosen(store, name))
+        name = _only(store)
+    name, number = _chosen(store, name)
+    store.clear(name)
+    return StoredVersion(store, name, number)
+
+
+def _only(store: Store) -> str:
+    """Return the only dataset of a store. Raises NotFound, UsageError."""
+    there, where = store.datasets(), store.address.shown
+    if not there:
+        above, _, last = where.rstrip("/").rpartition("/")
+        if re.fullmatch(r"v\d{4,9}", last, re.ASCII):
+            number, (above, name) = int(last[1:]), posixpath.split(above)
+            hint = f"of one version's folder: distillgen pull {above} {name}@{number}"
+        elif store.versions(""):
+            hint = f"of a dataset's own folder: distillgen pull {above} {last}"
+        else:
+            hint = "the address: that of the folder in which NAME/v0001 stands"
+        raise NotFound("no dataset there", where=where, fix=hint)
+    if len(there) > 1:
+        known = ", ".join(each[:100] for each in there[:20]) + (", ..." if len(there) > 20 else "")
+        raise UsageError("say which dataset", where=where, fix=f"distillgen pull URL NAME; there are: {known}")
+    return there[0]
 
 
 def _chosen(store: Store, reference: str) -> tuple[str, int]:
@@ -167,6 +187,7 @@ def _require_none_erased(staging: Path, home: Path, label: str, where: str) -> N
 
 def _fetch(source: Source, content: bytes, manifest: Manifest, home: Path, where: str) -> Pulled:
     _require_no_more_and_no_less(source, manifest, where)
+    _require_room(manifest, home)
     numbers, label = version_numbers(home), _label(manifest)
     number = manifest.version if manifest.version not in numbers else numbers[-1] + 1
     staging = home / f".staging-v{number:04d}"
@@ -180,6 +201,7 @@ def _fetch(source: Source, content: bytes, manifest: Manifest, home: Path, where
         write_atomically(staging / FILE_NAME, content)
         require_whole(staging, shown_as=where)
         _require_none_erased(staging, home, label, where)
+        keep_out(home, Version(staging, manifest))  # first, so that no crash leaves the version without it
         if number != manifest.version:
             manifest = _renumbered(manifest, number, where)
             write_atomically(staging / FILE_NAME, sealed(manifest.dump()))
@@ -188,8 +210,7 @@ def _fetch(source: Source, content: bytes, manifest: Manifest, home: Path, where
             folder = folder_of(home, number)
             staging.rename(folder)
             sync_folder(home)
-            named = latest(home)
-            if named is None or named.manifest.version < number:
+            if not numbers or number > numbers[-1]:  # else `sweep` has seen to it
                 point_latest(home, folder.name)
         return Pulled(Version(folder, manifest), label)
     finally:
@@ -197,13 +218,27 @@ def _fetch(source: Source, content: bytes, manifest: Manifest, home: Path, where
 
 
 def _require_no_more_and_no_less(source: Source, manifest: Manifest, where: str) -> None:
-    there = source.names()
-    wanted = {FILE_NAME, *manifest.files}
+    sizes = source.sizes()
+    there, wanted = set(sizes), {FILE_NAME, *manifest.files}
     if missing := sorted(wanted - there):
         hint = "it was pushed with --data-only perhaps: then `datasets.load_dataset` opens it, pull does not"
         raise Damaged(f"there is no {', '.join(map(shown, missing[:20]))}", where=where, fix=hint)
     if strays := sorted(name for name in there - wanted if name.split("/")[0] not in MADE_LATER):
         raise Damaged(f"{', '.join(map(shown, strays[:20]))} is no part of this version", where=where)
+    for name, entry in manifest.files.items():
+        if sizes[name] not in (None, entry.bytes):
+            what = f"{shown(name)} has {sizes[name]:,} bytes there; the manifest says {entry.bytes:,}"
+            raise Damaged(what, where=where, fix="a copy that is whole, or pushing it again there")
+
+
+def _require_room(manifest: Manifest, home: Path) -> None:
+    """Raise DiskFull before anything is fetched when the version is larger than what is free."""
+    wanted = sum(entry.bytes for entry in manifest.files.values())
+    with disk_errors(home):
+        free = shutil.disk_usage(home).free
+    if wanted > free:
+        what = f"no room below {home}: {_label(manifest)} has {wanted:,} bytes, {free:,} are free"
+        raise DiskFull(what, fix="free some space, or raise the quota; nothing was fetched")
 
 
 def _renumbered(manifest: Manifest, number: int, where: str) -> Manifest:

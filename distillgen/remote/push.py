@@ -191,14 +191,18 @@ def _parsed(content: bytes) -> Manifest | None:
 
 
 def _push_to_store(version: Version, store: Store, names: Sequence[str]) -> Pushed:
-    """Send the files, then the manifest, which makes it a version, then `latest`."""
-    name, number = version.manifest.name, version.manifest.version
-    if store.is_project(name):
+    if store.is_project(version.manifest.name):
         raise UsageError(
             "this is a project's own folder of datasets", where=store.address.shown,
             fix="`distillgen pull` in that project, which takes its lock",
         )  # fmt: skip
-    store.clear(name)
+    with store.held(version.manifest.name):
+        return _send(version, store, names)
+
+
+def _send(version: Version, store: Store, names: Sequence[str]) -> Pushed:
+    """Send the files, then the manifest, which makes it a version, then `latest`."""
+    name, number = version.manifest.name, version.manifest.version
     home, where = store.path(name, _tag(version)), store.address.shown
     own = (version.folder / FILE_NAME).read_bytes()
     try:
@@ -213,6 +217,13 @@ def _push_to_store(version: Version, store: Store, names: Sequence[str]) -> Push
         if any(sizes.get(each) != entry.bytes for each, entry in there.files.items() if each in names):
             raise Damaged("this version lacks files there", where=where, fix=f"remove {home} and push again")
         return Pushed(where, 0, 0, was_there=True)
+    if strays := sorted(set(sizes) - {FILE_NAME, *version.manifest.files}) if there is None else []:
+        told = ", ".join(map(shown, strays[:TOLD]))
+        raise UsageError(
+            f"what another push began there is no part of this one: {told}",
+            where=where,
+            fix=f"remove {home} and push again",
+        )
     wanted = [each for each in names if sizes.get(each) != version.manifest.files[each].bytes or content != own]
     for each in wanted:
         store.put(version.folder / each, f"{home}/{each}")

@@ -1,5 +1,6 @@
 """What a pull asks of the place that it takes a version from."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -12,8 +13,8 @@ class Source(Protocol):
     def manifest(self) -> bytes:
         """Return its manifest. Raises NotFound."""
 
-    def names(self) -> set[str]:
-        """Return the files that are there, the manifest among them."""
+    def sizes(self) -> Mapping[str, int | None]:
+        """Return the files that are there, the manifest among them, with their sizes in bytes; None: it is not said."""
 
     def fetch(self, name: str, folder: Path, size: int) -> None:
         """Bring a file below a folder here; no more than one byte beyond its size."""
