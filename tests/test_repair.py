@@ -21,6 +21,7 @@ from till import called
 from distillgen.dataset.seal import sealed
 from distillgen.files import Lock
 from distillgen.upkeep.check import check_all
+from distillgen.upkeep.exchange import exchange
 from distillgen.upkeep.repair import repair_all
 
 TRAIN, VALIDATION = "data/train-00000-of-00001.jsonl", "data/validation-00000-of-00001.jsonl"
@@ -443,10 +444,10 @@ def test_files_of_a_hundred_thousand_rows_made_small(
 ) -> None:
     """A split of several files, of which one is lost; also without a manifest that says how many rows each has."""
     from distillgen.dataset import publication
-    from distillgen.upkeep import remedy
+    from distillgen.upkeep import evidence
 
     monkeypatch.setattr(publication, "ROWS_PER_FILE", 4)
-    monkeypatch.setattr(remedy, "ROWS_PER_FILE", 4)
+    monkeypatch.setattr(evidence, "ROWS_PER_FILE", 4)
     project.write("recipe.toml", RECIPE.format(url=loopback.url))
     project.seeds([{"question": f"What is number {n}?"} for n in range(14)])
     assert called(project, "build").exit_code == 0
@@ -501,6 +502,88 @@ def test_figures_that_somebody_sealed_stay_wrong(kept: Project) -> None:
 
 
 # -- folders and names -----------------------------------------------------------------------------------------------
+
+
+def test_swapped_and_renamed_files_are_found_in_the_version_itself(kept: Project) -> None:
+    before = contents(home(kept))
+    provenance, rejected = (kept.version(2) / name for name in SIDECARS[:2])
+    swapped = provenance.read_bytes(), rejected.read_bytes()
+    for path, content in zip((rejected, provenance), swapped, strict=True):
+        path.unlink()
+        path.write_bytes(content)
+    (kept.version(2) / VALIDATION).rename(kept.version(2) / "data" / "validation.bak")
+    told = foreseen(kept)
+    hows = {each["file"]: each["how"] for each in told["repairs"] if each["how"] != "moved aside"}
+    assert hows == {
+        SIDECARS[0]: f"{SIDECARS[1]!r} is this file", SIDECARS[1]: "demo@1 has the same file",
+        VALIDATION: "'data/validation.bak' is this file",
+    }  # fmt: skip
+    repaired(kept)
+    assert contents(home(kept)) == before
+
+
+def test_swapped_manifests_go_back(kept: Project) -> None:
+    """And no file is made to be what another version's manifest says."""
+    before = contents(home(kept))
+    one, other = (kept.version(number) / "manifest.json" for number in (1, 2))
+    contents_of = one.read_bytes(), other.read_bytes()
+    other.write_bytes(contents_of[0])
+    one.write_bytes(contents_of[1])
+    assert of_files(foreseen(kept)) == {("demo@1", "manifest.json"), ("demo@2", "manifest.json")}
+    repaired(kept)
+    assert contents(home(kept)) == before
+
+
+@pytest.mark.parametrize("done", ["swapped", "copied"])
+def test_a_version_under_another_number_is_told_and_left_alone(kept: Project, done: str) -> None:
+    if done == "swapped":
+        kept.version(1).rename(home(kept) / "spare")
+        kept.version(2).rename(kept.version(1))
+        (home(kept) / "spare").rename(kept.version(2))
+        cut(kept.version(1) / SIDECARS[0])
+    else:
+        shutil.copytree(kept.version(2), home(kept) / "v0003")
+    before = contents(home(kept))
+    told = repaired(kept, code=8)
+    assert not told["repairs"] and contents(home(kept)) == before
+    assert "place" in {each["kind"] for each in told["stays"]}
+    if done == "copied":
+        assert "the name of its version again" in called(kept, "repair").stderr
+
+
+def test_a_name_that_promises_too_many_files_is_not_believed(kept: Project) -> None:
+    before = contents(kept.version(2))
+    (kept.version(2) / "manifest.json").unlink()
+    (kept.version(2) / "data" / "train-00000-of-99999.jsonl").write_text("")
+    told = repaired(kept)
+    assert of_files(told) == {("demo@2", "data/train-00000-of-99999.jsonl"), ("demo@2", "manifest.json")}
+    left = contents(kept.version(2))
+    assert left.keys() == before.keys() and left[TRAIN] == before[TRAIN]
+
+
+@pytest.mark.parametrize("name", ["v0001", "v0001/data", "v0001/manifest.json", ".", ".."])
+def test_what_may_not_be_read_is_no_damage(kept: Project, name: str) -> None:
+    """A manifest that its reader may not open is not one to be written anew with less in it."""
+    as_anybody: list[str] = []
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("root may read everything")
+        as_anybody = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
+    before, shut = contents(home(kept)), home(kept) / name
+    mode = shut.stat().st_mode
+    shut.chmod(0)
+    told = []
+    for command in (["check"], ["repair"], ["repair", "--yes", "--with-loss"]):
+        done = subprocess.run(
+            [*as_anybody, sys.executable, "-m", "distillgen", *command],
+            cwd=kept.folder, env=clean_environment(), capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        told.append((done.returncode, done.stderr))
+    shut.chmod(mode)
+    for code, said in told[:2]:
+        assert code == 8 and "Permission denied" in said and "make it readable" in said, said
+    assert told[2][0] in (2, 8) and "Permission denied" in told[2][1], told[2]
+    assert contents(home(kept)) == before
 
 
 def test_a_folder_that_was_half_copied_is_moved_aside(kept: Project) -> None:
@@ -601,6 +684,41 @@ def test_leftovers_of_crashes_are_cleared(kept: Project) -> None:
     told = repaired(kept)
     assert {each["how"] for each in told["repairs"]} == {"cleared"} and len(told["repairs"]) == 4
     assert contents(home(kept)) == before
+
+
+@pytest.mark.parametrize("renames", [1, 2])
+def test_a_kill_amid_an_exchange_that_takes_renames(kept: Project, renames: int) -> None:
+    """Where no system call exchanges two folders: either version is under its name again, and neither is left over."""
+    old, new = kept.version(2), home(kept) / ".staging-v-v0002"
+    shutil.copytree(old, new)
+    before = contents(home(kept))
+    assert killed_at(renames + 1, ["rename"], lambda: exchange(new, old, at_once=False))
+    hidden = home(kept) / ".exchanging-v0002"
+    assert hidden.is_dir() and old.exists() == (renames == 2)
+    done = called(kept, "check")
+    assert done.exit_code == 8 and "left" in done.stderr and hidden.name in done.stderr
+    told = foreseen(kept)
+    assert [each["file"] for each in told["repairs"]] == {
+        1: ["v0002", ".staging-v-v0002"], 2: [".exchanging-v0002"],
+    }[renames]  # fmt: skip
+    assert repaired(kept)["repairs"] == told["repairs"]
+    assert contents(home(kept)) == {name: each for name, each in before.items() if not name.startswith(".staging")}
+
+
+def test_the_only_version_under_a_hidden_name(kept: Project) -> None:
+    shutil.rmtree(kept.version(1))
+    before = contents(home(kept))
+    flip(kept.version(2) / TRAIN, random.Random(3))
+    kept.version(2).rename(home(kept) / ".exchanging-v0002")
+    (home(kept) / ".exchanging-v0009").symlink_to("/etc")  # nobody's
+    (home(kept) / ".exchanging-v0008").write_text("mine")
+    for arguments in ([], ["demo"]):
+        assert "v0002" in called(kept, "check", *arguments).stderr
+    [mend] = foreseen(kept)["repairs"]
+    assert (mend["file"], mend["exact"]) == ("v0002", False) and "repaired next" in mend["how"]
+    repaired(kept)
+    left = contents(home(kept))
+    assert left.pop(".exchanging-v0008") == b"mine" and left.pop(".exchanging-v0009") == b"/etc" and left == before
 
 
 @pytest.mark.parametrize("made", ["gone", "nowhere", "outside", "rubbish", "folder", "older", "bytes"])

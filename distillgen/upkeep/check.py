@@ -1,5 +1,6 @@
 """Whether a version is what was published: every checksum, line, id and count, and where it is not."""
 
+import contextlib
 import os
 import re
 import stat
@@ -13,7 +14,15 @@ import orjson
 from distillgen.dataset.manifest import FILE_NAME, FORMAT, FileEntry, Manifest, read_manifest
 from distillgen.dataset.seal import FIELD as SEAL
 from distillgen.dataset.seal import seal_holds
-from distillgen.dataset.versions import Version, find_version, folder_of, no_dataset, version_numbers
+from distillgen.dataset.versions import (
+    EXCHANGING,
+    Version,
+    find_version,
+    folder_of,
+    homes_in,
+    no_dataset,
+    version_numbers,
+)
 from distillgen.errors import Damaged, NewerFormat, NotFound
 from distillgen.files import canonical, digest, safe_name
 from distillgen.upkeep.comparison import Comparison
@@ -43,11 +52,25 @@ class Checked:
 def check_all(datasets: Path, reference: str | None, *, fast: bool) -> Iterator[Checked]:
     """Check the versions that a name means: one of them, or all of a dataset, or all that there are; one by one.
 
-    Raises NotFound, and Damaged where a version is named by a digest and a manifest cannot be read.
+    Raises NotFound, and Damaged where a version is named by a digest and a manifest cannot be read, or a folder.
     """
+    with readable(datasets):
+        yield from _check_all(datasets, reference, fast=fast)
+
+
+@contextlib.contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """Turn the system's refusals to read what is below a folder into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        where = str(error.filename or folder)
+        raise Damaged(f"cannot be read: {error.strerror}", where=where, fix="make it readable") from error
+
+
+def _check_all(datasets: Path, reference: str | None, *, fast: bool) -> Iterator[Checked]:
     if reference is None:
-        homes = sorted(entry for entry in datasets.iterdir() if entry.is_dir()) if datasets.is_dir() else []
-        homes = [home for home in homes if version_numbers(home)]
+        homes = [home for home in homes_in(datasets) if _has_versions(home)]
         if not homes:
             raise NotFound("no dataset here", where=str(datasets), fix="`distillgen build` makes one")
         for home in homes:
@@ -59,8 +82,7 @@ def check_all(datasets: Path, reference: str | None, *, fast: bool) -> Iterator[
     else:
         name, _, wanted = reference.partition("@")
         home = datasets / safe_name(name, "dataset name")
-        numbers = version_numbers(home)
-        if not numbers:
+        if not (numbers := version_numbers(home)) and (wanted or not hidden_versions(home)):
             raise no_dataset(name, datasets)
         if not wanted:
             yield from _check_dataset(home, fast=fast)
@@ -93,11 +115,47 @@ def _name_of(number: int) -> str:
     return folder_of(Path(), number).name
 
 
+def _has_versions(home: Path) -> bool:
+    try:
+        return bool(version_numbers(home) or hidden_versions(home))
+    except OSError:  # told when its turn comes
+        return True
+
+
 def _check_dataset(home: Path, *, fast: bool) -> Iterator[Checked]:
-    numbers = version_numbers(home)
+    try:
+        numbers, hidden = version_numbers(home), hidden_versions(home)
+    except OSError as error:
+        yield Checked(home.name, home, [unreadable(error)])
+        return
     for number in numbers:
         yield check_version(folder_of(home, number), fast=fast, is_placed=True)
-    yield Checked(home.name, home, list(check_latest(home, set(map(_name_of, numbers)))))
+    beside = [Finding("missing", f"is missing: a crash left it as {path.name}", name) for name, path in hidden.items()]
+    what = "was left by a crash: a version as it was before it was written anew"
+    beside += [Finding("stray", what, path.name) for path in exchanged_versions(home)]
+    yield Checked(home.name, home, [*beside, *check_latest(home, {*map(_name_of, numbers), *hidden})])
+
+
+def unreadable(error: OSError) -> Finding:
+    """Return the finding that says why a folder could not be read."""
+    return Finding("unreadable", f"the folder cannot be read: {error.strerror}")
+
+
+def hidden_versions(home: Path) -> dict[str, Path]:
+    """Return the versions that a crash left under a hidden name, while none stands in their place: name -> folder."""
+    return {name: path for name, path in _exchanging(home) if not os.path.lexists(home / name)}
+
+
+def exchanged_versions(home: Path) -> list[Path]:
+    """Return the hidden folders of versions in whose place another stands, which a crash kept from being removed."""
+    return [path for name, path in _exchanging(home) if (home / name).is_dir()]
+
+
+def _exchanging(home: Path) -> Iterator[tuple[str, Path]]:
+    for path in sorted(home.glob(f"{EXCHANGING}v*")):
+        name = path.name.removeprefix(EXCHANGING)
+        if _FOLDER.fullmatch(name) and path.is_dir() and not path.is_symlink():
+            yield name, path
 
 
 def check_latest(home: Path, versions: set[str]) -> Iterator[Finding]:
@@ -136,7 +194,7 @@ def check_version(folder: Path, *, fast: bool = False, is_placed: bool = False) 
     try:
         there = dict(walk(folder))
     except OSError as error:
-        checked.findings.append(Finding("unreadable", f"the folder cannot be read: {error.strerror}"))
+        checked.findings.append(unreadable(error))
         return checked
     try:
         manifest, wrong = _read_manifest(folder, there)

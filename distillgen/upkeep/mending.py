@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import mmap
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -47,6 +48,33 @@ def of_path(path: Path, size: int | None = None) -> Content:
                 yield block
 
     return blocks
+
+
+def of_inode(path: Path) -> Content:
+    """Return the content of a file that may be moved or replaced before it is read: it is opened now."""
+    opened = _Opened(path)
+
+    def blocks() -> Iterator[bytes]:
+        at = 0
+        while block := opened.read(at):
+            at += len(block)
+            yield block
+
+    return blocks
+
+
+class _Opened:
+    """A file that stays open for as long as anybody may want to read it."""
+
+    def __init__(self, path: Path) -> None:
+        self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self, at: int) -> bytes:
+        return os.pread(self._handle, BLOCK, at)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):  # it could not be opened
+            os.close(self._handle)
 
 
 def of_bytes(content: bytes) -> Content:

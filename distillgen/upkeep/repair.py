@@ -1,21 +1,30 @@
 """Mends what can be mended without guessing: `latest`, leftovers of a crash, files, manifests; keeps damaged bytes."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from distillgen.dataset.versions import folder_of, homes_in, no_dataset, point_latest, version_numbers
 from distillgen.errors import NotFound
-from distillgen.files import safe_name
+from distillgen.files import disk_errors, safe_name, sync_folder
 from distillgen.upkeep.aside import Home
-from distillgen.upkeep.check import check_latest, check_version, folder_named
+from distillgen.upkeep.check import (
+    check_latest,
+    check_version,
+    exchanged_versions,
+    folder_named,
+    hidden_versions,
+    readable,
+    unreadable,
+)
 from distillgen.upkeep.findings import Finding
 from distillgen.upkeep.locks import at_rest
-from distillgen.upkeep.remedy import Action, Mend, Remedy
-from distillgen.upkeep.siblings import Siblings
+from distillgen.upkeep.remedy import Remedy
+from distillgen.upkeep.siblings import Manifests, Siblings
+from distillgen.upkeep.worklist import Action, Mend, Worklist
 
-LEFTOVERS = (".staging-v*", ".latest", ".pinned.*")  # of builds, of `latest` on its move, of `pin`
+LEFTOVERS = (".staging-v*", ".latest", ".pinned.*", ".forgotten.txt.*")  # of builds, `latest`, `pin` and `forget`
 LATEST = "latest"
 
 
@@ -32,8 +41,14 @@ class Repaired:
 def repair_all(datasets: Path, reference: str | None, *, will_do: bool, with_loss: bool = False) -> Iterator[Repaired]:
     """Repair what a name means: one version, a dataset, or all there are; or, not `will_do`, say what would be done.
 
-    Raises NotFound, Locked while a build is at work, and NewerFormat before anything is changed.
+    Raises NotFound, Locked while a build is at work, Damaged for a folder that cannot be read, and NewerFormat before
+    anything is changed.
     """
+    with readable(datasets):
+        yield from _repair_all(datasets, reference, will_do=will_do, with_loss=with_loss)
+
+
+def _repair_all(datasets: Path, reference: str | None, *, will_do: bool, with_loss: bool) -> Iterator[Repaired]:
     if reference is None:
         homes = homes_in(datasets)
         if not homes:
@@ -52,8 +67,11 @@ def repair_all(datasets: Path, reference: str | None, *, will_do: bool, with_los
 
 
 def _repair(home: Path, only: int | None, *, will_do: bool, with_loss: bool) -> Iterator[Repaired]:
-    with at_rest([home / ".lock"], will_do=will_do):
-        yield from _Work(home, will_do=will_do, with_loss=with_loss).through(only)
+    try:
+        with at_rest([home / ".lock"], will_do=will_do):
+            yield from _Work(home, will_do=will_do, with_loss=with_loss).through(only)
+    except PermissionError as error:  # of reading: those of writing are errors of ours
+        yield Repaired(home.name, home, stays=[unreadable(error)])
 
 
 class _Work:
@@ -65,17 +83,42 @@ class _Work:
         self._date = time.strftime("%Y-%m-%d", time.gmtime(now))
         self._will_do, self._with_loss = will_do, with_loss
         self._whole: list[int] = []
+        self._given_back: set[str] = set()
+        self._manifests = Manifests(home)
 
     def through(self, only: int | None) -> Iterator[Repaired]:
         """Repair one version, or all of them and what lies beside them. Raises NewerFormat first of all."""
         home = self._home.folder
         numbers = version_numbers(home) if only is None else [only]
+        hidden = hidden_versions(home) if only is None else {}
         for number in numbers:
-            _require_known(folder_of(home, number))
+            _require_known(folder_of(home, number), is_placed=True)
+        for folder in hidden.values():
+            _require_known(folder, is_placed=False)
+        if hidden:
+            yield self._give_back(hidden)
+            numbers = version_numbers(home)
         for number in numbers:
             yield self._version(folder_of(home, number), number)
         if only is None:
             yield self._beside()
+
+    def _give_back(self, hidden: Mapping[str, Path]) -> Repaired:
+        """Give versions that a crash left under a hidden name their own."""
+        home = self._home.folder
+        done = Repaired(home.name, home)
+        for name, path in hidden.items():
+            is_whole = not check_version(path).findings
+            how = "gets its name back" if is_whole else "gets its name back; it is damaged, and is repaired next"
+            done.mends.append(Mend(home.name, name, f"is missing: a crash left it as {path.name}", how, is_whole))
+            self._given_back.add(name)
+            if self._will_do:
+                with disk_errors(path):
+                    path.rename(home / name)
+                    sync_folder(home)
+            elif is_whole:
+                self._whole.append(int(name[1:]))
+        return done
 
     def _version(self, folder: Path, number: int) -> Repaired:
         label = f"{folder.parent.name}@{number}"
@@ -88,20 +131,23 @@ class _Work:
         if folder.is_symlink():
             elsewhere = Finding("irregular", "is a link: nothing is written through it; repair what it leads to")
             return Repaired(label, folder, stays=[elsewhere, *checked.findings])
-        siblings = Siblings(self._home.folder, number)
-        remedy = Remedy(self._home, checked, siblings, self._with_loss, self._date)
+        if any(each.kind == "unreadable" and not each.file for each in checked.findings):
+            return Repaired(label, folder, stays=checked.findings)
+        work = Worklist(self._home, checked)
+        own = self._manifests.of(number)
         try:
-            remedy.plan()
+            Remedy(work, Siblings(self._home.folder, number), own, self._with_loss, self._date).plan()
         except OSError as error:
-            remedy.actions.clear()
-            remedy.stays.append(Finding("unreadable", f"cannot be read: {error.strerror}", str(error.filename or "")))
-        self._do(remedy.actions)
-        stays = remedy.stays
+            work.actions.clear()
+            file = str(error.filename or "").removeprefix(f"{folder}/")
+            work.stays.append(Finding("unreadable", f"cannot be read: {error.strerror}", file))
+        self._do(work.actions)
+        stays = work.stays
         if self._will_do and folder.is_dir():
             stays = check_version(folder, is_placed=True).findings
-        if folder.is_dir() and not stays and remedy.will_be_whole:
+        if folder.is_dir() and not stays and work.will_be_whole:
             self._whole.append(number)
-        return Repaired(label, folder, [each.mend for each in remedy.actions], stays)
+        return Repaired(label, folder, [each.mend for each in work.actions], stays)
 
     def _do(self, actions: Sequence[Action]) -> None:
         if self._will_do:
@@ -113,7 +159,9 @@ class _Work:
         home = self._home.folder
         done = Repaired(home.name, home)
         actions = []
-        for path in sorted(path for pattern in LEFTOVERS for path in home.glob(pattern)):
+        for path in sorted(
+            [*exchanged_versions(home), *(path for pattern in LEFTOVERS for path in home.glob(pattern))]
+        ):
             mend = Mend(home.name, path.name, "was left by a crash", "cleared")
             actions.append(Action(mend, lambda path=path: self._home.clear(path)))  # type: ignore[misc]
         actions += self._latest(done)
@@ -123,7 +171,7 @@ class _Work:
 
     def _latest(self, done: Repaired) -> Iterator[Action]:
         home = self._home.folder
-        names = {folder_of(home, number).name for number in version_numbers(home)}
+        names = {folder_of(home, number).name for number in version_numbers(home)} | self._given_back
         if not names:
             return
         wrong = next(iter(check_latest(home, names)), None)
@@ -151,8 +199,8 @@ def _named(home: Path) -> int | None:
     return int(name[1:]) if name[1:].isdecimal() else None
 
 
-def _require_known(folder: Path) -> None:
+def _require_known(folder: Path, *, is_placed: bool) -> None:
     """Raise NewerFormat for a version whose format is unknown; its seal tells damage from news."""
-    newer = check_version(folder, fast=True, is_placed=True).newer
+    newer = check_version(folder, fast=True, is_placed=is_placed).newer
     if newer is not None:
         raise newer

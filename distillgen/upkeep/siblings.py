@@ -1,4 +1,4 @@
-"""The other versions of a dataset, from which a damaged one may have files, lines, and parts of its manifest."""
+"""The other versions of a dataset, from which a damaged one may have files, lines, and its manifest, or parts of it."""
 
 import contextlib
 import functools
@@ -8,12 +8,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distillgen.dataset.manifest import FILE_NAME, Manifest, read_manifest
+from distillgen.dataset.seal import seal_holds
 from distillgen.dataset.versions import folder_of, version_numbers
 from distillgen.errors import DistillgenError
 from distillgen.upkeep.check import is_regular
 from distillgen.upkeep.findings import DATA_FILE
 from distillgen.upkeep.manifests import is_name
 from distillgen.upkeep.mending import lines_of, of_path, sha256_of
+
+
+class Manifests:
+    """The manifests of a dataset's versions as they were before anything was changed, by the version each is of.
+
+    One may stand in another's folder. Those that cannot be read, or whose seal does not hold, are left out.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._found: dict[int, bytes] = {}
+        for number in version_numbers(home):
+            with contextlib.suppress(DistillgenError, OSError):
+                content = (folder_of(home, number) / FILE_NAME).read_bytes()
+                manifest = read_manifest(folder_of(home, number))
+                if manifest.name == home.name and seal_holds(content):
+                    self._found.setdefault(manifest.version, content)
+
+    def of(self, number: int) -> bytes | None:
+        """Return the manifest of a version, wherever it stood."""
+        return self._found.get(number)
 
 
 @dataclass(frozen=True)
