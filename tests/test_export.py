@@ -973,3 +973,15 @@ def test_a_template_that_reads_the_key_gets_the_reasoning(projects: dict[str, Pr
     project.write("t.jinja", "{{ messages[-1].reasoning_content }}|{{ messages[-1].content }}")
     first = lines(exported(project, "text", "--template", "t.jinja", "--reasoning", "reasoning_content"))[0]
     assert first["text"] == f"{project.rows()[0]['reasoning']}|{project.rows()[0]['messages'][-1]['content']}"
+
+
+def test_what_an_export_leaves_beside_it_is_named(projects: dict[str, Project], tmp_path: Path) -> None:
+    project, out = projects["plain"], tmp_path / "out"
+    first = project.run("export", "demo", "--format", "mlx", "-o", str(out))
+    assert first.returncode == 0 and "warning" not in first.stderr
+    again = project.run("export", "demo", "--format", "mlx", "-o", str(out))
+    assert "warning" not in again.stderr
+    (out / ".hidden").touch()
+    other = project.run("export", "demo", "--format", "messages", "--split", "train", "-o", str(out))
+    assert other.returncode == 0 and "no part of this export" in other.stderr
+    assert "'valid.jsonl'" in other.stderr and "'train.jsonl'" not in other.stderr and ".hidden" not in other.stderr

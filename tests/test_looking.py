@@ -121,6 +121,7 @@ def test_trace_tells_where_a_row_came_from_and_where_it_went(looked_at: Project)
     assert {name: story[name] for name in record} == record and story["end"] == f"published in split {record['split']}"
     text = looked_at.run("trace", row["id"], "demo").stdout
     assert f"seed {record['origin']}" in text and "1.generate: main as scripted to prompt answer, stop" in text
+    assert story["usd"] == pytest.approx((7 * 1000 + 11 * 10_000) / 1e6) and "\ncost $0.117000\n" in text
     assert "7 tokens in, 11 out" in text and record["steps"][0]["key"] in text and row["messages"][0]["content"] in text
     [refused] = [each for each in looked_at.sidecar("rejected") if each["rule"] == "length"]
     [left_out] = told(looked_at, "trace", refused["id"], "demo")

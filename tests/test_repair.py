@@ -412,6 +412,9 @@ def test_a_manifest_of_which_half_is_left(kept: Project) -> None:
     [note] = now["repaired"]
     assert note["lost"] == ["funnel", "software", "run"] and "seeds" in note["unverified"]
     assert "recipe" not in note["unverified"], "the other version's is the same"
+    assert "demo@1 (repaired)" in kept.run("log", "demo").stdout
+    unconfirmed = {each["version"]: each["unconfirmed"] for each in json.loads(kept.run("log", "--json").stdout)}
+    assert unconfirmed[1] == sorted({*note["lost"], *note["unverified"]}) and unconfirmed[2] == []
 
 
 def test_a_damaged_manifest_and_damaged_data(kept: Project) -> None:
@@ -818,6 +821,31 @@ def test_killed_at_any_moment_it_goes_on_where_it_was(kept: Project) -> None:
         call += 2
     assert call > 20
     assert contents(home(kept)) == before
+
+
+@pytest.mark.parametrize("swapped", ["manifests of two versions", "files of one"])
+def test_killed_while_swapped_files_go_back(kept: Project, swapped: str) -> None:
+    """Each then stands where the other must be, and is nowhere else once that one is back, but where it was put aside."""
+    before = contents(home(kept))
+    if swapped == "files of one":
+        shutil.rmtree(kept.version(1))  # which has one of them too
+        before = {name: each for name, each in before.items() if not name.startswith("v0001/")}
+        one, other = (kept.version(2) / name for name in SIDECARS[:2])
+    else:
+        one, other = (kept.version(number) / "manifest.json" for number in (1, 2))
+    for path, content in zip((one, other), (other.read_bytes(), one.read_bytes()), strict=True):
+        path.write_bytes(content)
+    harmed = kept.folder / "harmed"
+    subprocess.run(["cp", "-a", str(home(kept)), str(harmed)], check=True)
+    call = 1
+    while is_killed_at(call, kept.folder):
+        for each in repair_all(kept.folder / "datasets", None, will_do=True):
+            assert not each.stays, call
+        assert contents(home(kept)) == before, call
+        shutil.rmtree(home(kept))
+        subprocess.run(["cp", "-a", str(harmed), str(home(kept))], check=True)
+        call += 1
+    assert call > 8
 
 
 def test_two_at_once(kept: Project) -> None:

@@ -115,6 +115,7 @@ def _logged_as_json(manifest: "Manifest", before: "Manifest | None", is_pinned: 
         "changed": changes_of(manifest, before),
         "partial": manifest.is_partial,
         "pinned": is_pinned,
+        "unconfirmed": sorted(manifest.unconfirmed),
         "run": manifest.run,
     }
 
@@ -127,7 +128,8 @@ def _logged(found: "list[tuple[Manifest, Manifest | None]]", pins: set[tuple[str
     rows = [
         [
             f"{m.name}@{m.version}{' (partial)' if m.is_partial else ''}"
-            + (" (pinned)" if (m.name, m.version) in pins else ""),
+            + (" (pinned)" if (m.name, m.version) in pins else "")
+            + (" (repaired)" if m.unconfirmed else ""),
             f"{m.rows:,}",
             f"{m.run.get('calls', 0):,}",
             f"{m.run.get('tokens', {}).get('completion', 0):,}",
@@ -230,7 +232,10 @@ def trace(
     stories = stories_of(version, row_id)
     if as_json:
         _print_json(
-            [{"fate": each.fate, "end": each.end, **each.record, "training": each.training} for each in stories]
+            [
+                {"fate": each.fate, "end": each.end, **each.record, "training": each.training, "usd": each.usd}
+                for each in stories
+            ]
         )
         return
     out = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 # The names in export/formats.py and export/trainers/, which would make the help slow.
+MOST_NAMED = 5  # files that a warning names
 FORMATS = (
     "messages", "prompt-completion", "sharegpt", "alpaca", "preference", "unpaired-preference", "text", "labels",
     "parquet", "csv",
@@ -134,6 +135,20 @@ def export(
         paths = export_folder(to_folder, version, FORMAT_OF[form], options, split=split)
     for path in paths:
         say(f"wrote {path}")
+    _warn_of_others(to_folder, paths)
+
+
+def _warn_of_others(folder: Path, paths: list[Path]) -> None:
+    """Name the files that stand beside an export and are no part of it: a trainer may open those of an earlier one."""
+    from distillgen.report.console import say
+
+    others = sorted(path.name for path in folder.iterdir() if path.is_file() and path not in paths)
+    others = [name for name in others if not name.startswith(".")]
+    if others:
+        named = ", ".join(repr(name[:80]) for name in others[:MOST_NAMED]) + (
+            ", ..." if len(others) > MOST_NAMED else ""
+        )
+        say(f"warning: no part of this export, and a trainer may open it: {named} in {folder}", style="yellow")
 
 
 def _no_such_format(form: str) -> "UsageError":

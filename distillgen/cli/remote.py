@@ -95,6 +95,8 @@ def _say_terms(version: "Version", accept: Sequence[str], *, public: bool) -> No
     terms = version.manifest.terms
     stance, purpose = str(terms.get("stance") or "unknown"), terms.get("purpose")
     conditions = [each.get("text") if isinstance(each, dict) else each for each in terms.get("conditions") or ()]
+    if "terms" in version.manifest.unconfirmed and not public:
+        stance += ", by a record that was damaged and that no checksum confirms (`distillgen terms` tells anew)"
     if public:
         verdict = require_public(version, accept)
         stance, purpose, conditions = verdict.stance, PURPOSE, [each.text for each in verdict.conditions]

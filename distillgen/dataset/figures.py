@@ -127,6 +127,16 @@ def replies_of(step: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
     return [step] if "key" in step else step.get("scores", ())
 
 
+def usd_of(version: Version, teacher: str, spent: Spent) -> float | None:
+    """Return what replies of a teacher cost, at the prices on record; None when those are not known."""
+    stated = version.manifest.run.get("teachers", {}).get(teacher, {}).get("prices")
+    if not stated:
+        return None
+    rate = stated["rates"][0]
+    fresh = (spent.prompt - spent.cached) * rate["input"] + spent.cached * rate["cached_input"]
+    return float(round((fresh + spent.completion * rate["output"]) / 1e6, 9))
+
+
 def bar(share: float, width: int = 30) -> str:
     """Return a bar that is `share` of `width` characters long, in eighths of a character."""
     eighths = round(share * width * 8)

@@ -52,6 +52,11 @@ class Manifest(BaseModel):
     repaired: list[dict[str, Any]] = []  # what `repair` had to make up for: date, and what was lost
     forgotten: list[dict[str, Any]] = []  # tombstones of erased rows: id, date, reason, digest_before
 
+    @property
+    def unconfirmed(self) -> set[str]:
+        """The fields that nobody can vouch for since a repair: lost, or taken from a manifest that was damaged."""
+        return {str(name) for note in self.repaired for kind in ("lost", "unverified") for name in note.get(kind) or ()}
+
     def dump(self) -> bytes:
         """Return the manifest as it is written."""
         return orjson.dumps(self.model_dump(mode="json"), option=orjson.OPT_INDENT_2) + b"\n"

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from distillgen.dataset.figures import Spent, replies_of, usd_of
 from distillgen.dataset.looking import records_of, training_rows
 from distillgen.dataset.versions import Version
 from distillgen.errors import NotFound
@@ -15,11 +16,15 @@ FATES = ("provenance", "rejected", "failed")
 
 @dataclass(frozen=True)
 class Story:
-    """One row's record, and what became of it: published, rejected or failed. `training` is what the student sees."""
+    """One row's record, and what became of it: published, rejected or failed. `training` is what the student sees.
+
+    `usd` is what the replies behind it cost at the prices on record, None where one of these is not known.
+    """
 
     fate: str
     record: Mapping[str, Any]
     training: Mapping[str, Any] | None = None
+    usd: float | None = None
 
     @property
     def end(self) -> str:
@@ -39,6 +44,8 @@ class Story:
         yield f"seed {record['origin']}{made}"
         for step in record["steps"]:
             yield f"{step['step']}: {_told(step)}"
+        if any(_paid(record)):
+            yield f"cost {'unknown: no price on record' if self.usd is None else f'${self.usd:.6f}'}"
         yield self.end
         for column, value in record["columns"].items():
             yield f"  {column}: {value if isinstance(value, str) else dumps(value)}"
@@ -100,4 +107,22 @@ def _with_training(version: Version, stories: list[Story]) -> list[Story]:
                     ids.remove(row["id"])
                     if not ids:
                         break
-    return [Story(each.fate, each.record, found.get(each.record["id"])) for each in stories]
+    return [
+        Story(each.fate, each.record, found.get(each.record["id"]), _cost(version, each.record)) for each in stories
+    ]
+
+
+def _paid(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the replies behind a record that have tokens: one that made several rows stands behind each."""
+    for step in record["steps"]:
+        yield from (reply for reply in replies_of(step) if reply.get("tokens"))
+
+
+def _cost(version: Version, record: Mapping[str, Any]) -> float | None:
+    costs: list[float | None] = []
+    for reply in _paid(record):
+        spent = Spent()
+        spent.add(reply["tokens"])
+        costs.append(usd_of(version, reply.get("teacher") or reply["judge"], spent))
+    known = [usd for usd in costs if usd is not None]
+    return sum(known) if len(known) == len(costs) else None

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from distillgen.dataset.compare import Changes, changed_keys
-from distillgen.dataset.figures import Figures, Lengths, Spent, bar, histogram_lines
+from distillgen.dataset.figures import Figures, Lengths, bar, histogram_lines, usd_of
 from distillgen.dataset.versions import Version
 from distillgen.files import dumps
 from distillgen.report.console import counts, number, safe, table
@@ -39,16 +39,6 @@ def as_json(version: Version, figures: Figures) -> dict[str, Any]:
 
 def _of(lengths: Lengths) -> dict[str, Any]:
     return {"rows": len(lengths), "mean": round(lengths.mean, 1), **lengths.quantiles()}
-
-
-def usd_of(version: Version, teacher: str, spent: Spent) -> float | None:
-    """Return what the replies behind published rows cost, at the prices on record; None when those are not known."""
-    stated = version.manifest.run.get("teachers", {}).get(teacher, {}).get("prices")
-    if not stated:
-        return None
-    rate = stated["rates"][0]
-    fresh = (spent.prompt - spent.cached) * rate["input"] + spent.cached * rate["cached_input"]
-    return float(round((fresh + spent.completion * rate["output"]) / 1e6, 9))
 
 
 def figures_shown(version: Version, figures: Figures) -> Iterator[RenderableType]:

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from distillgen.dataset.figures import Lengths, Spent
+from distillgen.dataset.figures import Lengths, Spent, usd_of
 from distillgen.dataset.manifest import Manifest
 from distillgen.dataset.versions import Version
 from distillgen.report.console import clock
 from distillgen.report.drawing import Stage, bar, columns, funnel
-from distillgen.report.figures import in_steps, usd_of
+from distillgen.report.figures import in_steps
 from distillgen.report.numbers import Numbers, numbers_of
 from distillgen.report.page import Line, Page, Part, Section, write_page
 from distillgen.report.rows_data import blocks, shown_of

@@ -74,9 +74,10 @@ class Remedy:
         """
         if self.own is not None and self.own != content:
             manifest = Manifest.model_validate(orjson.loads(self.own))
-            if not list(check_files(manifest, self.work.there)):
+            if all(each.kind == "stray" for each in check_files(manifest, self.work.there)):
                 how = "has its own again, which stood in another version's folder"
                 self.work.write(FILE_NAME, mending.of_bytes(self.own), how)
+                self.work.put_strays_aside(manifest.files)
                 return
         if orjson.loads(content).get("version") == int(self.work.folder.name[1:]):  # a dataset by another name
             self._mend_files(Salvaged(orjson.loads(content)))

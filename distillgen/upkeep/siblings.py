@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
+
 from distillgen.dataset.manifest import FILE_NAME, Manifest, read_manifest
 from distillgen.dataset.seal import seal_holds
 from distillgen.dataset.versions import folder_of, version_numbers
 from distillgen.errors import DistillgenError
+from distillgen.upkeep.aside import ASIDE
 from distillgen.upkeep.check import is_regular
 from distillgen.upkeep.findings import DATA_FILE
 from distillgen.upkeep.manifests import is_name
@@ -20,15 +23,17 @@ from distillgen.upkeep.mending import lines_of, of_path, sha256_of
 class Manifests:
     """The manifests of a dataset's versions as they were before anything was changed, by the version each is of.
 
-    One may stand in another's folder. Those that cannot be read, or whose seal does not hold, are left out.
+    One may stand in another's folder, or be put aside by a repair that was killed. Those that cannot be read, or whose
+    seal does not hold, are left out.
     """
 
     def __init__(self, home: Path) -> None:
         self._found: dict[int, bytes] = {}
-        for number in version_numbers(home):
-            with contextlib.suppress(DistillgenError, OSError):
-                content = (folder_of(home, number) / FILE_NAME).read_bytes()
-                manifest = read_manifest(folder_of(home, number))
+        aside = sorted((home / ASIDE).glob(f"v*/{FILE_NAME}-*"), reverse=True)
+        for path in (*(folder_of(home, number) / FILE_NAME for number in version_numbers(home)), *aside):
+            with contextlib.suppress(ValueError, OSError):  # of JSON, and of what a manifest must say
+                content = path.read_bytes()
+                manifest = Manifest.model_validate(orjson.loads(content))
                 if manifest.name == home.name and seal_holds(content):
                     self._found.setdefault(manifest.version, content)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from distillgen.dataset.manifest import FileEntry
 from distillgen.upkeep import mending
+from distillgen.upkeep.aside import ASIDE
 from distillgen.upkeep.check import is_regular
 from distillgen.upkeep.evidence import Evidence
 from distillgen.upkeep.findings import DATA_FILE, shown
@@ -27,8 +28,9 @@ def _by_checksum(evidence: Evidence, name: str, entry: FileEntry) -> tuple[Conte
     if (elsewhere := evidence.siblings.file(entry.sha256, there)) is not None:
         path, label = elsewhere
         return mending.of_path(path), f"{label} has the same file", path
-    if (renamed := _under_another_name(evidence, name, entry)) is not None:
-        return mending.of_inode(evidence.work.folder / renamed), f"{shown(renamed)} is this file", None
+    if (here := _under_another_name(evidence, name, entry)) is not None:
+        where = evidence.work.folder if here.is_relative_to(evidence.work.folder) else evidence.work.folder.parent
+        return mending.of_inode(here), f"{shown(str(here.relative_to(where)))} is this file", None
     if name not in evidence.scans or there is None:
         return None
     path = evidence.work.folder / name
@@ -43,11 +45,16 @@ def _by_checksum(evidence: Evidence, name: str, entry: FileEntry) -> tuple[Conte
     return None
 
 
-def _under_another_name(evidence: Evidence, name: str, entry: FileEntry) -> str | None:
-    """Return the name under which a file stands in the version's own folder: swapped with another, or renamed."""
-    for other, status in evidence.work.there.items():
-        if other != name and is_regular(status) and status.st_size == entry.bytes:
-            with contextlib.suppress(OSError):
-                if mending.sha256_of(mending.of_path(evidence.work.folder / other)) == entry.sha256:
-                    return other
+def _under_another_name(evidence: Evidence, name: str, entry: FileEntry) -> Path | None:
+    """Return where a file stands in the version's own folder, swapped with another, or renamed; or among what was put
+    aside of it, by a repair that was killed."""
+    folder = evidence.work.folder
+    aside = folder.parent / ASIDE / folder.name
+    others = [folder / other for other in evidence.work.there if other != name]
+    for path in (*others, *sorted(aside.rglob("*"))):
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            may_be = is_regular(status) and status.st_size == entry.bytes
+            if may_be and mending.sha256_of(mending.of_path(path)) == entry.sha256:
+                return path
     return None
