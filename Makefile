@@ -31,7 +31,7 @@ $(VENV)/.installed-$(VENV)/.installed-browser: $(VENV)/.installed-test tests/bro
 	@echo "== installing Playwright (50 MB), and Chromium where it is not there (300 MB; Debian's package, as root)"
 	$(BIN)/python -m pip install --quiet -r tests/browser/requirements.txt
 	@command -v chromium google-chrome >/dev/null || test -n "$$CHROMIUM" || \
-		{ apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
+		{ apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } || \
 		{ echo "Chromium is needed: install it, or name it with CHROMIUM=/path/to/it" >&2; exit 1; }
 	@touch $@
 
@@ -72,7 +72,7 @@ $(VENV)/.installed-browser: $(VENV)/.installed-test tests/browser/requirements.t
 	@echo "== installing Playwright (50 MB), and Chromium where it is not there (300 MB; Debian's package, as root)"
 	$(BIN)/python -m pip install --quiet -r tests/browser/requirements.txt
 	@command -v chromium google-chrome >/dev/null || test -n "$$CHROMIUM" || \
-		{ apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
+		{ apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } || \
 		{ echo "Chromium is needed: install it, or name it with CHROMIUM=/path/to/it" >&2; exit 1; }
 	@touch $@
 
