@@ -27,18 +27,7 @@ $(VENV)/.installed-test: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[test]'
 	@touch $@ $(VENV)/.installed-run
 
-$(VENV)/.installed-$(VENV)/.installed-browser: $(VENV)/.installed-test tests/browser/requirements.txt
-	@echo "== installing Playwright (50 MB), and Chromium where it is not there (300 MB; Debian's package, as root)"
-	$(BIN)/python -m pip install --quiet -r tests/browser/requirements.txt
-	@command -v chromium google-chrome >/dev/null || test -n "$$CHROMIUM" || \
-		{ apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } || \
-		{ echo "Chromium is needed: install it, or name it with CHROMIUM=/path/to/it" >&2; exit 1; }
-	@touch $@
-
-test-browser: $(VENV)/.installed-browser ## look at a report in Chromium, driven by Playwright
-	$(BIN)/python -m pytest -q -n 0 tests/browser
-
-check: $(VENV)/.installed-test
+$(VENV)/.installed-check: $(VENV)/.installed-test
 	@echo "== installing the linter and the type checker"
 	$(BIN)/python -m pip install --quiet -e '.[check]'
 	@touch $@
