@@ -1,7 +1,6 @@
 """The Python API: `build`, `plan` and `load`, for notebooks and scripts. They do what the commands of that name do."""
 
 import asyncio
-import datetime
 import json
 import threading
 import warnings
@@ -11,12 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from distillgen import pipeline
-from distillgen.dataset.looking import Kind, rows_of
+from distillgen.dataset.looking import Kind, records_of, rows_of
 from distillgen.dataset.manifest import FILE_NAME
 from distillgen.dataset.story import stories_of
-from distillgen.dataset.versions import Version, find_version, latest
+from distillgen.dataset.versions import Version, find_version
 from distillgen.errors import NotFound
-from distillgen.files import read_jsonl
 from distillgen.planning import foresee
 from distillgen.preparation import Prepared, prepare
 from distillgen.tally import Tally
@@ -73,7 +71,7 @@ class Dataset:
 
     def provenance(self) -> Iterator[dict[str, Any]]:
         """Yield a record for each row: `split`, `origin`, `parent`, `steps` with what each noted, `columns`."""
-        return read_jsonl(self.folder / "provenance.jsonl.zst")
+        return records_of(self.version, "provenance")
 
     def rejected(self, rule: str | None = None) -> Iterator[dict[str, Any]]:
         """Yield the records of rejected rows: `step`, `rule`, `detail` beside those of `provenance`."""
@@ -127,11 +125,7 @@ def build(
     is kept, and the same call goes on. Warnings are Python warnings. Works where an event loop runs, as in a notebook.
     """
     prepared = _prepared(recipe, overrides, budget, state, will_ask=not offline)
-    assert prepared.terms is not None
-    prepared.terms.require()
-    newest = latest(prepared.home)
-    before = newest.manifest.terms if newest is not None else {}
-    for warning in [*prepared.warnings, *prepared.terms.warnings(datetime.date.today(), before)]:
+    for warning in prepared.cleared():
         warnings.warn(str(warning), stacklevel=2)
     tally = Tally()
     options = pipeline.Options(limit=limit, publish=publish, offline=offline, publish_partial=publish_partial)

@@ -1,11 +1,13 @@
 """Checks a recipe whole, with its seeds, steps, student and teachers, before anything is sent; readies its steps."""
 
+import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from distillgen.checking import Check, Maker, Means
 from distillgen.dataset.training_rows import StudentTemplates
+from distillgen.dataset.versions import latest
 from distillgen.earlier import Place
 from distillgen.errors import DistillgenError, Problem, RecipeInvalid
 from distillgen.excluded import Entry, Excluded, read_excluded, read_forgotten
@@ -64,6 +66,15 @@ class Prepared:
         if self.terms is None:
             return Excluded()
         return Excluded({**self.exclude, **read_forgotten(self.home)})
+
+    def cleared(self) -> list[Problem]:
+        """Return what somebody should know before a build. Raises TermsNotAccepted, and Damaged of `latest`."""
+        if self.terms is None:
+            return list(self.warnings)
+        self.terms.require()
+        newest = latest(self.home)
+        before = newest.manifest.terms if newest is not None else {}
+        return [*self.warnings, *self.terms.warnings(datetime.date.today(), before)]
 
     @property
     def place(self) -> Place:

@@ -423,8 +423,8 @@ def test_what_a_build_without_the_excluded_rows_has_stays(project: Project, loop
     assert collected(project, "--answers")["answers"]["unused"] == 0
 
 
-def test_re_asked_and_refused_structured_replies_stay(project: Project, loopback: Loopback) -> None:
-    """Their first replies are in no provenance, and a build looks at them all the same."""
+def asks_for_json(project: Project, loopback: Loopback) -> None:
+    """Write a recipe whose replies must follow a schema, so that one that does not is asked for again."""
     text = RECIPE.format(url=loopback.url).replace('prompt = "answer"', 'prompt = "mine"')
     project.write("recipe.toml", text.replace('rules = ["not_empty", "not_truncated", "not_refusal", ', "rules = ["))
     project.write(
@@ -432,6 +432,11 @@ def test_re_asked_and_refused_structured_replies_stay(project: Project, loopback
         'description = "d"\noutput = "json"\nuser = "{{ question }}"\nwrites = ["answer"]\n[schema]\ntype = "object"\n'
         'required = ["answer"]\n[schema.properties.answer]\ntype = "string"\n',
     )
+
+
+def test_re_asked_and_refused_structured_replies_stay(project: Project, loopback: Loopback) -> None:
+    """Their first replies are in no provenance, and a build looks at them all the same."""
+    asks_for_json(project, loopback)
     seeds(project, 6)
     bad = {1: 1, 2: 9}  # number 1 once, number 2 always
 
@@ -460,13 +465,7 @@ def test_replies_asked_again_of_a_version_that_was_built_with_other_figures_stay
     project: Project, loopback: Loopback
 ) -> None:  # fmt: skip
     """`--set` stands in the version's manifest, not in the recipe; the first replies stand in no provenance."""
-    text = RECIPE.format(url=loopback.url).replace('prompt = "answer"', 'prompt = "mine"')
-    project.write("recipe.toml", text.replace('rules = ["not_empty", "not_truncated", "not_refusal", ', "rules = ["))
-    project.write(
-        "prompts/mine.toml",
-        'description = "d"\noutput = "json"\nuser = "{{ question }}"\nwrites = ["answer"]\n[schema]\ntype = "object"\n'
-        'required = ["answer"]\n[schema.properties.answer]\ntype = "string"\n',
-    )
+    asks_for_json(project, loopback)
     seeds(project, 4)
     first = set[str]()
 

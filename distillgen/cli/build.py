@@ -1,6 +1,5 @@
 """Commands `plan`, `build` and `status`."""
 
-import datetime
 import gc
 import json
 from collections.abc import Iterator
@@ -101,7 +100,6 @@ def build(
       11 another build is running
       12 disk full   129, 130, 143 stopped by a signal
     """
-    from distillgen.dataset.versions import latest
     from distillgen.pipeline import Options, Result
     from distillgen.preparation import prepare
     from distillgen.report import console
@@ -116,11 +114,7 @@ def build(
             "--publish-partial goes over the seeds a second time, and a pipe comes once",
             fix="put the seeds into a file",
         )
-    assert prepared.terms is not None
-    prepared.terms.require()
-    newest = latest(prepared.home)
-    before = newest.manifest.terms if newest is not None else {}
-    for warning in [*prepared.warnings, *prepared.terms.warnings(datetime.date.today(), before)]:
+    for warning in prepared.cleared():
         console.say(f"warning: {warning}", style="yellow")
     options = Options(
         limit=limit, publish=publish, offline=offline, publish_partial=publish_partial, prefer_first=prefer_first

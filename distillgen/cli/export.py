@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from distillgen.errors import UsageError
 
 
-# The names in export/formats.py and export/trainers/, which would make the help slow.
 MOST_NAMED = 5  # files that a warning names
+# The names in export/formats.py and export/trainers/, which would make the help slow.
 FORMATS = (
     "messages", "prompt-completion", "sharegpt", "alpaca", "preference", "unpaired-preference", "text", "labels",
     "parquet", "csv",

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import typer
 
-from distillgen.errors import FULL, DistillgenError, Interrupted, NotFound
+from distillgen.errors import FULL, DiskFull, DistillgenError, Interrupted, NotFound
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,8 +46,9 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except Exception as error:
             if isinstance(error, OSError) and error.errno in FULL:  # what writes files of ours says so by itself
                 _quiet_stdout()
-                _block(f"DG703 no room to write to standard output: {error.strerror}\n      free some space")
-                raise typer.Exit(12) from None
+                full = DiskFull(f"no room to write to standard output: {error.strerror}", fix="free some space")
+                _block(str(full))
+                raise typer.Exit(full.exit_status) from None
             _block(
                 f"DG000 this is a bug in distillgen: {type(error).__name__} at {_where(error)}\n"
                 "      what was decided is kept; please report it, with DISTILLGEN_TRACEBACK=1 set for the details"

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.dataset.compare import Changes, compare_rows
+from distillgen.dataset.looking import training_rows
 from distillgen.dataset.versions import Version
-from distillgen.files import read_jsonl
 from distillgen.report.drawing import bar
 from distillgen.report.figures import recipe_changes, short, side_by_side
 from distillgen.report.page import Line, Page, Part, Section, write_page
@@ -90,7 +90,4 @@ def _was(known: dict[str, Any] | None, split: str) -> dict[str, Any]:
 
 def _published(version: Version, ids: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     for split in version.split_names():
-        for path in version.data_files(split):
-            for row in read_jsonl(path):
-                if row["id"] in ids:
-                    yield split, row
+        yield from ((split, row) for row in training_rows(version, split) if row["id"] in ids)

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.dataset.figures import Figures, Spent, figures_of, replies_of
+from distillgen.dataset.looking import records_of
 from distillgen.dataset.versions import Version
-from distillgen.files import read_jsonl
 from distillgen.teacher.answers import AnswerStore
 
 DUPLICATES = {"exact_duplicate", "near_duplicate", "semantic_duplicate"}
 MOST_CLUSTERS = 10
 MOMENTS = 48  # parts into which the time of a run is cut
-KINDS = ("published", "rejected", "failed")
-_FILES = {"published": "provenance", "rejected": "rejected", "failed": "failed"}
+SIDECARS = {"published": "provenance", "rejected": "rejected", "failed": "failed"}  # by kind of row
 _KEPT = re.compile(r"of (\S+?)(?:, (?:Jaccard|cosine) ([0-9.]+))?")
 
 
@@ -67,11 +66,6 @@ class Numbers:
         ]
 
 
-def records_of(version: Version, kind: str) -> Iterator[dict[str, Any]]:
-    """Yield the records of the rows that were published, rejected or failed, in order. Raises Damaged."""
-    return read_jsonl(version.folder / f"{_FILES[kind]}.jsonl.zst")
-
-
 def numbers_of(version: Version, store: Path | None) -> Numbers:
     """Return the numbers of a version; `store` is the file of stored answers of its project, for speed. Raises Damaged.
 
@@ -92,8 +86,8 @@ def numbers_of(version: Version, store: Path | None) -> Numbers:
 def _counted(version: Version, numbers: Numbers) -> Iterator[bytes]:
     """Count all records of a version, and yield the key of each reply behind them once."""
     last: dict[str, str] = {}  # rows that were made from one reply follow each other
-    for kind in KINDS:
-        for record in records_of(version, kind):
+    for sidecar in SIDECARS.values():
+        for record in records_of(version, sidecar):
             if record.get("rule") in DUPLICATES:
                 _note_duplicate(record, numbers)
             for step in record["steps"]:

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from distillgen.errors import UsageError
-from distillgen.files import disk_errors, written_whole
+from distillgen.files import written_whole
 from distillgen.report.console import safe
 from distillgen.report.rows_data import Shown
 
@@ -66,7 +66,6 @@ class Page:
     tiles: Sequence[tuple[str, str]]
     sections: Sequence[Section]
     description: str = ""
-    meta: dict[str, Any] = field(default_factory=dict)
 
 
 def write_page(path: Path, page: Page, shown: Sequence[Shown], blocks: Iterable[str]) -> None:
@@ -78,7 +77,7 @@ def write_page(path: Path, page: Page, shown: Sequence[Shown], blocks: Iterable[
         raise UsageError(
             "the report is a file, and this is a folder", where=str(path), fix=f"-o {path / 'report.html'}"
         )
-    with disk_errors(path), written_whole(path, path.parent, f".{path.name[:60]}.") as file:
+    with written_whole(path, path.parent, f".{path.name[:60]}.") as file:
         for piece in _pieces(page, shown, blocks):
             file.write(piece.encode("utf-8", "backslashreplace"))  # a lone surrogate cannot be UTF-8
 
@@ -88,7 +87,7 @@ def _pieces(page: Page, shown: Sequence[Shown], blocks: Iterable[str]) -> Iterat
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined, finalize=_visible
     )
-    meta = {"shown": [{"kind": part.kind, "shown": part.shown, "of": part.of} for part in shown], **page.meta}
+    meta = {"shown": [{"kind": part.kind, "shown": part.shown, "of": part.of} for part in shown]}
     stream = environment.from_string(_asset("page.html")).stream(
         page=page, shown=[part for part in shown if part.of], blocks=blocks,
         meta=jinja2.utils.htmlsafe_json_dumps(meta),

@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 
+from distillgen.dataset.looking import records_of, training_rows
 from distillgen.dataset.versions import Version
 from distillgen.errors import Damaged
-from distillgen.files import read_jsonl
-from distillgen.report.numbers import KINDS, records_of
+from distillgen.report.numbers import SIDECARS
 
 IN_A_BLOCK = 500  # rows that are packed together
 MOST_TEXT = 100_000  # characters of one text that the page shows
@@ -41,7 +41,7 @@ def shown_of(version: Version, most: int | None) -> list[Shown]:
         "rejected": sum(sum(step["rejected"].values()) for step in funnel),
         "failed": sum(sum(step["failed"].values()) for step in funnel),
     }
-    return [Shown(kind, there[kind] if most is None else min(most, there[kind]), there[kind]) for kind in KINDS]
+    return [Shown(kind, there[kind] if most is None else min(most, there[kind]), there[kind]) for kind in SIDECARS]
 
 
 def blocks(version: Version, shown: Iterable[Shown]) -> Iterator[str]:
@@ -71,7 +71,7 @@ def _rows(version: Version, kind: str) -> Iterator[dict[str, Any]]:
     if kind == "published":
         yield from _published(version)
         return
-    for record in records_of(version, kind):
+    for record in records_of(version, SIDECARS[kind]):
         yield {
             "id": record["id"],
             "kind": kind,
@@ -83,13 +83,10 @@ def _rows(version: Version, kind: str) -> Iterator[dict[str, Any]]:
 
 def _published(version: Version) -> Iterator[dict[str, Any]]:
     """Yield published rows in the order of their provenance; each split's data files are read along with it."""
-    data = {
-        split: (row for path in version.data_files(split) for row in read_jsonl(path))
-        for split in version.split_names()
-    }
-    for record in records_of(version, "published"):
+    data = {split: training_rows(version, split) for split in version.split_names()}
+    for record in records_of(version, "provenance"):
         row = next(data.get(record["split"], iter(())), None)
-        if row is None or row.get("id") != record["id"]:
+        if row is None or row["id"] != record["id"]:
             raise Damaged(
                 f"row {record['id']} of the provenance is not at its place in the data",
                 where=str(version.folder), fix="distillgen check",

@@ -6,11 +6,10 @@ from typing import Any
 
 import orjson
 
-from distillgen.dataset.versions import EXCHANGING
-from distillgen.excluded import FORGOTTEN_FILE
 from distillgen.files import write_atomically
 from distillgen.teacher.batch_records import KEY_BYTES
 from distillgen.upkeep.aside import ASIDE
+from distillgen.upkeep.check import exchanged_versions
 from distillgen.upkeep.repair import LEFTOVERS
 
 _NO_KEY = bytes(KEY_BYTES)  # in a batch, in the place of one whose answer is not wanted any more
@@ -23,16 +22,7 @@ _OF_RUNS = (
 
 def leftovers_in(home: Path) -> list[Path]:
     """Return what a crash left in a dataset's folder."""
-    patterns = (*LEFTOVERS, f".{FORGOTTEN_FILE}.*")
-    exchanged = (path for path in home.glob(f"{EXCHANGING}*") if (home / path.name.removeprefix(EXCHANGING)).exists())
-    return sorted({*exchanged, *(path for pattern in patterns for path in home.glob(pattern))})
-
-
-def hidden_in(home: Path) -> list[Path]:
-    """Return versions under a hidden name, which a crash kept from being put in their place, or another in it."""
-    return sorted(
-        path for path in home.glob(f"{EXCHANGING}v*") if not (home / path.name.removeprefix(EXCHANGING)).exists()
-    )
+    return sorted({*exchanged_versions(home), *(path for pattern in LEFTOVERS for path in home.glob(pattern))})
 
 
 def copies_beside(homes: Iterable[Path], state: Path, digests: Collection[str]) -> list[tuple[Path, str]]:

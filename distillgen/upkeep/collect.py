@@ -22,7 +22,8 @@ from distillgen.files import digest, disk_errors, dumps, file_sha256, safe_name,
 from distillgen.preparation import Prepared
 from distillgen.teacher.sent import logs
 from distillgen.upkeep.aside import ASIDE
-from distillgen.upkeep.beside import hidden_in, leftovers_in
+from distillgen.upkeep.beside import leftovers_in
+from distillgen.upkeep.check import hidden_versions
 from distillgen.upkeep.locks import at_rest, of_project
 from distillgen.upkeep.lookups import overridden, readied
 from distillgen.upkeep.notes import FOLDER as NOTES
@@ -152,7 +153,7 @@ class _Collection:
 
     def _hidden(self, home: Path, *, will_do: bool) -> None:
         """Give versions their names back that a crash left under hidden ones: else nobody knows what they need."""
-        for path in hidden_in(home):
+        for path in hidden_versions(home).values():
             number = path.name.removeprefix(EXCHANGING)
             self._found.kept.append((f"{home.name}/{number}", "a crash hid it, and it gets its name back"))
             if will_do:

@@ -23,10 +23,13 @@
     return ["messages", "prompt", "chosen", "rejected", "before"].flatMap((part) => row[part] || []);
   }
 
-  function searched(row) {
+  function textsOf(row) {
     const turns = conversationOf(row);
-    const texts = turns.length ? turns.map((turn) => turn.content) : Object.values(row.columns || {}).map(lines);
-    return [row.id, row.detail || "", row.reasoning || "", ...texts].join("\n").toLowerCase();
+    return turns.length ? turns.map((turn) => turn.content) : Object.values(row.columns || {}).map(lines);
+  }
+
+  function searched(row) {
+    return [row.id, row.detail || "", row.reasoning || "", ...textsOf(row)].join("\n").toLowerCase();
   }
 
   async function load() {
@@ -105,8 +108,7 @@
   }
 
   function beginning(row) {
-    const turns = conversationOf(row), wanted = ui.search.value.toLowerCase();
-    const texts = turns.length ? turns.map((turn) => turn.content) : Object.values(row.columns || {}).map(lines);
+    const turns = conversationOf(row), texts = textsOf(row), wanted = ui.search.value.toLowerCase();
     const hit = wanted ? texts.find((text) => text.toLowerCase().includes(wanted)) : undefined;
     const text = hit || (turns.find((turn) => turn.role === "user") || { content: texts[0] || "" }).content;
     const from = hit ? Math.max(hit.toLowerCase().indexOf(wanted) - 40, 0) : 0;
