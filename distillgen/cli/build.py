@@ -181,7 +181,7 @@ async def _build(prepared: "Prepared", options: "Options", tally: "Tally") -> "R
 
 def progress(tally: "Tally", total: int | None) -> AbstractAsyncContextManager[None]:
     """Return what shows a run's progress while it goes on, and make room for the run."""
-    from distillgen.report.console import Progress
+    from distillgen.report.progress import Progress
 
     _collect_less()
     return Progress(tally, total).shown()
@@ -196,6 +196,8 @@ def _collect_less() -> None:
 def _conclude(prepared: "Prepared", options: "Options", result: "Result") -> None:
     """Print the summary, three rows, and the next commands; exit 3 when a rerun may mend rows."""
     from distillgen.report import console
+    from distillgen.report.progress import summary
+    from distillgen.report.tables import conversation
 
     say_notes(result.tally)
     for warning in result.warnings:
@@ -210,9 +212,9 @@ def _conclude(prepared: "Prepared", options: "Options", result: "Result") -> Non
         console.say("nothing is published before these are in: run the same command again later", style="yellow")
         raise typer.Exit(3)
     out = console.stderr()
-    console.summary(result.tally, skipped=result.tally.skipped_seeds)
+    summary(result.tally, skipped=result.tally.skipped_seeds)
     for row in result.tally.samples:
-        for line in console.conversation(row):
+        for line in conversation(row):
             out.print(line)
     counts = result.version.manifest.splits if result.version is not None else result.tally.splits
     splits = ", ".join(f"{count:,} {name}" for name, count in counts.items())

@@ -123,7 +123,7 @@ def _logged_as_json(manifest: "Manifest", before: "Manifest | None", is_pinned: 
 def _logged(found: "list[tuple[Manifest, Manifest | None]]", pins: set[tuple[str, int]], *, is_wide: bool) -> "Table":
     """Return the table of versions; in a wide one no line breaks within a digest, so that it can be copied."""
     from distillgen.dataset.compare import changes_of
-    from distillgen.report.console import table
+    from distillgen.report.tables import table
 
     rows = [
         [
@@ -180,7 +180,8 @@ def show(
     from distillgen.dataset.looking import Kind, pick, rows_of
     from distillgen.errors import UsageError
     from distillgen.files import dumps
-    from distillgen.report.console import conversation, safe
+    from distillgen.report.console import safe
+    from distillgen.report.tables import conversation
 
     if rejected and failed:
         raise UsageError("rejected rows and failed ones are not shown together", fix="leave one of the two out")

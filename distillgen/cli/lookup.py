@@ -39,7 +39,7 @@ def list_prompts(context: typer.Context, project: Project = Path()) -> None:
     from rich.console import Console
 
     from distillgen.prompts import library, load_prompt
-    from distillgen.report.console import table
+    from distillgen.report.tables import table
 
     own = [path.stem for path in sorted((project / "prompts").glob("*.toml"))]
     rows = []
@@ -134,7 +134,7 @@ def list_teachers(context: typer.Context) -> None:
         return
     from rich.console import Console
 
-    from distillgen.report.console import table
+    from distillgen.report.tables import table
     from distillgen.teacher.models import is_installed, models
     from distillgen.teacher.providers import presets
 

@@ -140,7 +140,8 @@ def _part(text: str) -> tuple[str, Fraction]:
 def _show(mixed: "Mixed", wanted: int | None) -> None:
     from rich.console import Console
 
-    from distillgen.report.console import say, table
+    from distillgen.report.console import say
+    from distillgen.report.tables import table
 
     rows = [
         [each["version"], f"{each['ratio']:.1%}",

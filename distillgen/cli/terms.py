@@ -63,7 +63,7 @@ def terms(
 def _list(today: "datetime.date", as_json: bool) -> None:
     from rich.console import Console
 
-    from distillgen.report.console import table
+    from distillgen.report.tables import table
     from distillgen.teacher.terms import NOT_ADVICE, entries
 
     if as_json:

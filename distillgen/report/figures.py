@@ -11,7 +11,8 @@ from distillgen.dataset.compare import Changes, changed_keys
 from distillgen.dataset.figures import Figures, Lengths, bar, histogram_lines, usd_of
 from distillgen.dataset.versions import Version
 from distillgen.files import dumps
-from distillgen.report.console import counts, number, safe, table
+from distillgen.report.console import counts, number, safe
+from distillgen.report.tables import table
 
 MOST_LABELS = 12
 MOST_CHARACTERS = 60  # of a recipe's value in a table
