@@ -19,7 +19,7 @@ DistillgenError
 ├── Damaged                  8  DG602
 ├── NotFound                10  DG605  dataset, version or row
 ├── Locked                  11  DG701
-├── DiskFull                12  DG703
+├── DiskFull                12  DG703,  MemoryFull  DG704
 └── Interrupted      129/130/143       by a signal, after draining
 RowFailed is not a DistillgenError: it ends one row, not the run.
 """
@@ -253,6 +253,12 @@ class DiskFull(DistillgenError):
     """The disk has no room (or no inodes, or a quota is reached)."""
 
     code, exit_status = "DG703", 12
+
+
+class MemoryFull(DistillgenError):
+    """The machine, or a limit set for the process, has no more memory."""
+
+    code, exit_status = "DG704", 12
 
 
 class Interrupted(DistillgenError):

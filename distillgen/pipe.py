@@ -1,7 +1,7 @@
 """The command `generate`: seeds from a pipe through one teacher to a pipe, streamed, in order, with the same store."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,9 @@ def recipe_of(
     return recipe, source
 
 
-async def run(prepared: Prepared, tally: Tally, write: Callable[[Outcome], None], *, offline: bool = False) -> None:
+async def run(
+    prepared: Prepared, tally: Tally, write: Callable[[Outcome], Awaitable[None]], *, offline: bool = False
+) -> None:
     """Hand every outcome to `write`, in the order of the seeds. Raises DistillgenError."""
     with contextlib.closing(AnswerStore(prepared.state / "answers.sqlite")) as store:
         store.take_in_notes()
@@ -64,4 +66,4 @@ async def run(prepared: Prepared, tally: Tally, write: Callable[[Outcome], None]
             outcomes = set_out(prepared, Options(), tally, teachers, steps)
             async with contextlib.aclosing(outcomes):
                 async for outcome in outcomes:
-                    write(outcome)
+                    await write(outcome)

@@ -134,13 +134,17 @@ def spell(key: Sequence[str | int]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).lstrip(".")
 
 
+def recipe_file(path: Path) -> Path:
+    """Return the recipe's file, where a path names it or its folder."""
+    return path / "recipe.toml" if path.is_dir() else path
+
+
 def read_recipe(path: Path, overrides: Iterable[str] = ()) -> tuple[Recipe, Source]:
     """Read and check one recipe; `overrides` are KEY=VALUE with dotted keys and TOML values.
 
     Raises RecipeMissing, RecipeSyntax, or RecipeInvalid with every problem found.
     """
-    if path.is_dir():
-        path = path / "recipe.toml"
+    path = recipe_file(path)
     text = _read_text(path)
     try:
         table = tomllib.loads(text)

@@ -1,9 +1,10 @@
 """Quality steps in a pipe: rows of anybody's through steps, in order, in flat memory; what they refuse goes aside."""
 
 import asyncio
+import codecs
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -50,8 +51,8 @@ class ForeignRows:
 
     def _lines(self) -> Iterator[bytes]:
         for line in self._stream:
-            self._line = line
-            yield line
+            self._line = line.removeprefix(codecs.BOM_UTF8)  # at the start of a file, or where `cat` joined two
+            yield self._line
 
     def _check(self, columns: Mapping[str, Any], place: str) -> None:
         """The first row must have the columns: a name that no row has would let all of them pass, or none."""
@@ -104,7 +105,9 @@ def prepare_step(step: Mapping[str, Any], options: Mapping[str, str], folder: Pa
     return Prepared(check.makers[0], check.wanted_of_seeds, check.warnings)
 
 
-async def sift(rows: ForeignRows, make: Maker, tally: Tally, write: Callable[[Outcome], None], spool: Path) -> None:
+async def sift(
+    rows: ForeignRows, make: Maker, tally: Tally, write: Callable[[Outcome], Awaitable[None]], spool: Path
+) -> None:
     """Take rows through a step and hand every outcome to `write`, in order. Raises DistillgenError."""
     here = Path.cwd()
     step = await asyncio.to_thread(make, Means({}, spool, Place(here, here)))  # it may read long files first
@@ -112,7 +115,7 @@ async def sift(rows: ForeignRows, make: Maker, tally: Tally, write: Callable[[Ou
     try:
         async with contextlib.aclosing(outcomes):
             async for outcome in outcomes:
-                write(outcome)
+                await write(outcome)
     finally:
         await close([step])
 

@@ -1,5 +1,6 @@
 """Counts what happens on the road: rows by step, calls and tokens; the figures of progress, funnel and summary."""
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from distillgen.rows import Failure, Outcome, Rejection
 
 if TYPE_CHECKING:
     from distillgen.teacher import Teacher
+    from distillgen.teacher.limits import Pool
 
 SAMPLES = 3
 MEASURED = {"agreement", "score"}  # the figures on a row's trail whose mean is of interest
@@ -33,10 +35,13 @@ class Tally:
 
     seeds: int = 0
     settled: int = 0  # seeds of which everything has passed, where that is marked
+    known: int = 0  # seeds read whose rows an earlier version has: they take no step
+    wanted: int | None = None  # rows at which asking stops, those of earlier versions not counted
     skipped_seeds: int = 0
     published: int = 0
     splits: Counter[str] = field(default_factory=Counter)
     steps: dict[str, StepCount] = field(default_factory=dict)
+    road: dict[str, StepCount] = field(default_factory=dict)  # the same, in the order in which seeds reached them
     causes: Counter[str] = field(default_factory=Counter)
     passing_failures: int = 0
     last_failure: str = ""
@@ -51,6 +56,8 @@ class Tally:
         count = self.steps.get(name)
         if count is None:
             count = self.steps[name] = StepCount()
+        if self.seeds and name not in self.road:  # before the first seed come rows of earlier versions, from any step
+            self.road[name] = count
         count.rows_in += rows_in
         count.born += max(len(results) - rows_in, 0)
         count.merged += max(rows_in - len(results), 0)
@@ -100,6 +107,16 @@ class Tally:
         return self.causes.total()
 
     @property
+    def seeds_passed(self) -> float:
+        """How many seeds have come as far as the last step that any of them has reached; parts where rows multiply."""
+        counts = list(self.road.values())
+        passed = float(counts[0].rows_in) if counts else 0.0
+        for before, after in itertools.pairwise(counts):
+            if before.out > after.rows_in:
+                passed *= after.rows_in / before.out
+        return passed
+
+    @property
     def calls(self) -> int:
         """How many completions were asked of teachers in this run."""
         return sum(teacher.calls for teacher in self.teachers.values())
@@ -121,9 +138,17 @@ class Tally:
         return sum(teacher.unpriced for teacher in self.teachers.values())
 
     @property
+    def pools(self) -> "dict[Pool, list[Teacher]]":
+        """The pools of limits, each with the teachers that share it."""
+        pools: dict[Pool, list[Teacher]] = {}
+        for teacher in self.teachers.values():
+            pools.setdefault(teacher.pool, []).append(teacher)
+        return pools
+
+    @property
     def in_flight(self) -> int:
         """How many requests are under way right now."""
-        return sum(pool.in_flight for pool in {teacher.pool for teacher in self.teachers.values()})
+        return sum(pool.in_flight for pool in self.pools)
 
     def reasons(self) -> Mapping[str, int]:
         """Return why rows were left out, the commonest first."""

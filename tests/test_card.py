@@ -20,7 +20,7 @@ from loopback import Loopback, reply, words
 from markdown_it import MarkdownIt
 
 from distillgen.dataset import card_sections
-from distillgen.dataset.card import write_card
+from distillgen.dataset.card import with_notice, write_card
 from distillgen.dataset.card_splits import names_when_loaded, pattern
 from distillgen.dataset.inert import block, code, front, html, inline, table, visible
 from distillgen.dataset.labels import LONGEST_LABEL, MOST_LABELS, count_labels
@@ -403,6 +403,40 @@ def test_a_mix_names_its_parts() -> None:
     )
     assert "No step" not in card and "their own cards state" in section(card, "Known limits")
     assert "| calls |" not in card, "nothing was asked for a mix"
+    cost = section(card, "Teachers and cost")
+    assert "| teacher | asked for | at | answered as | prices |" in cost and "`distillgen stats demo@3`" in cost
+
+
+def test_one_of_a_kind_is_not_told_as_several() -> None:
+    funnel = [{"step": "s", "in": 3, "born": 0, "merged": 0, "out": 1, "rejected": {}, "failed": {"http_500": 1}}]
+    card = write_card(
+        manifest(
+            "m", rows=1, splits={"test": 1}, funnel=funnel, seeds={"path": [], "count": 1, "skipped": 1},
+            teachers={"m": {"model": "m", "endpoint": "e"}},
+            run={"unpriced_calls": 1, "teachers": {"m": {"calls": 2, "usd": 0.5, "unpriced_calls": 1}}},
+        ),
+        FEATURES, None,
+    )  # fmt: skip
+    for said in (
+        "**Made from:** 1 seed\n", "1 row is missing because it failed", "1 seed could not be read and is missing",
+        "It is small: 1 row.", "The split `test` has 1 row: too few", "What 1 call cost", "and 1 call of unknown cost",
+    ):  # fmt: skip
+        assert said in card, said
+    assert not re.search(r"\b1 (rows|seeds|calls)\b", card)
+
+
+def test_what_a_repair_could_not_confirm_stands_at_the_top_and_an_old_card_gets_it_there_too() -> None:
+    first = {"date": "2026-11-01", "lost": ["funnel"], "unverified": ["terms"], "files": {}}
+    second = {"date": "2026-11-02", "lost": [], "unverified": ["seeds"], "files": {}}
+    nothing = {"date": "2026-11-03", "lost": [], "unverified": [], "files": {"README.md": "written anew"}}
+    card = write_card(manifest(repaired=[first, second, nothing]), FEATURES, SAMPLE)
+    top = card.split("\n# demo, version 3\n")[1].split("\n- **")[0]
+    assert re.findall(r"Repaired on ([0-9-]+)", top) == ["2026-11-02", "2026-11-01"]
+    assert "Nobody knows any more: `funnel`. Taken from the damaged one, and confirmed by nothing: `terms`." in top
+    old = write_card(manifest(), FEATURES, SAMPLE).encode()
+    assert b"Repaired" not in old
+    assert with_notice(with_notice(old, first), second).decode() == card
+    assert with_notice(b"nothing of ours", first).startswith(b"nothing of ours\n\n> **Repaired on 2026-11-01")
 
 
 # -- of a real version -------------------------------------------------------------------------------------------------

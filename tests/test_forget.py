@@ -609,7 +609,7 @@ def test_with_append(project: Project, loopback: Loopback) -> None:
     seed = seed_of(project, 3)
     assert [*(project.folder / ".distillgen" / "near").glob("*/*/*")]
     found = forgotten(project, seed)
-    assert len(found["versions"]) == 3 and "an index of rows" in found["removed"][0]["what"]
+    assert len(found["versions"]) == 3 and "an index of rows" in found["removals"][0]["what"]
     assert not holders(project, told.phrases["number 3?"][0]) and is_whole(project)
     assert not holders(project, seed) or all(
         path.endswith(("forgotten.txt", "rejected.jsonl.zst", "manifest.json")) for path in holders(project, seed)

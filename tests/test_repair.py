@@ -102,7 +102,7 @@ def test_what_is_whole_is_left_alone(kept: Project) -> None:
         done = kept.run("repair", *arguments)
         assert (done.returncode, done.stdout) == (0, "") and "everything is whole" in done.stderr
     assert contents(home(kept)) == before
-    assert foreseen(kept) == {"done": False, "whole": True, "repairs": [], "stays": []}
+    assert foreseen(kept) == {"schema": "repair/1", "done": False, "whole": True, "repairs": [], "stays": []}
 
 
 # -- flipped bits ----------------------------------------------------------------------------------------------------
@@ -772,6 +772,28 @@ def test_a_newer_format_is_refused_before_anything_is_changed(kept: Project) -> 
     assert done.exit_code == 2 and "DG603" in done.stderr
     assert contents(home(kept)) == before
     path.write_bytes(path.read_bytes().replace(b'"format": 9', b'"format": 1'))
+
+
+@pytest.mark.parametrize("how", ["an edited word", "half of it is gone", "no format of ours in its place"])
+def test_a_newer_format_whose_seal_does_not_hold_is_left_alone(kept: Project, how: str) -> None:
+    """Written anew as format 1 it would lose what only a newer distillgen knows of."""
+    path = kept.version(2) / "manifest.json"
+    table = kept.manifest(2)
+    table.pop("seal")
+    content = sealed(orjson.dumps({**table, "format": 9, "novel": {"a": 1}}, option=orjson.OPT_INDENT_2) + b"\n")
+    edits = {
+        "an edited word": content.replace(b'"novel"', b'"naval"'),
+        "half of it is gone": content[: len(content) // 2],
+        "no format of ours in its place": content.replace(b'"format": 9', b'"format": 17'),
+    }
+    path.write_bytes(edits[how])
+    flip(kept.version(1) / TRAIN, random.Random(3))
+    before = contents(home(kept))
+    for arguments in ([], ["--yes"], ["demo@2", "--yes", "--with-loss"]):
+        done = called(kept, "repair", *arguments)
+        assert done.exit_code == 2 and "DG603" in done.stderr and "pip install --upgrade" in done.stderr, arguments
+        assert contents(home(kept)) == before and not aside(kept)
+    assert called(kept, "check", "demo@2").exit_code == 8  # it is damaged all the same
 
 
 def test_nothing_is_touched_while_a_build_is_at_work(kept: Project) -> None:

@@ -186,7 +186,7 @@ def test_a_teacher_that_answers(project: Project, loopback: Loopback) -> None:
     assert "tokens    7 in, 11 out\n" in said.stdout and f"cost      ${ONE:.6f}, from recipe\n" in said.stdout
     assert "limit     requests" in said.stdout and "499 left" in said.stdout
     found = json.loads(project.run("teachers", "check", "main", "--json").stdout)
-    assert found["usd"] == float(ONE) and found["usage"]["completion"] == 11 and found["model"] == "scripted-2026"
+    assert found["usd"] == float(ONE) and found["tokens"]["completion"] == 11 and found["model"] == "scripted-2026"
 
 
 PAGE = Say(404, b"<html><body>Welcome to nginx</body></html>", {"Content-Type": "text/html"})

@@ -1,5 +1,6 @@
 """Commands `plan`, `build` and `status`."""
 
+import contextlib
 import gc
 import json
 from collections.abc import Iterator
@@ -11,16 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distillgen.cli.guard import guarded, project_recipe, run_until_stopped
+from distillgen.cli.locks import patient
 from distillgen.errors import DistillgenError, UsageError
 
 if TYPE_CHECKING:
+    from distillgen.last_run import LastRun
     from distillgen.pipeline import Options, Result
     from distillgen.preparation import Prepared
     from distillgen.tally import Tally
 
 Recipe = Annotated[
     Path | None,
-    typer.Argument(help="A recipe, or a folder with recipe.toml. Default: ./recipe.toml", show_default=False),
+    typer.Argument(
+        metavar="RECIPE", help="A recipe, or a folder with recipe.toml. Default: ./recipe.toml.", show_default=False
+    ),
 ]
 Set = Annotated[
     list[str] | None,
@@ -30,7 +35,7 @@ Set = Annotated[
 ]
 Limit = Annotated[
     int | None,
-    typer.Option("--limit", min=1, metavar="N", help="Use the first N seeds only; the version is marked partial."),
+    typer.Option("--limit", min=1, metavar="N", help="Take the first N seeds only; the version is marked partial. Default: all."),
 ]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad-seeds", help="Go over seed lines that cannot be read; they are counted.")
@@ -46,7 +51,7 @@ State = Annotated[
 ]
 Budget = Annotated[
     float | None,
-    typer.Option("--budget", metavar="USD", help="Spend at most so many dollars in this run.", show_default=False),
+    typer.Option("--budget", metavar="USD", help="Spend at most so many US dollars in this run. Default: the recipe's.", show_default=False),
 ]
 UnknownPrice = Annotated[
     bool, typer.Option("--allow-unknown-price", help="On a budget, ask teachers too whose price is not known.")
@@ -54,6 +59,7 @@ UnknownPrice = Annotated[
 
 
 @guarded
+@patient
 def build(
     recipe: Recipe = None,
     limit: Limit = None,
@@ -75,12 +81,19 @@ def build(
     ] = False,
     skip_bad_seeds: SkipBad = False,
     state: State = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what came of it for programs.")] = False,
+    metrics: Annotated[
+        Path | None,
+        typer.Option(
+            "--metrics", metavar="FILE", show_default=False,
+            help="Write figures of the run there as OpenMetrics text, for a node exporter.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what came of it as JSON, for programs.")] = False,
     set_: Set = None,
-) -> None:
-    """Run a recipe and publish a dataset version; the same command goes on after any stop.
+) -> None:  # fmt: skip
+    """Run a recipe and publish a dataset version.
 
-    Every reply is on disk before it is used: nothing paid for is lost, nothing is paid for twice.
+    The same command goes on after any stop. Every reply is on disk before it is used: nothing paid for is lost, nothing is paid for twice.
 
     \b
     Examples:
@@ -88,6 +101,7 @@ def build(
       distillgen build --limit 5 --no-publish
       distillgen build --budget 2.50 --publish-partial
       distillgen build my/recipe.toml --set teachers.main.epoch=1
+      distillgen build /srv/demo --quiet --skip-if-locked --log-file /var/log/distillgen.log
 
     \b
     Exit status:
@@ -100,32 +114,67 @@ def build(
       11 another build is running
       12 disk full   129, 130, 143 stopped by a signal
     """
-    from distillgen.pipeline import Options, Result
+    from distillgen.last_run import on_record
+    from distillgen.pipeline import Options
     from distillgen.preparation import prepare
+    from distillgen.recipe import recipe_file
+    from distillgen.state import state_folder
+
+    path = recipe_file(project_recipe(recipe))
+    options = Options(
+        limit=limit, publish=publish, offline=offline, publish_partial=publish_partial, prefer_first=prefer_first
+    )
+    record = on_record(path, state_folder(path.parent, state), metrics)
+    with record as run, _noted(run):
+        prepared = prepare(
+            path, overrides=(*(set_ or ()), *on_budget(budget)), skip_bad_seeds=skip_bad_seeds,
+            will_ask=not offline, allow_unknown_price=allow_unknown_price, state=state,
+        )  # fmt: skip
+        _build_and_tell(prepared, options, run, as_json=as_json)
+
+
+@contextlib.contextmanager
+def _noted(run: "LastRun") -> Iterator[None]:
+    """Note a run's figures in the log when a block ends, however it ends."""
+    from distillgen.report.console import note
+
+    try:
+        yield
+    finally:
+        run.count()
+        figures = run.model_dump(include={
+            "dataset", "version", "unchanged", "seeds", "rows", "rejected", "failed", "calls", "prompt_tokens",
+            "completion_tokens", "usd", "unpriced_calls",
+        })  # fmt: skip
+        words = (
+            f"{run.rows:,} rows, {run.rejected:,} rejected, {run.failed:,} failed, {run.calls:,} calls, ${run.usd:,.4f}"
+        )
+        note(words, event="run", **figures)
+
+
+def _build_and_tell(prepared: "Prepared", options: "Options", run: "LastRun", *, as_json: bool) -> None:
+    """Build; say before it what should be known, and after it what came of it."""
+    from distillgen.pipeline import Result
     from distillgen.report import console
     from distillgen.tally import Tally
 
-    prepared = prepare(
-        project_recipe(recipe), overrides=(*(set_ or ()), *on_budget(budget)), skip_bad_seeds=skip_bad_seeds,
-        will_ask=not offline, allow_unknown_price=allow_unknown_price, state=state,
-    )  # fmt: skip
-    if publish_partial and prepared.seeds.is_stdin:
+    if options.publish_partial and prepared.seeds.is_stdin:
         raise UsageError(
             "--publish-partial goes over the seeds a second time, and a pipe comes once",
             fix="put the seeds into a file",
         )
     for warning in prepared.cleared():
         console.say(f"warning: {warning}", style="yellow")
-    options = Options(
-        limit=limit, publish=publish, offline=offline, publish_partial=publish_partial, prefer_first=prefer_first
-    )
     tally = Tally()
+    run.follow(prepared.recipe.name, tally)
     try:
         result = run_until_stopped(_build(prepared, options, tally), say_stopping)
     except DistillgenError as error:
         if as_json:
             print(json.dumps(outcome(Result(None, None, tally, stop=error)), ensure_ascii=False, indent=2))
         raise
+    run.version = result.version.label if result.version else None
+    run.unchanged = result.unchanged.label if result.unchanged else None
     if as_json:
         print(json.dumps(outcome(result), ensure_ascii=False, indent=2))
     _conclude(prepared, options, result)
@@ -206,7 +255,8 @@ def _conclude(prepared: "Prepared", options: "Options", result: "Result") -> Non
         for batch in result.pending:
             name = f"batch {batch.id}" if batch.id else "requests not sent yet"
             reason = f"; {batch.reason}" if batch.reason else ""
-            console.say(f"{name}: {batch.status}, {batch.completed:,} of {batch.requests:,} answered{reason}")
+            told = f"{name}: {batch.status}, {batch.completed:,} of {batch.requests:,} answered{reason}"
+            console.say(told, event="batch", **asdict(batch))
         if held := result.tally.causes["over_budget"]:
             console.say(f"{held:,} requests wait for another run: the budget of this one does not allow them")
         console.say("nothing is published before these are in: run the same command again later", style="yellow")
@@ -221,12 +271,16 @@ def _conclude(prepared: "Prepared", options: "Options", result: "Result") -> Non
     rows = f"{console.number(sum(counts.values()), 'row')} ({splits})"
     if result.version is not None:
         label = f"{result.version.label}{ENDS[result.ends]}"
-        console.say(f"published {label}: {rows} in {_short(result.version.folder)}", style="bold green")
+        console.say(
+            f"published {label}: {rows} in {_short(result.version.folder)}", style="bold green", event="published",
+            version=result.version.label, rows=sum(counts.values()), splits=dict(counts),
+        )  # fmt: skip
         console.say(_next(prepared))
     elif result.unchanged is not None:
         console.say(
-            f"nothing changed: {result.unchanged.label} has this content, nothing published", style="bold green"
-        )
+            f"nothing changed: {result.unchanged.label} has this content, nothing published", style="bold green",
+            event="unchanged", version=result.unchanged.label,
+        )  # fmt: skip
     else:
         console.say(f"not published, as asked: {rows}; the answers are kept", style="bold")
     if result.stop is not None:
@@ -281,9 +335,11 @@ def plan(
     skip_bad_seeds: SkipBad = False,
     state: State = None,
     set_: Set = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")] = False,
 ) -> None:  # fmt: skip
-    """Show what a build would do before anything is sent: calls, tokens, a price range, a rendered prompt.
+    """Show what a build would do before anything is sent.
+
+    It counts rows, stored answers, calls and tokens, gives a price range, and renders the first prompt of each step.
 
     \b
     Examples:
@@ -293,8 +349,11 @@ def plan(
 
     \b
     Exit status:
-      0 the recipe can run   2 it cannot
-      with --sample also those of build
+      0 the recipe can run   2 it cannot   8 the store is damaged
+      3 --sample: answers are missing   4 key absent or refused
+      5 budget or quota used up   7 teacher unavailable
+      9 terms not accepted   11 another build is running
+      12 disk full   129, 130, 143 stopped by a signal
     """
     import asyncio
 
@@ -392,11 +451,13 @@ def _price(usd: list[float | None] | None) -> str:
 
 @guarded
 def status(
-    project: Annotated[Path, typer.Option("--project", help="The project's folder.")] = Path(),
+    project: Annotated[Path, typer.Option("--project", metavar="DIR", help="The project's folder.")] = Path(),
     state: State = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")] = False,
 ) -> None:
-    """Show who is at work in a project, what is stored, what it cost, and its newest versions.
+    """Show who is at work in a project, what is stored and what it cost.
+
+    It also shows what was sent without an answer, batches under way, and the newest version of each dataset.
 
     \b
     Examples:
@@ -405,7 +466,7 @@ def status(
 
     \b
     Exit status:
-      0 always, unless the store cannot be read (8)
+      0 shown   8 the store cannot be read
     """
     from distillgen.report.console import safe
     from distillgen.status import examine

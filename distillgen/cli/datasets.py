@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="A dataset: name, name@3, name@latest, or a version's folder.")
 ]
-Project = Annotated[Path, typer.Option("--project", help="The project's folder.")]
-Split = Annotated[str | None, typer.Option("--split", help="One split only.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print it for programs.")]
+Project = Annotated[Path, typer.Option("--project", metavar="DIR", help="The project's folder.")]
+Split = Annotated[str | None, typer.Option("--split", metavar="SPLIT", help="One split only. Default: all.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")]
 
 WIDE = 72  # characters of a terminal that a list of versions fits into
 SHOWN_OF_DIGEST = 12
@@ -28,7 +28,8 @@ SHOWN_OF_DIGEST = 12
 @guarded
 def log(
     name: Annotated[
-        str | None, typer.Argument(help="A dataset; default: all of the project.", show_default=False)
+        str | None,
+        typer.Argument(metavar="NAME", help="A dataset. Default: all of the project.", show_default=False),
     ] = None,
     project: Project = Path(),
     as_json: AsJson = False,
@@ -42,8 +43,8 @@ def log(
 
     \b
     Exit status:
-      0 listed   2 a version is of a newer distillgen   8 one is damaged (the others are listed)
-      10 no such dataset
+      0 listed   2 a version is of a newer distillgen
+      8 one is damaged (the others are listed)   10 no such dataset
     """
     from rich.console import Console
 
@@ -149,19 +150,22 @@ def _logged(found: "list[tuple[Manifest, Manifest | None]]", pins: set[tuple[str
 @guarded
 def show(
     name: Name,
-    rows: Annotated[int, typer.Option("-n", "--rows", min=1, help="How many rows.")] = 5,
+    rows: Annotated[int, typer.Option("-n", "--rows", min=1, metavar="N", help="How many rows.")] = 5,
     split: Split = None,
     sample: Annotated[bool, typer.Option("--sample", help="Rows from all over, the same ones each time.")] = False,
-    row_id: Annotated[str | None, typer.Option("--id", help="The row with this id.", show_default=False)] = None,
+    row_id: Annotated[str | None, typer.Option("--id", metavar="ID", help="The row with this id.", show_default=False)] = None,
     rejected: Annotated[bool, typer.Option("--rejected", help="Show rejected rows and why.")] = False,
     failed: Annotated[bool, typer.Option("--failed", help="Show failed rows and why.")] = False,
     rule: Annotated[
-        str | None, typer.Option("--rule", help="Those of one rule or cause only.", show_default=False)
+        str | None,
+        typer.Option("--rule", metavar="RULE", help="Those of one rule or cause only.", show_default=False),
     ] = None,
     project: Project = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Show rows of a version as conversations, or the rows that were left out and why.
+    """Show rows of a version, or those that were left out and why.
+
+    Rows are shown as the conversations that a student would see.
 
     \b
     Examples:
@@ -212,7 +216,9 @@ def trace(
     project: Project = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Tell a row's story: its seed, what each step did to it, and the split it is in or why it is in none.
+    """Tell a row's story from its seed to its split.
+
+    It names what each step did to the row, and why it is in no split if it is in none.
 
     \b
     Examples:
@@ -248,7 +254,9 @@ def trace(
 
 @guarded
 def stats(name: Name, project: Project = Path(), as_json: AsJson = False) -> None:
-    """Print the figures of a version: funnel, lengths, scores, labels, tokens and cost.
+    """Print the figures of a version.
+
+    They are the funnel from seeds to splits, lengths, scores, labels, tokens and cost.
 
     \b
     Examples:
@@ -285,7 +293,8 @@ def diff(
             "-n",
             "--rows",
             min=0,
-            help="How many ids of each kind to name; default: 10, with --json all.",
+            metavar="N",
+            help="How many ids of each kind to name. Default: 10, with --json all.",
             show_default=False,
         ),
     ] = None,
@@ -293,7 +302,9 @@ def diff(
     project: Project = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Say what is different between two versions: rows by id, recipe, funnel, cost, lengths.
+    """Say what is different between two versions.
+
+    Rows are compared by id; recipe, funnel, cost and lengths side by side.
 
     \b
     Examples:

@@ -57,12 +57,14 @@ def export(
             show_default=False,
         ),
     ] = None,
-    split: Annotated[str | None, typer.Option("--split", help="One split only.")] = None,
+    split: Annotated[str | None, typer.Option("--split", metavar="SPLIT", help="One split only. Default: all.")] = None,
     reasoning: Annotated[
         Reasoning,
         typer.Option(
             "--reasoning",
-            help="Where the reasoning trace goes: <think> in the answer, a key of the answer so named, or nowhere.",
+            metavar="WHERE",
+            help="Where the reasoning trace goes: think (within the answer), reasoning_content or thinking (a key beside it), "
+            "or drop.",
         ),
     ] = Reasoning.THINK,
     as_text: Annotated[
@@ -83,11 +85,11 @@ def export(
             show_default=False,
         ),
     ] = None,
-    project: Annotated[Path, typer.Option("--project", help="The project's folder.")] = Path(),
+    project: Annotated[Path, typer.Option("--project", metavar="DIR", help="The project's folder.")] = Path(),
 ) -> None:
-    """Write a version in a format that trainers take, to a folder or to standard output.
+    """Write a version in a format that trainers take.
 
-    Each row is checked by the format's own rules first; what a format cannot carry is refused, and nothing is written.
+    It goes to a folder or to standard output. Each row is checked by the format's own rules first; what a format cannot carry is refused, and nothing is written.
 
     \b
     Examples:

@@ -1,6 +1,5 @@
 """Command `forget`."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,28 +24,30 @@ def forget(
     reason: Annotated[
         str, typer.Option("--reason", metavar="TEXT", help="Why, for the manifest. Name nobody in it.")
     ] = "",
-    project: Annotated[Path, typer.Option("--project", help="The project's folder.")] = Path(),
+    project: Annotated[Path, typer.Option("--project", metavar="DIR", help="The project's folder.")] = Path(),
     state: Annotated[
         Path | None,
         typer.Option("--state", metavar="DIR", help="Where answers and locks are kept.", show_default=False),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")] = False,
 ) -> None:
-    """Erase a row, or all rows of a seed: from every version, and the answers behind it from the store.
+    """Erase a row, or all rows of a seed, from every version.
 
-    The versions keep their numbers and get new digests; later builds leave the row out and do not ask for it.
+    The answers behind it go from the store. Without --yes nothing is changed. The versions keep their numbers and get new digests; later builds leave the row out and do not ask for it.
 
     \b
     Examples:
       distillgen forget mzx5k7aq2bnv3c4d
-      distillgen forget mzx5k7aq2bnv3c4d.2 demo --yes --reason "asked to be erased"
+      distillgen forget mzx5k7aq2bnv3c4d.2 demo --yes --reason "asked for"
 
     \b
     Exit status:
-      0 done, or shown   2 not writable, not to be done so, or a newer format   8 a version is damaged: repair it
-      10 no such row or dataset   11 a build or a pipe is at work   12 disk full
+      0 done, or shown   2 not writable, not to be done so, or a newer format
+      8 a version is damaged: repair it   10 no such row or dataset
+      11 a build or a pipe is at work   12 disk full
     """
     from distillgen.errors import NotFound
+    from distillgen.schemas import document
     from distillgen.state import state_folder
     from distillgen.upkeep.forget import forget as erase
 
@@ -57,7 +58,7 @@ def forget(
     place = state_folder(project, state)
     found = erase(project, place, row_id, names or (), reason=reason, will_do=yes)
     if as_json:
-        print(json.dumps(_as_json(found, is_done=yes), indent=2))
+        print(document("forget", _as_json(found, is_done=yes)))
     else:
         _say(found, place, is_done=yes)
 
@@ -132,7 +133,7 @@ def _as_json(found: "Forgotten", *, is_done: bool) -> dict[str, Any]:
         "datasets": [home.name for home in found.homes],
         "answers": found.answers,
         "others": found.others,
-        "removed": [{"path": str(path), "what": what} for path, what in found.removed],
+        "removals": [{"path": str(path), "what": what} for path, what in found.removed],
         "batches": [str(path) for path in found.batches],
         "seeds": found.seeds,
         "warnings": [str(warning) for warning in found.warnings],

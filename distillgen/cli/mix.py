@@ -25,7 +25,7 @@ def mix(
     rows: Annotated[
         int | None,
         typer.Option(
-            "-n", "--rows", min=1, help="How many rows. Default: as many as the shares allow.", show_default=False
+            "-n", "--rows", min=1, metavar="N", help="How many rows. Default: as many as the shares allow.", show_default=False
         ),
     ] = None,
     near: Annotated[
@@ -35,18 +35,18 @@ def mix(
             help="Leave out near-duplicates too: from this Jaccard similarity on, 0.8 say.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32, help="Draws other rows.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32, metavar="N", help="Another number draws other rows.")] = 0,
     purpose: Annotated[
         str | None,
         typer.Option(
-            "--purpose", help="What the mix is for, as in [terms]. Default: the narrowest of the parts'.",
+            "--purpose", metavar="PURPOSE", help="What the mix is for, as in [terms]. Default: the narrowest of the parts'.",
             show_default=False,
         ),
     ] = None,
     competing: Annotated[
         str | None,
         typer.Option(
-            "--competing", help="Whether the student competes: yes, no, unknown. Default: as each part has it.",
+            "--competing", metavar="WORD", help="Whether the student competes: yes, no, unknown. Default: as each part has it.",
             show_default=False,
         ),
     ] = None,
@@ -55,12 +55,12 @@ def mix(
         typer.Option("--accept", metavar="ID", help="Terms that you take upon yourself, as in [terms] accept."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would be made of; write nothing.")] = False,
-    project: Annotated[Path, typer.Option("--project", help="The project's folder.")] = Path(),
-    as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+    project: Annotated[Path, typer.Option("--project", metavar="DIR", help="The project's folder.")] = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")] = False,
 ) -> None:  # fmt: skip
-    """Make a version of published versions: rows by ratio, duplicates left out, lineage and terms of all kept.
+    """Make a version of published versions, by ratio.
 
-    A row keeps its split. No row is taken twice. The same mix again publishes nothing.
+    Duplicates are left out; lineage and terms of all parts are kept. A row keeps its split. No row is taken twice. The same mix again publishes nothing.
 
     \b
     Examples:
@@ -72,13 +72,13 @@ def mix(
     Exit status:
       0 published, or nothing new   2 cannot be mixed so   6 no row is left
       8 damaged   9 terms not accepted   10 no such dataset or version
-      11 locked   12 disk full
+      11 another build or mix is at work   12 disk full
     """
-    from distillgen.files import dumps
     from distillgen.mix.making import Wanted
     from distillgen.mix.making import mix as mix_versions
     from distillgen.mix.parts import parts_of
     from distillgen.report.console import say
+    from distillgen.schemas import document
 
     said = _said(purpose, competing, accept or [])
     _require_name(name)
@@ -86,7 +86,7 @@ def mix(
     wanted = Wanted(rows, near, seed, said)
     mixed = mix_versions(name, parts_of(found), project / "datasets", wanted, is_dry=dry_run)
     if as_json:
-        print(dumps(_as_json(mixed)))
+        print(document("mix", _as_json(mixed)))
         return
     _show(mixed, rows)
     if mixed.version is None:

@@ -1,7 +1,6 @@
 """Command `generate`."""
 
 import contextlib
-import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
@@ -9,7 +8,16 @@ import typer
 
 from distillgen.cli.build import Budget, Set, SkipBad, State, UnknownPrice, on_budget, progress, say_notes, say_stopping
 from distillgen.cli.guard import guarded, run_until_stopped
-from distillgen.cli.lines import LEFT_OUT, RejectedFile, opened, say_what_was_left_out, write_row
+from distillgen.cli.lines import (
+    LEFT_OUT,
+    LineBuffered,
+    Outlet,
+    RejectedFile,
+    opened,
+    pour,
+    say_what_was_left_out,
+    standard_input,
+)
 
 if TYPE_CHECKING:
     from distillgen.recipe import Recipe, Source
@@ -22,9 +30,10 @@ def generate(
     prompt: Annotated[
         str, typer.Option("--prompt", "-p", metavar="NAME", help="A template: see `distillgen prompts`.")
     ],
-    model: Annotated[str, typer.Option("--model", "-m", help="PROVIDER/MODEL, or a model of --base-url.")],
+    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="PROVIDER/MODEL, or a model of --base-url.")],
     provider: Annotated[
-        str | None, typer.Option("--provider", help="A preset: see `distillgen teachers`.", show_default=False)
+        str | None,
+        typer.Option("--provider", metavar="NAME", help="A preset: see `distillgen teachers`.", show_default=False),
     ] = None,
     base_url: Annotated[
         str | None,
@@ -37,9 +46,9 @@ def generate(
         typer.Option("--label", metavar="LABEL", help="One of the closed set, for prompts that label. Repeat it."),
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", min=1, metavar="N", help="Of a reply.", show_default=False)
+        int | None, typer.Option("--max-tokens", min=1, metavar="N", help="Tokens of a reply at most. Default: the endpoint's.", show_default=False)
     ] = None,
-    temperature: Annotated[float | None, typer.Option("--temperature", min=0, show_default=False)] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", min=0, metavar="T", help="Default: the endpoint's.", show_default=False)] = None,
     rejected: RejectedFile = None,
     failed: Annotated[
         Path | None,
@@ -49,20 +58,20 @@ def generate(
     budget: Budget = None,
     allow_unknown_price: UnknownPrice = False,
     skip_bad_seeds: SkipBad = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Do not say that terms restrict training.")] = False,
     state: State = None,
     set_: Set = None,
+    line_buffered: LineBuffered = False,
 ) -> None:
-    """Ask a teacher about each row of standard input, and write the rows with its answers to standard output.
+    """Ask a teacher about each row of standard input.
 
-    Rows are JSON lines; they leave in the order in which they came, as soon as they may.
+    The rows go to standard output with its answers. They are JSON lines; they leave in the order in which they came, as soon as they may.
     Answers are kept in .distillgen, as those of a build: the same command asks nothing twice.
 
     \b
     Examples:
-      distillgen generate --prompt explain --model deepseek/deepseek-flash < topics.jsonl > rows.jsonl
-      cat topics.jsonl | distillgen generate -p explain -m embedded/smollm2-135m | head -3
-      distillgen generate -p answer -m my-model --base-url http://127.0.0.1:8000/v1 < q.jsonl
+      distillgen generate -p explain -m deepseek/deepseek-flash < topics.jsonl
+      head topics.jsonl | distillgen generate -p explain -m embedded/smollm2-135m
+      distillgen generate -p answer -m m --base-url http://127.0.0.1:8000/v1 < q.jsonl
 
     \b
     Exit status:
@@ -93,15 +102,17 @@ def generate(
     )  # fmt: skip
     for warning in prepared.warnings:
         console.say(f"warning: {warning}", style="yellow")
-    if not quiet:
-        _say_terms(recipe, source)
+    _say_terms(recipe, source)
     tally = Tally()
+    standard_input()
     with contextlib.ExitStack() as files:
-        writer = _Writer(tally, *(opened(path, files) for path in (rejected, failed)))
+        aside = [opened(path, files) for path in (rejected, failed)]
 
         async def work() -> None:
+            out = Outlet(each=line_buffered)
+            writer = _Writer(tally, out, *aside)
             async with progress(tally, None):
-                await run(prepared, tally, writer.write, offline=offline)
+                await pour(run(prepared, tally, writer.write, offline=offline), out)
 
         run_until_stopped(work(), say_stopping)
     say_notes(tally)
@@ -132,21 +143,22 @@ def _say_terms(recipe: "Recipe", source: "Source") -> None:
 
 
 class _Writer:
-    """Writes rows to standard output, each line at once, and what was left out where it was asked for."""
+    """Writes rows to standard output, and what was left out where it was asked for."""
 
-    def __init__(self, tally: "Tally", rejected: IO[bytes] | None, failed: IO[bytes] | None) -> None:
-        self._tally, self._rejected, self._failed = tally, rejected, failed
+    def __init__(self, tally: "Tally", out: Outlet, rejected: IO[bytes] | None, failed: IO[bytes] | None) -> None:
+        self._tally, self._out, self._rejected, self._failed = tally, out, rejected, failed
 
-    def write(self, outcome: "Outcome") -> None:
+    async def write(self, outcome: "Outcome") -> None:
         """Write one outcome."""
+        from distillgen.files import json_line
         from distillgen.rows import Failure, Rejection, Row
 
         if isinstance(outcome, Row):
-            write_row(sys.stdout.buffer, dict(outcome.columns))
+            await self._out.write(json_line(dict(outcome.columns)))
             self._tally.published += 1
         elif isinstance(outcome, Rejection):
             said = {"rule": outcome.rule, "detail": outcome.detail}
-            write_row(self._rejected, {**outcome.row.columns, LEFT_OUT: said})
+            self._out.put_aside(self._rejected, {**outcome.row.columns, LEFT_OUT: said})
         elif isinstance(outcome, Failure):
             said = {"cause": outcome.cause, "detail": outcome.detail, "attempts": str(outcome.attempts)}
-            write_row(self._failed, {**outcome.row.columns, LEFT_OUT: said})
+            self._out.put_aside(self._failed, {**outcome.row.columns, LEFT_OUT: said})

@@ -14,7 +14,9 @@ def explain(
         typer.Argument(metavar="CODE", help="An error's code, or the cause of a failed row.", show_default=False),
     ] = None,
 ) -> None:
-    """Explain an error by its code: what it means, and what usually mends it; without a code list all of them.
+    """Explain an error by its code, or list all of them.
+
+    It says what the error means, and what usually mends it.
 
     \b
     Examples:
@@ -37,19 +39,37 @@ def explain(
 
 
 @guarded
-def schema() -> None:
-    """Print the JSON schema of a recipe, for editors that complete and check TOML.
+def schema(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="An output: its command, with a dash between words. Default: the recipe.",
+            show_default=False,
+        ),
+    ] = None,
+    is_list: Annotated[bool, typer.Option("--list", help="List what there are schemas of.")] = False,
+) -> None:
+    """Print the JSON schema of a recipe, for editors that complete and check TOML; or of what a command prints.
 
     \b
     Examples:
-      distillgen schema > recipe.schema.json   # then begin recipe.toml with: #:schema recipe.schema.json
+      distillgen schema > recipe.schema.json
+      distillgen schema status                 # the shape of `distillgen status --json`
+      distillgen schema --list
 
     \b
     Exit status:
-      0 printed
+      0 printed   10 there is no output of this name
     """
     import json
 
     from distillgen.recipe import recipe_schema
+    from distillgen.schemas import RECIPE, names, schema_of
 
-    print(json.dumps(recipe_schema(), indent=2))
+    if is_list:
+        print(f"{RECIPE:<16} a recipe, recipe.toml")
+        for each in names():
+            print(f"{each:<16} {schema_of(each)['title']}")
+        return
+    print(json.dumps(recipe_schema() if name in (None, RECIPE) else schema_of(name), indent=2))

@@ -1,9 +1,8 @@
 """Commands that share versions: `push` and `pull`."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,8 +11,8 @@ from distillgen.cli.guard import find_in_project, guarded
 if TYPE_CHECKING:
     from distillgen.dataset.versions import Version
 
-Project = Annotated[Path, typer.Option("--project", help="The project's folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print it for programs.")]
+Project = Annotated[Path, typer.Option("--project", metavar="DIR", help="The project's folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")]
 
 
 @guarded
@@ -38,7 +37,9 @@ def push(
     project: Project = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Push a version to a Hugging Face dataset repository, a store or a folder. It is checked first.
+    """Push a version to the Hugging Face Hub, a store or a folder.
+
+    It is checked first. The repository is private unless you say --public.
 
     \b
     Examples:
@@ -48,13 +49,15 @@ def push(
 
     \b
     Exit status:
-      0 pushed, or there already   2 other content has its number there, or an extra is missing
+      0 pushed, or there already
+      2 other content has its number there, or an extra is missing
       4 no credentials, or refused   7 the place does not answer   8 damaged
-      9 --public, and terms stop it   10 no such version or place   11 another push is at work
-      12 disk full
+      9 --public, and terms stop it   10 no such version or place
+      11 another push is at work   12 disk full
     """
     from distillgen.remote.push import push as send
     from distillgen.report.console import number, say
+    from distillgen.schemas import document
 
     version: Version = find_in_project(name, project)
     if not as_json:
@@ -68,10 +71,10 @@ def push(
             "was_there": pushed.was_there,
             "files": pushed.files,
             "bytes": pushed.size,
-            "note": pushed.note,
+            "note": pushed.note or None,
             "terms": _terms(version),
         }
-        print(json.dumps(told, indent=2))
+        print(document("push", told))
         return
     if pushed.was_there:
         say(f"{version.label} is at {pushed.where} already: nothing to do", style="bold")
@@ -84,7 +87,13 @@ def push(
 
 def _terms(version: "Version") -> dict[str, object]:
     terms = version.manifest.terms
-    return {name: terms.get(name) for name in ("stance", "purpose", "conditions")}
+    return {"stance": terms.get("stance"), "purpose": terms.get("purpose"), "conditions": _conditions(terms)}
+
+
+def _conditions(terms: Mapping[str, Any]) -> list[str]:
+    """Return the conditions of a manifest's terms in words."""
+    found = (each.get("text") if isinstance(each, dict) else each for each in terms.get("conditions") or ())
+    return [str(each) for each in found]
 
 
 def _say_terms(version: "Version", accept: Sequence[str], *, public: bool) -> None:
@@ -93,8 +102,7 @@ def _say_terms(version: "Version", accept: Sequence[str], *, public: bool) -> No
     from distillgen.report.console import say
 
     terms = version.manifest.terms
-    stance, purpose = str(terms.get("stance") or "unknown"), terms.get("purpose")
-    conditions = [each.get("text") if isinstance(each, dict) else each for each in terms.get("conditions") or ()]
+    stance, purpose, conditions = str(terms.get("stance") or "unknown"), terms.get("purpose"), _conditions(terms)
     if "terms" in version.manifest.unconfirmed and not public:
         stance += ", by a record that was damaged and that no checksum confirms (`distillgen terms` tells anew)"
     if public:
@@ -121,7 +129,9 @@ def pull(
     project: Project = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Pull a version into datasets/. Seal, checksums, rows and digest are verified before it is published.
+    """Pull a version from the Hugging Face Hub, a store or a folder.
+
+    Seal, checksums, rows and digest are verified before it is published in datasets/.
 
     \b
     Examples:
@@ -131,13 +141,16 @@ def pull(
 
     \b
     Exit status:
-      0 pulled, or here already   2 an extra is missing, written by a newer distillgen, or it holds erased rows
-      4 no credentials, or refused   7 the place does not answer   8 damaged there or on the way: nothing is kept
+      0 pulled, or here already
+      2 an extra is missing, its format is newer, or it holds erased rows
+      4 no credentials, or refused   7 the place does not answer
+      8 damaged there or on the way: nothing is kept
       10 nothing of that name there   11 a build is at work   12 disk full
     """
     from distillgen.errors import NotFound
     from distillgen.remote.pull import pull as bring
     from distillgen.report.console import say
+    from distillgen.schemas import document
 
     if not project.is_dir():
         raise NotFound(f"no folder {str(project)!r}")
@@ -151,7 +164,7 @@ def pull(
             "version_there": pulled.label_there,
             "was_here": pulled.was_here,
         }
-        print(json.dumps(told, indent=2))
+        print(document("pull", told))
     elif pulled.was_here:
         say(f"this content is here already, as {version.label}: nothing to do", style="bold")
     else:

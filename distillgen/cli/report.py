@@ -25,21 +25,21 @@ def report(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="FILE", help="Default: NAME-vN.html here.", show_default=False),
+        typer.Option("-o", "--output", metavar="FILE", help="The file to write. Default: NAME-vN.html here.", show_default=False),
     ] = None,
     rows: Annotated[
         int, typer.Option("--rows", min=0, metavar="N", help="Put at most N rows of each kind in it, from all over.")
     ] = MOST_ROWS,
     all_rows: Annotated[bool, typer.Option("--all-rows", help="Put every row in it.")] = False,
-    project: Annotated[Path, typer.Option("--project", help="The project's folder.")] = Path(),
+    project: Annotated[Path, typer.Option("--project", metavar="DIR", help="The project's folder.")] = Path(),
     state: Annotated[
         Path | None,
         typer.Option("--state", metavar="DIR", help="Where the answers are kept, for speed.", show_default=False),
     ] = None,
 ) -> None:
-    """Write a report of a version, or of two side by side: one HTML file that needs no server and no network.
+    """Write a version, or two side by side, as one HTML file.
 
-    It shows the funnel, what was left out and why, money and tokens, speed, lengths, scores, labels, rows that are
+    The file needs no server and no network. It shows the funnel, what was left out and why, money and tokens, speed, lengths, scores, labels, rows that are
     alike, splits and terms, and lets you search the rows and the rows that were left out. Of two versions it shows what
     is different between them.
 
@@ -51,7 +51,8 @@ def report(
 
     \b
     Exit status:
-      0 written   2 the file cannot be written   8 damaged   10 no such dataset or version   12 disk full
+      0 written   2 the file cannot be written   8 damaged
+      10 no such dataset or version   12 disk full
     """
     from distillgen.report.comparison_report import write_comparison
     from distillgen.report.console import say

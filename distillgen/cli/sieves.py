@@ -1,7 +1,6 @@
 """Commands `filter`, `deduplicate`, `decontaminate`: quality steps for anybody's rows, in a pipe."""
 
 import contextlib
-import sys
 import tempfile
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -11,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distillgen.cli.guard import guarded, run_until_stopped
-from distillgen.cli.lines import LEFT_OUT, RejectedFile, opened, say_what_was_left_out, write_line, write_row
+from distillgen.cli.lines import (
+    LEFT_OUT,
+    LineBuffered,
+    Outlet,
+    RejectedFile,
+    opened,
+    pour,
+    say_what_was_left_out,
+    standard_input,
+)
 
 if TYPE_CHECKING:
     from distillgen.rows import Outcome
@@ -29,7 +37,10 @@ SkipBad = Annotated[bool, typer.Option("--skip-bad-rows", help="Go over lines th
 @guarded
 def filter_(
     preset: Annotated[
-        str | None, typer.Option("--preset", "-p", help="chat, reasoning, labels or strict.", show_default=False)
+        str | None, typer.Option(
+            "--preset", "-p", metavar="NAME", show_default=False,
+            help="A set of rules: chat, reasoning, labels or strict.",
+        )
     ] = None,
     rule: Annotated[
         list[str] | None,
@@ -51,17 +62,19 @@ def filter_(
     ] = None,
     rejected: RejectedFile = None,
     skip_bad_rows: SkipBad = False,
+    line_buffered: LineBuffered = False,
 ) -> None:  # fmt: skip
-    """Keep the rows of standard input that every rule lets pass, and write them to standard output.
+    """Keep the rows of standard input that every rule lets pass.
 
-    Rows are JSON lines; they leave as they came, in their order, as soon as they may.
+    They go to standard output. Rows are JSON lines; they leave as they came, in their order, as soon as they may.
     The rules are those of recipes: see docs/quality.md.
 
     \b
     Examples:
       distillgen filter --preset chat < rows.jsonl > good.jsonl
-      distillgen filter -p chat --without repetition -r '{ rule = "length", min_words = 5 }' < rows.jsonl
-      cat rows.jsonl | distillgen filter -p strict --column output --rejected bad.jsonl | head -3
+      distillgen filter -r '{ rule = "length", min_words = 5 }' < rows.jsonl
+      distillgen filter -p chat --without repetition --rejected bad.jsonl < rows.jsonl
+      cat rows.jsonl | distillgen filter -p strict --column output | head -3
 
     \b
     Exit status:
@@ -72,7 +85,10 @@ def filter_(
     step |= {"preset": preset, "without": without or []}
     options = {"steps[0]": "--preset", "steps[0].preset": "--preset", "steps[0].without": "--without"}
     options |= {f"steps[0].rules[{number}]": "--rule" for number in range(len(rule or ()))}
-    _run(step, options, rejected, skip_bad_rows, column or "answer", optional={"reasoning"} if preset else set())
+    _run(
+        step, options, rejected, skip_bad_rows, line_buffered, column or "answer",
+        optional={"reasoning"} if preset else set(),
+    )  # fmt: skip
 
 
 @guarded
@@ -81,10 +97,10 @@ def deduplicate(
     near: Annotated[
         float | None,
         typer.Option(
-            "--near", metavar="T", show_default=False, help="Jaccard similarity that counts as the same: 0.8, say."
+            "--near", metavar="T", show_default=False, help="Jaccard similarity, 0.3 to 1, that counts as the same. Default: equal rows."
         ),
     ] = None,
-    words: Annotated[int, typer.Option("--words", metavar="N", help="Words of an n-gram.")] = 3,
+    words: Annotated[int, typer.Option("--words", metavar="N", help="Words of an n-gram, 1 to 10.")] = 3,
     against: Annotated[
         list[str] | None,
         typer.Option(
@@ -93,16 +109,17 @@ def deduplicate(
     ] = None,
     rejected: RejectedFile = None,
     skip_bad_rows: SkipBad = False,
+    line_buffered: LineBuffered = False,
 ) -> None:
-    """Keep the first of equal or nearly equal rows of standard input, and write them to standard output.
+    """Keep the first of equal or nearly equal rows of standard input.
 
-    Rows are JSON lines; they leave as they came, in their order.
+    They go to standard output. Rows are JSON lines; they leave as they came, in their order.
     Every refused row names the kept row that it is like, and how much.
 
     \b
     Examples:
       distillgen deduplicate < rows.jsonl > unique.jsonl
-      distillgen deduplicate --near 0.8 --rejected twins.jsonl < rows.jsonl > unique.jsonl
+      distillgen deduplicate --near 0.8 --rejected twins.jsonl < rows.jsonl
       distillgen deduplicate -c question --near 0.7 --against old.jsonl < rows.jsonl
 
     \b
@@ -113,7 +130,7 @@ def deduplicate(
     columns = column or ["answer"]
     step = {"use": "deduplicate", "on": columns, "near": near, "words": words, "against": against or []}
     options = {"steps[0].near": "--near", "steps[0].words": "--words", "steps[0].against": "--against"}
-    _run(step, options, rejected, skip_bad_rows)
+    _run(step, options, rejected, skip_bad_rows, line_buffered)
 
 
 @guarded
@@ -135,21 +152,23 @@ def decontaminate(
             help="A column of the benchmark that counts; default: all texts.",
         ),
     ] = None,
-    words: Annotated[int, typer.Option("--words", metavar="N", help="Words of an n-gram: 8 or 13.")] = 8,
+    words: Annotated[int, typer.Option("--words", metavar="N", help="Words of an n-gram, 3 to 30.")] = 8,
     coverage: Annotated[
-        float, typer.Option("--coverage", metavar="SHARE", help="Share of an item's words that counts as holding it.")
+        float, typer.Option("--coverage", metavar="SHARE", help="Share of an item's words, 0 to 1, that counts as holding it.")
     ] = 0.5,
     rejected: RejectedFile = None,
     skip_bad_rows: SkipBad = False,
+    line_buffered: LineBuffered = False,
 ) -> None:  # fmt: skip
-    """Keep the rows of standard input that hold no item of a benchmark, and write them to standard output.
+    """Keep the rows of standard input that hold no item of a benchmark.
 
-    Rows are JSON lines; they leave as they came, in their order, as soon as they may.
+    They go to standard output. Rows are JSON lines; they leave as they came, in their order, as soon as they may.
 
     \b
     Examples:
       distillgen decontaminate --against gsm8k-test.jsonl < rows.jsonl > clean.jsonl
-      distillgen decontaminate --against test.csv --benchmark-column question -c question < rows.jsonl
+      distillgen decontaminate --against test.csv -c question < rows.jsonl
+      distillgen decontaminate --against a.csv --benchmark-column item < rows.jsonl
 
     \b
     Exit status:
@@ -162,7 +181,7 @@ def decontaminate(
     options = {f"steps[0].against[{number}]": "--against" for number in range(len(files))}
     options |= {f"steps[0].against[{number}].columns": "--benchmark-column" for number in range(len(files))}
     options |= {"steps[0].words": "--words", "steps[0].coverage": "--coverage"}
-    _run(step, options, rejected, skip_bad_rows, optional=set() if column else {"prompt"})
+    _run(step, options, rejected, skip_bad_rows, line_buffered, optional=set() if column else {"prompt"})
 
 
 def _setting(text: str) -> Any:
@@ -185,7 +204,7 @@ def _setting(text: str) -> Any:
 
 def _run(
     step: Mapping[str, Any], options: Mapping[str, str], rejected: Path | None, skip_bad: bool,
-    main: str = "answer", optional: AbstractSet[str] = frozenset(),
+    line_buffered: bool, main: str = "answer", optional: AbstractSet[str] = frozenset(),
 ) -> None:  # fmt: skip
     """Take the rows of standard input through one step. The first must have the columns that it looks at.
 
@@ -199,20 +218,25 @@ def _run(
     make, looks_at, warnings = prepare_step(step, options, Path.cwd(), main)
     for warning in warnings:
         console.say(f"warning: {warning}", style="yellow")
-    stdin = open(0, "rb", closefd=False)  # a stream of our own: a thread may wait on it to the very end
+    stdin = open(standard_input(), "rb", closefd=False)  # a stream of our own: a thread may wait on it to the very end
     tally, rows = Tally(), ForeignRows(stdin, looks_at - optional, skip_bad=skip_bad)
     with contextlib.ExitStack() as files:
         spool = Path(files.enter_context(tempfile.TemporaryDirectory(prefix="distillgen-")))
         aside = opened(rejected, files)
 
-        def write(outcome: "Outcome") -> None:
-            if isinstance(outcome, Row):
-                write_line(sys.stdout.buffer, line_of(outcome))
-                tally.published += 1
-            elif isinstance(outcome, Rejection):
-                write_row(aside, {**original(outcome.row), LEFT_OUT: reason_of(outcome)})
+        async def work() -> None:
+            out = Outlet(each=line_buffered)
 
-        run_until_stopped(sift(rows, make, tally, write, spool), _say_stopping, "rows written so far stay written")
+            async def write(outcome: "Outcome") -> None:
+                if isinstance(outcome, Row):
+                    await out.write(line_of(outcome))
+                    tally.published += 1
+                elif isinstance(outcome, Rejection) and aside is not None:
+                    out.put_aside(aside, {**original(outcome.row), LEFT_OUT: reason_of(outcome)})
+
+            await pour(sift(rows, make, tally, write, spool), out)
+
+        run_until_stopped(work(), _say_stopping, "rows written so far stay written")
     say_what_was_left_out(tally)
     if rows.skipped:
         console.say(f"bad rows skipped: {rows.skipped:,}", style="yellow")

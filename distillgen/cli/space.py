@@ -1,6 +1,5 @@
 """Commands that give space back, or keep a version from it: `gc`, `pin` and `unpin`."""
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,8 +11,8 @@ from distillgen.cli.guard import guarded
 if TYPE_CHECKING:
     from distillgen.upkeep.collect import Collected
 
-Project = Annotated[Path, typer.Option("--project", help="The project's folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print it for programs.")]
+Project = Annotated[Path, typer.Option("--project", metavar="DIR", help="The project's folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")]
 Named = Annotated[str, typer.Argument(metavar="NAME@V", help="A version: name@3, name@latest, name@sha256:ab12.")]
 
 TOLD = 30  # removals that people see; programs see all
@@ -36,7 +35,7 @@ def gc(
     ] = "30d",
     recipe: Annotated[
         list[Path] | None,
-        typer.Option("--recipe", help="A recipe whose answers stay. Default: all in the project's folder."),
+        typer.Option("--recipe", metavar="RECIPE", help="A recipe whose answers stay. Default: all in the project's folder."),
     ] = None,
     even_of: Annotated[
         list[str] | None,
@@ -52,9 +51,9 @@ def gc(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Reclaim space: old versions, leftovers and caches; with --answers also replies that nothing needs.
+    """Remove old versions, leftovers and caches.
 
-    The version that `latest` names, pinned ones, and those that a recipe or another version compares with stay.
+    With --answers also replies that nothing needs. Without --yes nothing is removed. The version that `latest` names, pinned ones, and those that a recipe or another version compares with stay.
 
     \b
     Examples:
@@ -64,10 +63,12 @@ def gc(
 
     \b
     Exit status:
-      0 done, or shown   2 nobody can tell what is needed   8 what remains is damaged: repair it first
-      10 no such dataset   11 a build or a pipe is at work   12 disk full
+      0 done, or shown   2 nobody can tell what is needed
+      8 what remains is damaged: repair it first   10 no such dataset
+      11 a build or a pipe is at work   12 disk full
     """
     from distillgen.errors import NotFound
+    from distillgen.schemas import document
     from distillgen.state import state_folder
     from distillgen.upkeep.collect import Wanted, collect
 
@@ -81,7 +82,7 @@ def gc(
     )  # fmt: skip
     found = collect(project, state_folder(project, state), name, wanted, will_do=yes)
     if as_json:
-        print(json.dumps(_as_json(found, is_done=yes), indent=2))
+        print(document("gc", _as_json(found, is_done=yes)))
     else:
         _say(found, is_done=yes)
 

@@ -10,17 +10,21 @@ from distillgen.cli.guard import guarded
 
 @guarded
 def init(
-    folder: Annotated[Path, typer.Argument(help="The new project's folder.")] = Path(),
-    recipe: Annotated[str, typer.Option("--recipe", help="Which ready recipe to start from.")] = "quickstart",
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The new project's folder.")] = Path(),
+    recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="The ready recipe to start from.")] = "quickstart",
     model: Annotated[
-        str | None, typer.Option("--model", help="Another embedded model than the recipe's.", show_default=False)
+        str | None,
+        typer.Option("--model", metavar="NAME", help="An embedded model. Default: the recipe's.", show_default=False),
     ] = None,
 ) -> None:
-    """Create a small project that builds offline: a commented recipe, seeds, a place for prompts.
+    """Create a small project that builds offline.
+
+    It has a commented recipe, seeds, and a place for prompts of your own.
 
     \b
     Examples:
       distillgen init demo
+      distillgen init graded --recipe preference
       distillgen init demo --model smollm2-135m
 
     \b

@@ -1,6 +1,5 @@
 """Command `terms`: what documents and licences say about training on outputs, and what that means for a purpose."""
 
-import json
 import shutil
 import textwrap
 from collections.abc import Iterator
@@ -28,14 +27,19 @@ def terms(
     ] = None,
     provider: Annotated[
         str | None,
-        typer.Option("--provider", "-p", help="Who serves it: see `distillgen teachers`.", show_default=False),
+        typer.Option("--provider", "-p", metavar="NAME", help="Who serves it: see `distillgen teachers`.", show_default=False),
     ] = None,
     base_url: Annotated[
-        str | None, typer.Option("--base-url", help="The address, where it is not a provider's.", show_default=False)
+        str | None,
+        typer.Option(
+            "--base-url", metavar="URL", help="The address, where it is not a provider's.", show_default=False
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")] = False,
 ) -> None:
-    """Show what terms and licences say about training a student on a teacher's outputs. This is not legal advice.
+    """Show what terms and licences say about training on outputs.
+
+    It says for each purpose what they mean, with the quotation and its address. This is not legal advice.
 
     \b
     Examples:
@@ -67,7 +71,7 @@ def _list(today: "datetime.date", as_json: bool) -> None:
     from distillgen.teacher.terms import NOT_ADVICE, entries
 
     if as_json:
-        _print_json({"not_legal_advice": NOT_ADVICE, "entries": [_facts(entry, today) for entry in entries().values()]})
+        _print_json(tuple(entries().values()), today)
         return
     rows = [
         [
@@ -89,18 +93,10 @@ def _list(today: "datetime.date", as_json: bool) -> None:
 
 def _explain(model: str, provider: str | None, base_url: str | None, today: "datetime.date", as_json: bool) -> None:
     from distillgen.report.console import safe
-    from distillgen.teacher.terms import NOT_ADVICE
 
     found = _found(model, provider, base_url)
     if as_json:
-        _print_json({
-            "not_legal_advice": NOT_ADVICE,
-            "model": model,
-            "provider": provider,
-            "base_url": base_url,
-            "entries": [_facts(entry, today) for entry in found],
-            "meaning": _meaning(found),
-        })  # fmt: skip
+        _print_json(found, today, model, provider, base_url, _meaning(found))
         return
     for line in _lines(model, provider or base_url, found, today):
         print(safe(line))
@@ -195,5 +191,23 @@ def _parts(entry: "Entry", today: "datetime.date") -> Iterator[tuple[str, str]]:
         yield "review by", f"{entry.review_by}{overdue}"
 
 
-def _print_json(found: dict[str, Any]) -> None:
-    print(json.dumps(found, indent=2))  # ASCII: somebody's model name can do nothing to a terminal
+def _print_json(
+    found: "tuple[Entry, ...]", today: "datetime.date", model: str | None = None, provider: str | None = None,
+    base_url: str | None = None, meaning: dict[str, dict[str, str]] | None = None,
+) -> None:  # fmt: skip
+    from distillgen.schemas import document
+    from distillgen.teacher.terms import NOT_ADVICE
+
+    print(
+        document(
+            "terms",
+            {
+                "not_legal_advice": NOT_ADVICE,
+                "model": model,
+                "provider": provider,
+                "base_url": base_url,
+                "entries": [_facts(entry, today) for entry in found],
+                "meaning": meaning,
+            },
+        )
+    )

@@ -1,7 +1,6 @@
 """Commands that keep datasets whole: `check` and `repair`."""
 
 import errno
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,10 +31,12 @@ def check(
     fast: Annotated[
         bool, typer.Option("--fast", help="Look at names, sizes and the manifest's figures only; read no file.")
     ] = False,
-    project: Annotated[Path, typer.Option("--project", help="The project's folder.")] = Path(),
-    as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+    project: Annotated[Path, typer.Option("--project", metavar="DIR", help="The project's folder.")] = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")] = False,
 ) -> None:
-    """Check that versions are what was published: every checksum, line, id and count; say where they are not.
+    """Check that versions are what was published.
+
+    Every checksum, line, id and count is compared; what differs is named with file, line and row.
 
     \b
     Examples:
@@ -45,9 +46,11 @@ def check(
 
     \b
     Exit status:
-      0 whole   2 written by a newer distillgen   8 damaged   10 no such dataset or version
+      0 whole   2 written by a newer distillgen   8 damaged
+      10 no such dataset or version
     """
     from distillgen.errors import Damaged, NotFound
+    from distillgen.schemas import document
     from distillgen.upkeep.check import check_all
 
     if not project.is_dir():
@@ -59,7 +62,7 @@ def check(
             _say(checked, fast=fast)
     found = [(checked, finding) for checked in all_checked for finding in checked.findings]
     if as_json:
-        print(json.dumps(_as_json(all_checked), indent=2))
+        print(document("check", _as_json(all_checked)))
         if found:
             raise typer.Exit(Damaged.exit_status)
     if found:
@@ -170,10 +173,12 @@ def repair(
             help="Where provenance, rejected or failed rows cannot be brought back, keep what is left.",
         ),
     ] = False,
-    project: Annotated[Path, typer.Option("--project", help="The project's folder.")] = Path(),
-    as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+    project: Annotated[Path, typer.Option("--project", metavar="DIR", help="The project's folder.")] = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")] = False,
 ) -> None:  # fmt: skip
-    """Mend versions where a checksum confirms what was there, and what a crash left behind. Damaged bytes are kept.
+    """Mend versions where a checksum confirms what was there.
+
+    What a crash left behind is mended too. Damaged bytes are kept. Without --yes nothing is changed.
 
     \b
     Examples:
@@ -183,10 +188,12 @@ def repair(
 
     \b
     Exit status:
-      0 whole, or can be mended   2 written by a newer distillgen, or not writable   8 something stays damaged
-      10 no such dataset or version   11 a build is at work   12 disk full
+      0 whole, or can be mended   2 written by a newer distillgen, or not writable
+      8 something stays damaged   10 no such dataset or version
+      11 a build is at work   12 disk full
     """
     from distillgen.errors import Damaged, NotFound, Problem
+    from distillgen.schemas import document
     from distillgen.upkeep.repair import repair_all
 
     if not project.is_dir():
@@ -198,7 +205,7 @@ def repair(
             _say_mends(repaired)
     stays = [_problem(each.folder, finding) for each in done for finding in each.stays]
     if as_json:
-        print(json.dumps(_mends_as_json(done, is_done=yes), indent=2))
+        print(document("repair", _mends_as_json(done, is_done=yes)))
         if stays:
             raise typer.Exit(Damaged.exit_status)
         return

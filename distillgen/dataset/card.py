@@ -51,6 +51,16 @@ def write_card(manifest: Manifest, features: Sequence[Mapping[str, Any]], sample
     return "\n".join(["---", *_front(manifest, features, has_pairs), "---", "", *body[:-1]]) + "\n"
 
 
+def with_notice(card: bytes, note: Mapping[str, Any]) -> bytes:
+    """Return a card with what a repair's note has to say, where `write_card` has it: before any other such notice."""
+    lines = "\n".join(sections.notice(note)).encode()
+    matter, closing, body = card.partition(b"\n---\n")
+    title = re.search(rb"^# .*\n\n", body, re.MULTILINE)
+    if title is None:  # no card of ours
+        return card.rstrip(b"\n") + b"\n\n" + lines + b"\n"
+    return matter + closing + body[: title.end()] + lines + b"\n" + body[title.end() :]
+
+
 def _front(manifest: Manifest, features: Sequence[Mapping[str, Any]], has_pairs: bool) -> list[str]:
     """Return the lines of the front matter: what loads it first. Its types make a column of nulls a column of text."""
     files = [

@@ -56,7 +56,7 @@ def head(manifest: Manifest) -> list[str]:
         rows += f" ({', '.join(f'{count:,} in {code(split)}' for split, count in splits.items())})"
     facts = [("Rows", rows)]
     if count := seeds.get("count"):
-        facts.append(("Made from", f"{count:,} seeds"))
+        facts.append(("Made from", _number(count, "seed")))
     facts += [("Content digest", code(f"sha256:{manifest.digest}"))]
     if finished := manifest.run.get("finished"):
         facts.append(("Made on", inline(str(finished).replace("T", " ").replace("Z", " UTC"))))
@@ -65,12 +65,24 @@ def head(manifest: Manifest) -> list[str]:
     if manifest.parent:
         facts.append(("Version before", str(manifest.parent)))
     lines = [f"# {inline(manifest.name)}, version {manifest.version}", ""]
+    lines += [line for note in reversed(manifest.repaired) for line in notice(note)]
     if description := manifest.recipe.get("description"):
         lines += [inline(description), ""]
     if manifest.is_partial:
         why = ENDS.get(manifest.ends, "")
         lines += [f"**A partial version**: made from the first seeds only{f'; {why}' if why else ''}.", ""]
     return lines + [f"- **{name}:** {value}" for name, value in facts]
+
+
+def notice(note: Mapping[str, Any]) -> list[str]:
+    """Return what the note of a repair says of fields of the manifest that nobody can vouch for, if there are any."""
+    lost, unverified = (list(map(code, note.get(kind) or ())) for kind in ("lost", "unverified"))
+    if not lost and not unverified:
+        return []
+    said = f"> **Repaired on {inline(note.get('date', 'an unknown day'))}:** the manifest had been damaged."
+    said += f" Nobody knows any more: {', '.join(lost)}." if lost else ""
+    said += f" Taken from the damaged one, and confirmed by nothing: {', '.join(unverified)}." if unverified else ""
+    return [f"{said} What this card says of these may be wrong.", ""]
 
 
 def loading(manifest: Manifest, features: Sequence[Mapping[str, Any]], has_pairs: bool) -> list[str]:
@@ -209,11 +221,13 @@ def teachers(manifest: Manifest) -> list[str]:
     asked = manifest.run.get("teachers", {})
     rows = [_teacher(name, facts, asked.get(name, {})) for name, facts in manifest.teachers.items()]
     lines = ["## Teachers and cost", ""]
+    if "mix" in manifest.recipe:  # nothing was asked for it
+        heads = ["teacher", "asked for", "at", "answered as", "prices"]
+        told = f"`distillgen stats {manifest.name}@{manifest.version}` reckons what the replies behind its rows cost."
+        return [*lines, *table(heads, ([*row[:4], row[-1]] for row in rows)), "", told]
     lines += table(["teacher", "asked for", "at", "answered as"], (row[:4] for row in rows))
     lines += ["", *table(["teacher", "calls#", "tokens in#", "tokens out#", "cost#", "prices"],
                          ([row[0], *row[4:]] for row in rows))]  # fmt: skip
-    if "mix" in manifest.recipe:
-        return lines[: lines.index("", 2)]
     lines += ["", "Calls, tokens and cost are those of the run that published this version: replies that were stored "
               "before cost nothing again and are not counted."]  # fmt: skip
     return lines
@@ -240,7 +254,7 @@ def _cost(asked: Mapping[str, Any]) -> str:
         return "free of charge"
     if not asked or (calls and unpriced >= calls):
         return "unknown"
-    return f"\\${asked.get('usd', 0):,.4f}" + (f" and {unpriced:,} calls of unknown cost" if unpriced else "")
+    return f"\\${asked.get('usd', 0):,.4f}" + (f" and {_number(unpriced, 'call')} of unknown cost" if unpriced else "")
 
 
 def _prices(prices: Mapping[str, Any] | None) -> str:
@@ -368,6 +382,11 @@ def limits(manifest: Manifest) -> list[str]:
     return ["## Known limits", "", *(f"- {each}" for each in found)]
 
 
+def _number(count: int, thing: str) -> str:
+    """Return a count with its word: 1 row, 2 rows."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def _of_rows(manifest: Manifest) -> Iterable[str]:
     if manifest.is_partial:
         yield "It is made from the first seeds only: later seeds, and what is special about them, are missing."
@@ -376,14 +395,15 @@ def _of_rows(manifest: Manifest) -> Iterable[str]:
         failed.update(step.get("failed", {}))
     if failed:
         causes = ", ".join(f"{inline(name)} {count:,}" for name, count in failed.most_common())
-        yield f"{failed.total():,} rows are missing because they failed: {causes}."
-    if manifest.seeds.get("skipped"):
-        yield f"{manifest.seeds['skipped']:,} seeds could not be read and are missing."
+        they = "is missing because it" if failed.total() == 1 else "are missing because they"
+        yield f"{_number(failed.total(), 'row')} {they} failed: {causes}."
+    if skipped := manifest.seeds.get("skipped"):
+        yield f"{_number(skipped, 'seed')} could not be read and {'is' if skipped == 1 else 'are'} missing."
     if manifest.rows < FEW_ROWS:
-        yield f"It is small: {manifest.rows:,} rows."
+        yield f"It is small: {_number(manifest.rows, 'row')}."
     for split, rows in manifest.splits.items():
         if split != "train" and rows < FEW_TO_MEASURE:
-            yield f"The split {code(split)} has {rows:,} rows: too few to measure a student with confidence."
+            yield f"The split {code(split)} has {_number(rows, 'row')}: too few to measure a student with confidence."
     for split, name in names_when_loaded(manifest.splits).items():
         if split != name:
             yield f"The split {code(split)} is called {code(name)} by `datasets`, which does not take that name."
@@ -432,7 +452,7 @@ def _of_teachers(manifest: Manifest) -> Iterable[str]:
         if others:
             yield f"The teacher {code(name)} was asked as {code(model)} and answered as {', '.join(map(code, others))}."
     if manifest.run.get("unpriced_calls"):
-        yield f"What {manifest.run['unpriced_calls']:,} calls cost is not known."
+        yield f"What {_number(manifest.run['unpriced_calls'], 'call')} cost is not known."
     stance = manifest.terms.get("stance", "unknown")
     if stance in ("restricted", "prohibited"):
         yield f"The teachers' terms are {stance} for the purpose above, which the owner took upon themselves."

@@ -41,17 +41,32 @@ class Lengths:
 
     def histogram(self, bins: int = BINS) -> list[tuple[int, int, int]]:
         """Return (from, to, how many) of bins of equal width; the last holds all from 95 % on."""
-        if not self._numbers:
-            return []
-        marks = self.quantiles()
-        low, high = marks["p0"], max(marks["p95"], marks["p0"] + 1)
-        width = max(-(-(high - low) // bins), 1)
-        counts = Counter(min((number - low) // width, bins - 1) for number in self._numbers)
-        last = max(counts)
-        return [
-            (low + place * width, marks["p100"] if place == last else low + (place + 1) * width - 1, counts[place])
-            for place in range(last + 1)
-        ]
+        return [(low, high, counts[0]) for low, high, counts in histograms([self], bins)]
+
+    def counted(self, low: int, width: int, last: int) -> Counter[int]:
+        """Return how many are in each bin of a width, the first from `low` on; bin `last` holds all from there on."""
+        return Counter(min((number - low) // width, last) for number in self._numbers)
+
+
+def histograms(several: Sequence[Lengths], bins: int = BINS) -> list[tuple[int, int, list[int]]]:
+    """Return (from, to, how many of each) of bins of equal width that several share; the last holds all from the
+    greatest 95 % on."""
+    marks = [lengths.quantiles() for lengths in several if len(lengths)]
+    if not marks:
+        return []
+    low = min(each["p0"] for each in marks)
+    high, end = max(low + 1, *(each["p95"] for each in marks)), max(each["p100"] for each in marks)
+    width = max(-(-(high - low) // bins), 1)
+    counts = [lengths.counted(low, width, bins - 1) for lengths in several]
+    last = max(place for found in counts for place in found)
+    return [
+        (
+            low + place * width,
+            end if place == last else low + (place + 1) * width - 1,
+            [found[place] for found in counts],
+        )
+        for place in range(last + 1)
+    ]
 
 
 def answer_of(row: Mapping[str, Any]) -> str:
@@ -137,14 +152,13 @@ def usd_of(version: Version, teacher: str, spent: Spent) -> float | None:
     return float(round((fresh + spent.completion * rate["output"]) / 1e6, 9))
 
 
-def bar(share: float, width: int = 30) -> str:
-    """Return a bar that is `share` of `width` characters long, in eighths of a character."""
-    eighths = round(share * width * 8)
-    full, rest = divmod(eighths, 8)
+def bar(share: float, width: int = 30, *, is_ascii: bool = False) -> str:
+    """Return a bar that is `share` (0 to 1) of `width` characters long, in eighths of a character, or of whole `#`.
+
+    What is more than nothing is seen, however little it is.
+    """
+    share = min(max(share, 0.0), 1.0)
+    if is_ascii:
+        return "#" * max(round(share * width), 1 if share else 0)
+    full, rest = divmod(max(round(share * width * 8), 1 if share else 0), 8)
     return BARS[-1] * full + (BARS[rest - 1] if rest else "")
-
-
-def histogram_lines(bins: Sequence[tuple[int, int, int]]) -> list[tuple[str, int, str]]:
-    """Return (range, how many, bar) for each bin, the fullest with the longest bar."""
-    most = max((count for _, _, count in bins), default=0) or 1
-    return [(f"{low:,} to {high:,}", count, bar(count / most)) for low, high, count in bins]

@@ -5,7 +5,7 @@ import platform
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -13,6 +13,7 @@ from typing import IO, Any
 import orjson
 
 from distillgen import __version__
+from distillgen.dataset.figures import replies_of
 from distillgen.dataset.manifest import Manifest, read_manifest
 from distillgen.dataset.publication import Publication
 from distillgen.dataset.versions import Version, latest
@@ -20,11 +21,12 @@ from distillgen.errors import Damaged, Locked
 from distillgen.excluded import FORGOTTEN
 from distillgen.files import Lock, disk_errors, room_for_files, safe_name
 from distillgen.mix.choosing import TRAIN, choose, turns
-from distillgen.mix.parts import HELD_OUT, STEP, Part, all_keys, united
+from distillgen.mix.parts import HELD_OUT, STEP, Part, all_keys, prices_of, teacher_names, united
 from distillgen.mix.terms import MixedTerms, Said, weigh_parts
 from distillgen.rows import Rejection, Row
 from distillgen.upkeep.rewriting import records_of
 
+_WHO = ("teacher", "judge")  # keys under which steps note who answered
 SPARE_FILES = 64  # that a process has open besides those it mixes
 
 
@@ -87,13 +89,13 @@ def mix(name: str, parts: Sequence[Part], datasets: Path, wanted: Wanted, *, is_
             return Mixed(parts, terms, before, None, False)
         splits = _splits(parts)
         publication = held.enter_context(contextlib.closing(Publication(home, None, splits=splits)))
-        _write(parts, publication, home)
+        behind = _write(parts, publication, home)
         digest = publication.finish()
         parent = publication.parent
         if parent is not None and parent.manifest.digest == digest and not parent.manifest.is_partial:
             return Mixed(parts, terms, before, parent, False)
         _require_unchanged(parts)
-        manifest = _describe(name, parts, publication, digest, terms, wanted)
+        manifest = _describe(name, parts, publication, digest, terms, wanted, behind)
         return Mixed(parts, terms, before, publication.publish(manifest, _features(parts)), True)
 
 
@@ -118,8 +120,27 @@ def _require_unchanged(parts: Sequence[Part]) -> None:
 # -- writing it --------------------------------------------------------------------------------------------------------
 
 
-def _write(parts: Sequence[Part], publication: Publication, home: Path) -> None:
-    """Write the rows drawn, turn by turn, each with its provenance."""
+@dataclass
+class _Behind:
+    """What stands behind the rows drawn: their seeds, and of each teacher, by its name in the mix, the models that
+    answered, with the replies of each."""
+
+    seeds: set[str] = field(default_factory=set)
+    answered: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def take(self, record: Mapping[str, Any]) -> None:
+        """Take a row's record in."""
+        self.seeds.add(record["origin"])
+        for step in record["steps"]:
+            for reply in replies_of(step):
+                name, model = reply.get("teacher") or reply.get("judge"), reply.get("model")
+                if name and model:
+                    self.answered.setdefault(name, Counter())[model] += 1
+
+
+def _write(parts: Sequence[Part], publication: Publication, home: Path) -> _Behind:
+    """Write the rows drawn, turn by turn, each with its provenance; return what stands behind them."""
+    behind, names = _Behind(), teacher_names(parts)
     with disk_errors(home), contextlib.ExitStack() as held:  # a spool on a full disk cannot even be closed
         spools = []
         for part in parts:
@@ -133,11 +154,26 @@ def _write(parts: Sequence[Part], publication: Publication, home: Path) -> None:
             part, (spool, offsets) = parts[number], spools[number]
             place = part.rows[at]
             training, record = _line_at(files[place.path], place.offset), _line_at(spool, offsets[place.id])
+            record["steps"] = _renamed(record["steps"], names[number])
+            behind.take(record)
             row_id = part.renamed.get(place.id, place.id)
             note = _note(part) if row_id == place.id else {**_note(part), "id": place.id}
             row = Row(row_id, record["origin"], record["parent"], record["columns"], (*record["steps"], note))
             whole = {key: training.get(key, "") for key in keys}
             publication.row(place.split, {**whole, "id": row_id}, row)
+    return behind
+
+
+def _renamed(noted: Any, names: Mapping[str, str]) -> Any:
+    """Return what steps noted, with teachers and judges under the names that they have in the mix."""
+    if isinstance(noted, list):
+        return [_renamed(each, names) for each in noted]
+    if not isinstance(noted, dict) or all(old == new for old, new in names.items()):
+        return noted
+    return {
+        key: names.get(value, value) if key in _WHO and isinstance(value, str) else _renamed(value, names)
+        for key, value in noted.items()
+    }
 
 
 def _drawn(parts: Sequence[Part]) -> Iterator[tuple[int, int]]:
@@ -217,8 +253,9 @@ def lineage(parts: Sequence[Part]) -> list[dict[str, Any]]:
 
 
 def _describe(
-    name: str, parts: Sequence[Part], publication: Publication, digest: str, terms: MixedTerms, wanted: Wanted
-) -> Manifest:
+    name: str, parts: Sequence[Part], publication: Publication, digest: str, terms: MixedTerms, wanted: Wanted,
+    behind: _Behind,
+) -> Manifest:  # fmt: skip
     manifests = [part.version.manifest for part in parts]
     rows = sum(part.count for part in parts)
     rejected = Counter(each.rule for part in parts for each in part.left_out.values())
@@ -236,14 +273,34 @@ def _describe(
         splits=publication.splits,
         recipe={"name": name, "mix": lineage(parts), "rows": wanted.rows, "near": wanted.near, "seed": wanted.seed},
         prompts=united([(each.name, each.prompts) for each in manifests]),
-        seeds={"path": [], "count": sum(each.seeds.get("count") or 0 for each in manifests), "sha256": None},
-        teachers=united([(each.name, each.teachers) for each in manifests]),
+        seeds={"path": [], "count": len(behind.seeds), "sha256": None},  # each once, whoever else has it
+        teachers=_by_new_names(parts, lambda part, teacher: part.version.manifest.teachers[teacher]),
         terms=terms.record(time.strftime("%Y-%m-%d", time.gmtime()), parent.terms if parent else {}),
         funnel=[funnel],
         files={},
         software={"distillgen": __version__, "python": platform.python_version()},
         run={
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "seconds": 0.0, "calls": 0,
-            "tokens": {"prompt": 0, "completion": 0}, "usd": 0.0, "unpriced_calls": 0, "failed": {}, "teachers": {},
+            "tokens": {"prompt": 0, "completion": 0}, "usd": 0.0, "unpriced_calls": 0, "failed": {},
+            "teachers": _asked(parts, behind),
         },
     )  # fmt: skip
+
+
+def _asked(parts: Sequence[Part], behind: _Behind) -> dict[str, Any]:
+    """Return what is on record of the teachers whose replies are in the rows: nobody was asked anything for the mix."""
+    return {
+        name: {
+            "calls": 0, "tokens": {"prompt": 0, "completion": 0}, "usd": 0.0, "unpriced_calls": 0, "prices": prices,
+            "answered_as": dict(sorted(behind.answered.get(name, {}).items())),
+        } for name, prices in _by_new_names(parts, prices_of).items()
+    }  # fmt: skip
+
+
+def _by_new_names(parts: Sequence[Part], of: Callable[[Part, str], Any]) -> dict[str, Any]:
+    """Return something of every teacher of the parts, by its name in the mix."""
+    return {
+        new: of(part, old)
+        for part, names in zip(parts, teacher_names(parts), strict=True)
+        for old, new in names.items()
+    }

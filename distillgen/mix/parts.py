@@ -139,6 +139,24 @@ def new_names(tables: Sequence[tuple[str, Mapping[str, Any]]]) -> list[dict[str,
     return names
 
 
+def teacher_names(parts: Sequence[Part]) -> list[dict[str, str]]:
+    """Return what the teachers of each part are called in the mix: those of one name are one teacher only where they
+    are the same and had the same prices, so that what a row cost can be reckoned from the mix alone."""
+    return new_names([(part.version.manifest.name, _priced(part)) for part in parts])
+
+
+def _priced(part: Part) -> dict[str, Any]:
+    manifest = part.version.manifest
+    return {name: (facts, prices_of(part, name)) for name, facts in manifest.teachers.items()}
+
+
+def prices_of(part: Part, teacher: str) -> Mapping[str, Any] | None:
+    """Return the prices that a part has on record for one of its teachers."""
+    asked = part.version.manifest.run.get("teachers", {}).get(teacher, {})
+    prices: Mapping[str, Any] | None = asked.get("prices")
+    return prices
+
+
 def united(tables: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
     """Return the one table."""
     names = new_names(tables)

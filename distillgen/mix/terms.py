@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from distillgen.errors import TermsNotAccepted, UsageError, nearest
-from distillgen.mix.parts import Part, new_names
+from distillgen.mix.parts import Part, teacher_names
 from distillgen.settings import TermsSettings
 from distillgen.teacher.terms import (
     COMPETING,
@@ -76,19 +76,14 @@ def weigh_parts(parts: Sequence[Part], said: Said) -> MixedTerms:
     narrowest = min((_purpose(each) for each in records), key=PURPOSES.index)
     most_careful = max((_competing(each) for each in records), key=COMPETING_FROM_MILDEST.index)
     purpose = said.purpose or narrowest
-    accepted = _earliest(records)
+    dates = _dates(records)
     by_part: dict[str, Verdict] = {}
     teachers: dict[str, Verdict] = {}
-    names = new_names([(part.version.manifest.name, part.version.manifest.teachers) for part in parts])
-    for part, record, new in zip(parts, records, names, strict=True):
+    for part, record, new in zip(parts, records, teacher_names(parts), strict=True):
         competing = said.competing or _competing(record)
         judged = {}
         for name, found in _entries_of(part, record).items():
-            is_accepted = [
-                each.id
-                for each in found
-                if each.id in said.accept or accepted.get(each.id, {}).get("digest") == each.digest
-            ]
+            is_accepted = [each.id for each in found if each.id in said.accept or each.digest in dates.get(each.id, {})]
             judged[name] = judge(found, purpose, competing, is_accepted)
         by_part[part.label] = _strictest(judged.values())
         teachers |= {new.get(name, name): verdict for name, verdict in judged.items()}
@@ -101,9 +96,8 @@ def weigh_parts(parts: Sequence[Part], said: Said) -> MixedTerms:
         accept=[each.entry.id for each in whole.judgements if each.is_accepted],
         strict=any(each.get("strict") for each in records),
     )
-    return MixedTerms(
-        Terms(settings, whole, teachers), {label: each.stance for label, each in by_part.items()}, accepted
-    )
+    stances = {label: each.stance for label, each in by_part.items()}
+    return MixedTerms(Terms(settings, whole, teachers), stances, _acceptances(dates, whole))
 
 
 def _purpose(record: Mapping[str, Any]) -> Purpose:
@@ -155,13 +149,26 @@ def _from_strictest(judgement: Judgement) -> int:
     return -STANCES.index(judgement.stance)
 
 
-def _earliest(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return all acceptances on record; of one entry that was accepted several times, the first."""
-    found: dict[str, Any] = {}
+def _dates(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Return all acceptances on record: of each id the digests of the entries that were accepted under it, which are
+    several for `unknown-model`, say, each with the date of the first time."""
+    found: dict[str, dict[str, str]] = {}
     for record in records:
         for name, value in record.get("accepted", {}).items():
-            if name not in found or value["date"] < found[name]["date"]:
-                found[name] = value
+            dates = found.setdefault(name, {})
+            for digest in {value["digest"], *value.get("digests", ())}:
+                dates[digest] = min(value["date"], dates.get(digest, value["date"]))
+    return found
+
+
+def _acceptances(dates: Mapping[str, Mapping[str, str]], whole: Verdict) -> dict[str, Any]:
+    """Return the acceptances as a manifest has them, of the entries that count: all of an id were accepted on the day
+    of the last of them."""
+    found: dict[str, Any] = {}
+    for name, by_digest in dates.items():
+        counted = {each.entry.digest for each in whole.judgements if each.entry.id == name}
+        if digests := sorted(counted & by_digest.keys()):
+            found[name] = {"digest": digests[0], "date": max(by_digest[each] for each in digests), "digests": digests}
     return found
 
 

@@ -1,13 +1,46 @@
 """What a person is told, in a terminal, a log, or a mail from cron. Writes to standard error only."""
 
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console
 
+LOG = logging.getLogger("distillgen")
+LOG.addHandler(logging.NullHandler())  # in a notebook nothing is printed that nobody asked for
 # Control characters of C0 (but tab and newline) and C1, and what turns the direction of writing round.
 _HOSTILE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_LEVELS = {"yellow": logging.WARNING, "red": logging.ERROR}
+NOTE = logging.INFO - 1  # what is for logs only: a person at the terminal sees it by other means
+
+Color = Literal["auto", "always", "never"]
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a command speaks: whether a person sees what it draws, and in colour or not."""
+
+    is_seen: bool = True
+    color: Color = "auto"
+
+
+SEEN = Manner()
+_manner: ContextVar[Manner] = ContextVar("manner", default=SEEN)
+
+
+@contextmanager
+def speaking(manner: Manner) -> Iterator[None]:
+    """Speak in a manner for the time of a block."""
+    token = _manner.set(manner)
+    try:
+        yield
+    finally:
+        _manner.reset(token)
 
 
 def safe(text: str) -> str:
@@ -17,14 +50,45 @@ def safe(text: str) -> str:
     )
 
 
-def stderr() -> Console:
-    """Return the console for people. Nothing in what it prints is taken for markup."""
-    return Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True)
+def stderr() -> "Console":
+    """Return the console for people. Nothing in what it prints is taken for markup; a quiet command has one that
+    prints nothing.
+    """
+    return console(is_stderr=True, is_seen=_manner.get().is_seen)
 
 
-def say(text: str, *, style: str = "") -> None:
-    """Print one message for people."""
-    stderr().print(Text(safe(text), style=style))
+def stdout() -> "Console":
+    """Return the console for tables and rows that were asked for, which are printed however quiet a command is."""
+    return console(is_stderr=False, is_seen=True)
+
+
+def console(*, is_stderr: bool, is_seen: bool) -> "Console":
+    """Return a console whose colour is rich's to decide (a terminal, NO_COLOR, FORCE_COLOR) unless --color did."""
+    from rich.console import Console
+
+    color = _manner.get().color
+    return Console(
+        stderr=is_stderr, markup=False, highlight=False, emoji=False, soft_wrap=True, quiet=not is_seen,
+        force_terminal=True if color == "always" else None, no_color=False if color == "always" else None,
+        color_system={"auto": "auto", "always": "standard", "never": None}[color],
+    )  # fmt: skip
+
+
+def say(text: str, *, style: str = "", event: str = "message", **fields: Any) -> None:
+    """Say one thing, to whoever listens: a terminal, a log file. Yellow is a warning, red an error.
+
+    `event` and `fields` are what a log in JSON says instead of nothing but the text: see docs/cron.md.
+    """
+    _log(_LEVELS.get(style, logging.INFO), text, style, event, fields)
+
+
+def note(text: str, *, event: str, **fields: Any) -> None:
+    """Note something in the log that a person at the terminal sees by other means."""
+    _log(NOTE, text, "", event, fields)
+
+
+def _log(level: int, text: str, style: str, event: str, fields: Mapping[str, Any]) -> None:
+    LOG.log(level, "%s", safe(text), extra={"style": style, "event": event, "fields": fields})
 
 
 def number(count: int, noun: str) -> str:

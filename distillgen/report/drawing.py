@@ -4,13 +4,16 @@ Plain SVG and no chart library: it is there without JavaScript, prints, is read 
 page's content policy, and weighs what it shows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
 
 WIDTH = 640  # units of the drawing, not pixels: it fills the page's width
 LINE = 26
+TALL = 120  # height of the tallest column
+WIDEST = 80  # width of a column, where there are few
+ROOM = 100  # width of a label
 BAR = 150  # width of the bar in a table's cell
 
 
@@ -59,31 +62,43 @@ def _line(place: int, stage: Stage, scale: float) -> Markup:
     )  # fmt: skip
 
 
-def columns(bins: Sequence[tuple[str, int]], what: str) -> Markup:
-    """Return a histogram: a column for each (label, how many), labels below the first, the middle and the last."""
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def columns(bins: Sequence[tuple[str, float]], what: str, said: Callable[[float], str] = _whole) -> Markup:
+    """Return a histogram: a column for each (label, value), labels below the first, the middle and the last.
+
+    `said` turns a value into what people read.
+    """
     if not bins:
         return Markup("")
-    most, height = max(count for _, count in bins), 120
-    step = WIDTH / len(bins)
-    parts = []
-    for place, (label, count) in enumerate(bins):
-        tall = count / (most or 1) * height
-        parts.append(
-            Markup(
-                '<rect class="fill" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}: {}</title></rect>'
-            ).format(place * step + 1, height - tall + 14, max(step - 2, 0.5), tall, label, f"{count:,}")
-        )
-    for place, anchor in ((0, "start"), (len(bins) // 2, "middle"), (len(bins) - 1, "end")):
-        x = {"start": 0.0, "middle": (place + 0.5) * step, "end": float(WIDTH)}[anchor]
-        if anchor == "start" or len(bins) > (2 if anchor == "middle" else 1):
-            parts.append(
-                Markup('<text x="{:.1f}" y="{}" text-anchor="{}">{}</text>').format(
-                    x, height + 30, anchor, bins[place][0]
-                )
-            )
-    parts.append(Markup('<text class="most" x="0" y="10">most: {}</text>').format(f"{most:,}"))
-    told = "; ".join(f"{label}: {count:,}" for label, count in bins[:60])
-    return _picture("columns", WIDTH, height + 36, f"{what}. {told}", parts)
+    most, step = max(value for _, value in bins), WIDTH / len(bins)
+    parts = [_column(place * step, step, value / (most or 1), f"{label}: {said(value)}")
+             for place, (label, value) in enumerate(bins)]  # fmt: skip
+    parts += _labels([label for label, _ in bins], step)
+    parts.append(Markup('<text class="most" x="0" y="10">most: {}</text>').format(said(most)))
+    parts.append(Markup('<path class="axis" d="M0 {y} H{width}"/>').format(y=TALL + 14.5, width=WIDTH))
+    told = "; ".join(f"{label}: {said(value)}" for label, value in bins if value)
+    return _picture("columns", WIDTH, TALL + 36, f"{what}. {told}", parts)
+
+
+def _column(left: float, step: float, share: float, told: str) -> Markup:
+    tall = share * TALL
+    return Markup(
+        '<rect class="fill" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
+    ).format(left + 1, TALL - tall + 14, min(max(step - 2, 0.5), WIDEST), tall, told)
+
+
+def _labels(labels: Sequence[str], step: float) -> Iterator[Markup]:
+    """Yield the labels that stand below: all when they have room, else those of the first, the middle and the last."""
+    last = len(labels) - 1
+    if step >= ROOM:
+        places = [(place, place * step + 1, "start") for place in range(len(labels))]
+    else:
+        places = [(0, 0.0, "start"), (last // 2, (last // 2 + 0.5) * step, "middle"), (last, float(WIDTH), "end")]
+    for place, x, anchor in places:
+        yield Markup('<text x="{:.1f}" y="{}" text-anchor="{}">{}</text>').format(x, TALL + 30, anchor, labels[place])
 
 
 def _picture(kind: str, width: float, height: float, told: str, parts: Sequence[Markup]) -> Markup:

@@ -2,106 +2,233 @@
 
 import asyncio
 import contextlib
-import shutil
+import sys
 import time
-from collections.abc import AsyncIterator
-from typing import Any
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
-from rich.console import Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.text import Text
+from rich.cells import cell_len, chop_cells
 
-from distillgen.report.console import clock, counts, safe, stderr
-from distillgen.report.tables import table
-from distillgen.tally import Tally
+from distillgen.report.console import clock, counts, safe, say, stderr
+from distillgen.report.screen import Screen, can_draw, can_show, is_same_terminal, size_of
+from distillgen.tally import StepCount, Tally
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from distillgen.teacher import Teacher
+    from distillgen.teacher.limits import Pool
 
 REFRESH_SECONDS = 0.25
 LINE_SECONDS = 30.0
+SPEED_SECONDS = 10.0  # of which calls and tokens per second are the mean
+OUTLOOK_SECONDS = 60.0  # of which the time left is reckoned
+LEAST_SECONDS, LEAST_SEEDS = 2.0, 5  # before there is something to reckon from
+MOST_STEPS, MOST_POOLS, MOST_CAUSES = 5, 4, 3
+BAR_CELLS = 40
+NARROW = 20
+BOLD, YELLOW, PLAIN = "bold", "yellow", ""
+
+Line = tuple[str, str]  # a text and the name of its style
 
 
-class Progress:
-    """Shows a tally while it grows: a few live lines on a terminal, one plain line every half minute elsewhere."""
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast the teachers of one pool of limits are asked, in calls or tokens per second, and how fast they may be.
+
+    `limit` is None where none is in sight. `origin` says where it is from: set, stated, learned, starting. `token_use`
+    and `token_limit` are of the kind of tokens whose limit is used most, None without such a limit.
+    """
+
+    name: str
+    in_flight: int
+    calls: float
+    limit: float | None
+    origin: str
+    is_paused: bool = False
+    token_use: float | None = None
+    token_limit: float | None = None
+    token_origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a run has come to, and where it is going, at one moment. None is what cannot be known yet.
+
+    `seeds` have come to the end of the road, out of `total`; `wanted` are the rows at which the run ends. `share` is
+    the part of the run that is done. `usd_in_all` is what the whole run is likely to cost.
+    """
+
+    rows: int
+    wanted: int | None
+    seeds: int
+    total: int | None
+    rejected: int
+    failed: int
+    calls: int
+    in_flight: int
+    prompt_tokens: int
+    completion_tokens: int
+    completion_tokens_per_second: float
+    usd: float
+    unpriced_calls: int
+    usd_in_all: float | None
+    seconds: float
+    seconds_left: float | None
+    share: float | None
+    speeds: list[Speed] = field(default_factory=list)
+    errors: dict[str, int] = field(default_factory=dict)
+    last_error: str = ""
+
+
+class Recent:
+    """What counters that only grow came to in the last minute. Times are seconds of a steady clock."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, Mapping[object, float]]] = deque()
+
+    def note(self, now: float, counters: Mapping[object, float]) -> None:
+        """Remember their values, once a second at most."""
+        while len(self._samples) > 1 and self._samples[1][0] <= now - OUTLOOK_SECONDS:
+            self._samples.popleft()
+        if not self._samples or now - self._samples[-1][0] >= 1.0:
+            self._samples.append((now, counters))
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._samples.clear()
+
+    def growth(self, name: object, value: float, now: float, within: float) -> tuple[float, float]:
+        """Return by how much a counter has grown to `value`, and in how many seconds, looking back so far at most."""
+        for at, counters in self._samples:
+            if at >= now - within and name in counters:
+                return value - counters[name], now - at
+        return 0.0, 0.0
+
+    def per_second(self, name: object, value: float, now: float) -> float:
+        """Return the speed of a counter."""
+        grown, seconds = self.growth(name, value, now, SPEED_SECONDS)
+        return max(grown, 0.0) / seconds if seconds > 0.2 else 0.0
+
+
+class Watch:
+    """Reads a tally from time to time, and reckons from what has changed. `total` is the number of seeds, if known."""
 
     def __init__(self, tally: Tally, total: int | None) -> None:
         self._tally, self._total = tally, total
-        self._console = stderr()
+        self._recent = Recent()
+        self._first_call: tuple[float, float] | None = None  # seeds passed and rows published before it
+        self._before = (0, 0.0, 0.0)  # calls, seeds passed, rows at the last look
+        self._last_error = ""
+        self._seen: dict[object, str] = {}
 
-    @contextlib.asynccontextmanager
-    async def shown(self) -> AsyncIterator[None]:
-        """Show it for the time of a block."""
-        task = asyncio.create_task(self._live() if self._console.is_terminal else self._lines())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    async def _live(self) -> None:
-        with Live(console=self._console, auto_refresh=False, transient=True) as live:
-            while True:
-                live.update(self._picture(), refresh=True)
-                await asyncio.sleep(REFRESH_SECONDS)
-
-    async def _lines(self) -> None:
-        while True:
-            await asyncio.sleep(LINE_SECONDS)
-            self._console.print(safe(f"{self._rows()} · {self._asked()}"))
-
-    def _done(self) -> int:
-        return self._tally.published + self._tally.rejected + self._tally.failed
-
-    def _rows(self) -> str:
-        total = f" of {self._total:,}" if self._total is not None else ""
+    def read(self, now: float | None = None) -> Figures:
+        """Return the figures of this moment."""
+        now = time.monotonic() if now is None else now
         tally = self._tally
-        left_out = f"rejected {tally.rejected:,} · failed {tally.failed:,}"
-        return f"seeds {tally.seeds:,}{total} · rows {tally.published:,} · {left_out}"
+        calls, (prompt, completion), passed = tally.calls, tally.tokens, tally.seeds_passed
+        self._look_back(calls, passed)
+        pools = tally.pools
+        counters: dict[object, float] = {"seeds": passed, "rows": tally.published, "completion": completion}
+        for pool, teachers in pools.items():
+            counters.update({(pool, kind): used for kind, used in used_of(teachers).items()})
+        speeds = [self._speed(pool, teachers, counters, now) for pool, teachers in pools.items()]
+        speed = self._recent.per_second("completion", completion, now)
+        share, left, seeds_left = self._outlook(counters, now)
+        self._recent.note(now, counters)
+        return Figures(
+            rows=tally.published, wanted=tally.wanted, seeds=int(passed) + tally.known, total=self._total,
+            rejected=tally.rejected, failed=tally.failed, calls=calls, in_flight=tally.in_flight,
+            prompt_tokens=prompt, completion_tokens=completion, completion_tokens_per_second=speed,
+            usd=tally.usd, unpriced_calls=tally.unpriced, usd_in_all=self._usd_in_all(counters, seeds_left),
+            seconds=now - tally.started, seconds_left=left, share=share, speeds=speeds,
+            errors=self._errors(pools), last_error=self._last_error,
+        )  # fmt: skip
 
-    def _asked(self) -> str:
-        prompt, completion = self._tally.tokens
-        seconds = max(time.monotonic() - self._tally.started, 0.001)
-        return (
-            f"calls {self._tally.calls:,} ({self._tally.in_flight:,} in flight) · tokens {prompt:,} in, "
-            f"{completion:,} out, {completion / seconds:,.0f}/s · {money(self._tally)} · {clock(seconds)}"
-        )
+    def _look_back(self, calls: int, passed: float) -> None:
+        """Begin anew with the first call, for stored answers are fast and free, and where rows take the road again."""
+        calls_before, *before = self._before
+        if passed < before[0]:
+            self._recent.forget()
+        if calls and self._first_call is None:
+            self._recent.forget()
+            self._first_call = (before[0], before[1])
+        self._before = (calls, passed, float(self._tally.published))
 
-    def _picture(self) -> Group:
-        lines: list[Any] = []
-        if self._total:
-            width = min(shutil.get_terminal_size().columns - 2, 78)
-            lines.append(ProgressBar(total=self._total, completed=min(self._done(), self._total), width=width))
-        lines += [Text(safe(self._rows()), style="bold"), Text(safe(self._asked()))]
-        for name, step in self._tally.steps.items():
-            if left_out := step.rejected + step.failed:
-                lines.append(Text(safe(f"  {name}: {counts(dict(left_out.most_common()))}"), style="yellow"))
-        return Group(*lines)
+    def _speed(
+        self, pool: "Pool", teachers: Sequence["Teacher"], counters: Mapping[object, float], now: float
+    ) -> Speed:
+        def use(kind: str) -> float:
+            return self._recent.per_second((pool, kind), counters[pool, kind], now)
+
+        limits = {limit.kind: limit for limit in pool.in_force}
+        requests = limits.pop("requests", None)
+        tokens = max(limits.values(), key=lambda limit: use(limit.kind) / limit.per_minute, default=None)
+        return Speed(
+            name="+".join(teacher.identity.name for teacher in teachers), in_flight=pool.in_flight,
+            calls=use("requests"), limit=requests.per_minute / 60 if requests else None,
+            origin=requests.origin if requests else "", is_paused=pool.breaker.is_open,
+            token_use=use(tokens.kind) if tokens else None, token_limit=tokens.per_minute / 60 if tokens else None,
+            token_origin=tokens.origin if tokens else "",
+        )  # fmt: skip
+
+    def _outlook(
+        self, counters: Mapping[object, float], now: float
+    ) -> tuple[float | None, float | None, tuple[str, float] | None]:
+        """Return the share that is done, the seconds left, and the seeds or rows that are left."""
+        tally = self._tally
+        if tally.wanted is not None:
+            counter, whole = "rows", float(tally.wanted)
+        elif self._total is not None:
+            counter, whole = "seeds", float(self._total - tally.known)
+        else:
+            return None, None, None
+        if whole <= 0:
+            return None, None, None
+        done = counters[counter]
+        left = max(whole - done, 0.0)
+        grown, seconds = self._recent.growth(counter, done, now, OUTLOOK_SECONDS)
+        reckoned = left * seconds / grown if seconds >= LEAST_SECONDS and grown >= LEAST_SEEDS and left else None
+        return min(done / whole, 1.0), reckoned, (counter, left)
+
+    def _usd_in_all(self, counters: Mapping[object, float], ahead: tuple[str, float] | None) -> float | None:
+        """Return what was spent and what the rest costs if it costs as much; None while too little is known."""
+        usd = self._tally.usd
+        if ahead is None or self._first_call is None or not usd:
+            return None
+        counter, left = ahead
+        paid = counters[counter] - self._first_call[counter == "rows"]
+        return usd + left * usd / paid if paid >= LEAST_SEEDS else None
+
+    def _errors(self, pools: "Mapping[Pool, object]") -> dict[str, int]:
+        """Return how often each cause was met, the commonest first: by requests, and else by rows. Notes the last."""
+        errors: Counter[str] = Counter()
+        for pool in pools:
+            errors += pool.faults
+        for cause, number in self._tally.causes.items():
+            errors[cause] = max(errors[cause], number)
+        said: dict[object, str] = {"rows": self._tally.last_failure} | {pool: pool.last_fault for pool in pools}
+        for where, words in said.items():
+            if words and (errors != self._count_of(where) or words != self._seen.get(where)):
+                pass
+            if words and words != self._seen.get(where):
+                self._last_error = words
+        self._seen = said
+        return dict(errors.most_common())
+
+    def _count_of(self, where: object) -> object:
+        return where
 
 
-def money(tally: Tally) -> str:
-    """Return what a run's calls cost: `$0.0123`, with how many calls of unknown price if there are any."""
-    if tally.unpriced and tally.unpriced == tally.calls:
-        return "cost unknown"
-    return f"${tally.usd:,.4f}" + (f" and {tally.unpriced:,} calls of unknown price" if tally.unpriced else "")
-
-
-def summary(tally: Tally, *, skipped: int) -> None:
-    """Print what became of the rows, step by step, and what was asked."""
-    console = stderr()
-    rows = []
-    for name, step in tally.steps.items():
-        rows.append(
-            [
-                name,
-                f"{step.rows_in + step.born:,}",
-                f"{step.out:,}",
-                counts(dict(step.rejected.most_common())) or "-",
-                counts(dict(step.failed)) or "-",
-            ]
-        )
-    console.print(table("", ["step", "rows in#", "rows out#", "rejected", "failed"], rows))
-    prompt, completion = tally.tokens
-    seconds = time.monotonic() - tally.started
-    asked = f"calls {tally.calls:,} · tokens {prompt:,} in, {completion:,} out"
-    console.print(f"{asked} · {money(tally)} · {clock(seconds)}")
-    if skipped:
-        console.print(f"bad seeds skipped: {skipped:,}")
+def used_of(teachers: Iterable["Teacher"]) -> dict[str, float]:
+    """Return what the teachers of a pool have used so far of what limits count."""
+    calls = prompt = completion = 0
+    for teacher in teachers:
+        calls += teacher.calls
+        prompt += teacher.usage.prompt
+        completion += teacher.usage.completion
+    return {
+        "requests": calls, "tokens": prompt + completion, "input_tokens": prompt, "output_tokens": completion,
+    }  # fmt: skip

@@ -1,12 +1,109 @@
-"""Tables and conversations for a terminal, their text made safe for it."""
+"""What people read on standard output: its console, tables that fit any width, bars, conversations; all made safe.
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+A name is never broken or cut, so that it can be copied and found with `grep`. Where nobody looks (a pipe, a file) a
+table is as wide as what it holds, a line for each row. On a terminal texts are folded; what does not fit goes below
+its row; and where hardly anything fits, each row is a block of lines.
+"""
 
-from rich.table import Table
+import io
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, Literal, TypeAlias
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from distillgen.dataset.figures import BARS, bar
+from distillgen.report import console
 from distillgen.report.console import safe
+
+GAP = 2  # between columns
+NARROW = 44  # columns of a terminal in which a table that does not fit is told in blocks
+USUAL = 80  # columns of a terminal that does not say how many it has
+LEAST_TEXT, MOST_LEAST_TEXT, LEAST_LABEL, LEAST_BAR = 20, 40, 12, 6
+MOST_BAR = 30
+C_LOCALES = ("C", "POSIX")
+NOTHING = ("", "-")  # cells that need no line of their own
+
+Kind: TypeAlias = Literal["name", "number", "text", "label", "bar"]
+KINDS: Mapping[str, Kind] = {"#": "number", "=": "name", "~": "label", "|": "bar"}  # by the last character of a head
+
+
+# -- standard output -------------------------------------------------------------------------------------------------
+
+
+def stdout() -> Console:
+    """Return the console for what people read on standard output; it breaks no line by itself.
+
+    What the encoding of standard output cannot say stands there as an escape.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return console.stdout()
+
+
+def is_looked_at() -> bool:
+    """Whether standard output is a terminal."""
+    return room(stdout()) is not None
+
+
+def room(out: Console) -> int | None:
+    """Return the columns of a console's terminal; None where it writes to none, and nothing needs to fit."""
+    try:
+        if not out.file.isatty():
+            return None
+        stated = os.environ.get("COLUMNS", "")
+        columns = int(stated) if stated.isdecimal() else os.get_terminal_size(out.file.fileno()).columns
+    except (OSError, ValueError):  # it is closed, or has no descriptor
+        return None
+    return columns or USUAL
+
+
+def is_ascii(out: Console) -> bool:
+    """Whether a console takes no block characters: by its encoding, or since the locale asks for plain text."""
+    try:
+        BARS.encode(getattr(out.file, "encoding", None) or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return True
+    if os.environ.get("PYTHONIOENCODING") or os.environ.get("PYTHONUTF8") == "1":
+        return False
+    if stated := os.environ.get("LC_ALL"):
+        return stated in C_LOCALES
+    # Python itself puts C.UTF-8 in the place of an LC_CTYPE that nobody stated.
+    return os.environ.get("LANG") in C_LOCALES and os.environ.get("LC_CTYPE", "") in ("", "C.UTF-8", *C_LOCALES)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What is written on: its columns, None where nothing needs to fit, and whether it takes ASCII alone."""
+
+    width: int | None
+    is_ascii: bool
+
+    def bar(self, share: float, width: int) -> str:
+        """Return a bar that is `share` of `width` characters long."""
+        return bar(share, width, is_ascii=self.is_ascii)
+
+    def cut(self, text: str, width: int) -> str:
+        """Return a text that takes at most `width` columns, its middle left out where it is longer."""
+        if cell_len(text) <= width:
+            return text
+        ellipsis = "..." if self.is_ascii else "…"
+        left = max(width - len(ellipsis), 0)
+        end = set_cell_size(text[::-1], left // 2)[::-1]
+        return (set_cell_size(text, left - left // 2) + ellipsis + end)[: max(width, 0)]
+
+
+def paper(out: Console) -> Paper:
+    """Return what a console writes on."""
+    return Paper(room(out), is_ascii(out))
+
+
+# -- conversations ---------------------------------------------------------------------------------------------------
 
 
 def conversation(row: Mapping[str, Any]) -> Iterable[Text]:
@@ -27,12 +124,198 @@ def _turn(role: str, content: str, ending: str = "") -> Text:
     return Text.assemble((f"{safe(role)}{ending}: ", f"bold {style}"), safe(content))
 
 
+# -- tables ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A cell that is a bar: `share` (0 to 1) of its column, which is `most` characters wide where there is room."""
+
+    share: float
+    most: int = MOST_BAR
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A text whose lines are folded between words on a terminal, later lines of each after `indent` blanks."""
+
+    text: str
+    indent: int = 0
+    style: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the lines."""
+        width = room(console)
+        for line in safe(self.text).split("\n"):
+            for piece in _folded(line, width, self.indent):
+                yield _line(piece, self.style)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose layout is found when it is known where it is printed."""
+
+    title: str
+    heads: Sequence[str]
+    kinds: Sequence[Kind]
+    rows: Sequence[Sequence[str | Bar]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the lines."""
+        if self.title:
+            yield _line(self.title, "bold")
+        on = paper(console)
+        if on.width is None:
+            beside: Sequence[int] = range(len(self.heads))
+            yield from self._grid(beside, [self._natural(place) for place in beside], (), on)
+            return
+        for beside, below in self._plans(on.width):
+            if widths := self._widths(beside, on.width):
+                yield from self._grid(beside, widths, below, on)
+                return
+        yield from self._blocks(on, on.width)
+
+    def _plans(self, width: int) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+        """Yield which columns may stand side by side and which below their row: all, all but bars, then ever fewer."""
+        yield range(len(self.heads)), ()
+        if width >= NARROW:
+            plain = [place for place, kind in enumerate(self.kinds) if kind != "bar"]
+            for count in range(len(plain), 1, -1):
+                yield plain[:count], plain[count:]
+
+    def _widths(self, beside: Sequence[int], width: int) -> list[int]:
+        """Return the columns' widths, none if they do not fit: texts have room first, bars what is left."""
+        natural = [self._natural(place) for place in beside]
+        widths = [_least(self.kinds[place], full) for place, full in zip(beside, natural, strict=True)]
+        left = width - sum(widths) - GAP * (len(widths) - 1)
+        if left < 0:
+            return []
+        for of_bars in (False, True):
+            for place, column in enumerate(beside):
+                if (self.kinds[column] == "bar") is of_bars:
+                    more = min(natural[place] - widths[place], left)
+                    widths[place] += more
+                    left -= more
+        return widths
+
+    def _natural(self, place: int) -> int:
+        """Return how wide a column is that has all the room there is."""
+        cells = [row[place] for row in self.rows]
+        longest = max((cell.most if isinstance(cell, Bar) else cell_len(cell) for cell in cells), default=0)
+        return max(cell_len(self.heads[place]), longest)
+
+    def _grid(self, beside: Sequence[int], widths: Sequence[int], below: Sequence[int], on: Paper) -> Iterator[Text]:
+        """Yield heads and rows, each row with what does not fit beside the rest below it."""
+        kinds = [self.kinds[place] for place in beside]
+        if any(self.heads[place] for place in beside):
+            yield _line((" " * GAP).join(map(_padded, [self.heads[place] for place in beside], widths, kinds)), "bold")
+        for row in self.rows:
+            cells = [
+                _cell(row[place], width, self.kinds[place], on) for place, width in zip(beside, widths, strict=True)
+            ]
+            for lines in zip_longest(*cells, fillvalue=""):
+                yield _line((" " * GAP).join(map(_padded, lines, widths, kinds)))
+            yield from map(_line, self._below(row, below, on))
+
+    def _below(self, row: Sequence[str | Bar], below: Sequence[int], on: Paper) -> Iterator[str]:
+        """Yield cells as `head: cell · head: cell`, broken between cells."""
+        line, dot = "", " | " if on.is_ascii else " · "
+        for place in below:
+            cell = row[place]
+            if isinstance(cell, Bar) or cell in NOTHING:
+                continue
+            piece = f"{self.heads[place]}: {cell}" if self.heads[place] else cell
+            if line and on.width and cell_len(line) + len(dot) + cell_len(piece) > on.width:
+                yield from _folded(line, on.width, 4)
+                line = ""
+            line = f"{line}{dot}{piece}" if line else f"  {piece}"
+        if line:
+            yield from _folded(line, on.width, 4)
+
+    def _blocks(self, on: Paper, width: int) -> Iterator[Text]:
+        """Yield each row as a block: its name, then a line for each other cell."""
+        for number, row in enumerate(self.rows):
+            if number:
+                yield Text("")
+            for place, cell in enumerate(row):
+                if isinstance(cell, Bar):
+                    yield _line("  " + on.bar(cell.share, min(cell.most, max(width - 2, 1))))
+                elif not place:
+                    yield _line(on.cut(cell, width) if self.kinds[0] == "label" else cell, "bold")
+                elif cell not in NOTHING:
+                    yield from map(_line, self._named(place, cell, width))
+
+    def _named(self, place: int, cell: str, width: int) -> Iterator[str]:
+        """Yield a cell of a block: `head: cell`, on lines of their own where they do not fit on one."""
+        head = self.heads[place]
+        whole = f"  {head}: {cell}" if head else f"  {cell}"
+        if self.kinds[place] == "text":
+            yield from _folded(whole, width, 4)
+        elif cell_len(whole) <= width or not head:
+            yield whole
+        else:
+            yield from (f"  {head}:", f"    {cell}")
+
+
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
-    """Return a plain table, its cells made safe for a terminal. Columns that end in `#` are numbers."""
-    drawn = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        head = Text(safe(column.rstrip("#")))
-        drawn.add_column(head, justify="right" if column.endswith("#") else "left", overflow="fold")
-    for row in rows:
-        drawn.add_row(*(Text(safe(str(cell))) for cell in row))
-    return drawn
+    """Return a table, its cells made safe for a terminal, with the columns that its heads say.
+
+    The first column and those that end in `=` are names, never broken; those that end in `#` numbers, to the right;
+    `~` labels, cut in the middle where they are too long for a terminal; `|` bars; any other texts, to be folded.
+    """
+    heads, kinds = [], []
+    for place, column in enumerate(columns):
+        kind = KINDS.get(column[-1:])
+        heads.append(one_line(column[:-1] if kind else column))
+        kinds.append(kind or ("text" if place else "name"))
+    cells = [[cell if isinstance(cell, Bar) else one_line(str(cell)) for cell in row] for row in rows]
+    return Table(one_line(title), heads, kinds, cells)
+
+
+def one_line(text: str) -> str:
+    """Return a text that is safe, and on one line."""
+    return safe(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _least(kind: Kind, natural: int) -> int:
+    """Return how narrow a column may become: texts half as wide as they are long, within bounds."""
+    if kind == "text":
+        return min(natural, max(LEAST_TEXT, min(-(-natural // 2), MOST_LEAST_TEXT)))
+    return min(natural, {"label": LEAST_LABEL, "bar": LEAST_BAR}.get(kind, natural))
+
+
+def _cell(cell: str | Bar, width: int, kind: Kind, on: Paper) -> list[str]:
+    """Return the lines of a cell."""
+    if isinstance(cell, Bar):
+        return [on.bar(cell.share, min(width, cell.most))]
+    if kind == "text":
+        return list(_folded(cell, width, 0, breaks_words=True))
+    return [on.cut(cell, width) if kind == "label" else cell]
+
+
+def _padded(text: str, width: int, kind: Kind) -> str:
+    blanks = " " * (width - cell_len(text))
+    return blanks + text if kind == "number" else text + blanks
+
+
+def _folded(text: str, width: int | None, indent: int, *, breaks_words: bool = False) -> Iterator[str]:
+    """Yield the lines of a text that fit into a width; a word that is longer than that stays whole if it may."""
+    if width is None or cell_len(text) <= width:
+        yield text
+        return
+    line = text[: len(text) - len(text.lstrip(" "))]
+    has_words = False
+    for word in text.split():
+        if has_words and cell_len(line) + 1 + cell_len(word) > width:
+            yield line
+            line, has_words = " " * min(indent, width // 2), False
+        line, has_words = (f"{line} {word}" if has_words else line + word), True
+        while breaks_words and cell_len(line) > width > 1:
+            fits = max(len(set_cell_size(line, width).rstrip(" ")), 1)
+            yield line[:fits]
+            line = line[fits:]
+    yield line
+
+
+def _line(text: str, style: str = "") -> Text:
+    return Text(text.rstrip(" "), style=style, no_wrap=True, overflow="ignore")

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from distillgen.errors import RowFailed
 from distillgen.settings import LimitSettings
@@ -17,6 +18,7 @@ from distillgen.teacher.replies import NOTHING, TokenUsage
 
 NEVER = float("inf")
 MAX_HOLD_SECONDS = 120.0  # a server's clock may be wrong, and a limit per day is none on sending
+TOO_FAST = "http_429"
 AMOUNTS: Mapping[str, Callable[[TokenUsage], int]] = {
     "requests": lambda usage: 1,
     "tokens": lambda usage: usage.prompt + usage.completion,
@@ -72,6 +74,19 @@ class TokenEstimate:
         self._completion = before + self.WEIGHT * (usage.completion - before)
 
 
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A limit in force: so many `requests`, `tokens`, `input_tokens` or `output_tokens` a minute, for this process.
+
+    It was set in the recipe, stated by the server's headers, or learned from what the server refuses; while nothing was
+    refused, the start of a run is slow all the same.
+    """
+
+    kind: str
+    per_minute: float
+    origin: Literal["set", "stated", "learned", "starting"]
+
+
 class Pool:
     """The limits of one endpoint, model and key, however many steps and teachers of a recipe share them.
 
@@ -98,6 +113,8 @@ class Pool:
         self._empty.set()
         self._closed: Exception | None = None
         self._notes: list[str] = []
+        self.faults: Counter[str] = Counter()  # requests that brought nothing, those asked again too, by cause
+        self.last_fault = ""  # its cause and the server's words, as they came
 
     def note(self, words: str) -> None:
         """Keep what somebody should know of these limits."""
@@ -115,6 +132,22 @@ class Pool:
         learned = self._learned.per_second if self._learned else None
         rates = [pace.per_minute for kind, pace in self._paces.items() if kind == "requests"]
         return min([*rates, *([learned * 60] if learned is not None else [])], default=None)
+
+    @property
+    def in_force(self) -> list[Limit]:
+        """The limits that this process keeps to right now, of requests first; empty when none is in sight."""
+        limits = []
+        for kind, pace in self._paces.items():
+            is_set = self._recipe.get(kind, NEVER) <= self._header.get(kind, NEVER)
+            limits.append(Limit(kind, pace.per_minute, "set" if is_set else "stated"))
+        learned = self._learned.per_second if self._learned is not None else None
+        if learned is not None:
+            limits.append(Limit("requests", learned * 60, "learned" if self.faults[TOO_FAST] else "starting"))
+        least: dict[str, Limit] = {}
+        for limit in limits:
+            if limit.kind not in least or limit.per_minute < least[limit.kind].per_minute:
+                least[limit.kind] = limit
+        return sorted(least.values(), key=lambda limit: limit.kind != "requests")
 
     def tighten(self, cap: int, limits: LimitSettings) -> None:
         """Take in what another teacher of the same endpoint and model states: the lower limit counts."""
@@ -234,6 +267,9 @@ class Pool:
     def refused(self, expected: TokenUsage, fault: Fault, sent_at: float) -> None:
         """Learn from a fault: it was sent too fast, or the server is in trouble. Raises TeacherUnavailable at last."""
         now = self._clock()
+        cause = f"http_{fault.status}" if fault.status else fault.kind
+        self.faults[cause] += 1
+        self.last_fault = f"{cause}: {fault.words}"
         if fault.is_limit and self._learned is not None:
             self._learned.refused(sent_at, now)
         self._obey(fault.headers, now)

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from distillgen.dataset.card import write_card
+from distillgen.dataset.card import with_notice, write_card
 from distillgen.dataset.manifest import FileEntry, Manifest
 from distillgen.upkeep import mending
 from distillgen.upkeep.check import is_as_published
@@ -41,6 +41,27 @@ def mend_card(evidence: Evidence, table: Mapping[str, Any]) -> FileEntry | None:
     how = "written anew from the manifest; it is not byte for byte the one that was published"
     work.write(CARD, mending.of_bytes(made[0]), how, what=what, is_exact=False)
     return FileEntry(bytes=len(made[0]), sha256=mending.sha256_of(mending.of_bytes(made[0])))
+
+
+def tell_of_repair(evidence: Evidence, note: Mapping[str, Any]) -> FileEntry | None:
+    """Have the card say what of the manifest nobody can confirm any more, and return what the manifest must say of it.
+
+    Its other words stay as they are: it may tell what was lost elsewhere. None where no card is to be had.
+    """
+    work = evidence.work
+    content = work.contents.get(CARD)
+    if content is None and CARD in evidence.scans and not evidence.scans[CARD].trouble:
+        content = mending.of_path(work.folder / CARD)
+    if content is None:
+        return None
+    told = with_notice(b"".join(content()), note)
+    before = next((each.mend for each in work.actions if each.mend.file == CARD), None)
+    work.actions = [each for each in work.actions if each.mend.file != CARD]
+    what = before.what if before is not None else "does not tell that the manifest was damaged"
+    how = f"{before.how}, and " if before is not None else ""
+    work.notes.setdefault(CARD, "tells of this repair")
+    work.write(CARD, mending.of_bytes(told), f"{how}tells what nobody can confirm", what=what, is_exact=False)
+    return FileEntry(bytes=len(told), sha256=mending.sha256_of(mending.of_bytes(told)))
 
 
 def _first_rows(evidence: Evidence) -> Iterator[dict[str, Any]]:

@@ -31,6 +31,7 @@ from distillgen.upkeep.scan import Scan, scan_all
 
 MADE_LATER = ("exports", "report.html")  # may stand in a version's folder, listed or not
 _FOLDER = re.compile(r"v\d{4,}")
+_FORMAT = re.compile(rb'\{\s*"format":\s*([0-9]{1,9})(?![0-9])')  # where every distillgen writes it: first of all
 
 
 @dataclass
@@ -255,6 +256,38 @@ def _read_manifest(folder: Path, there: Mapping[str, os.stat_result]) -> tuple[M
         return None, [*wrong, Finding("manifest", f"{newer.problems[0].what}, if that is no damage", FILE_NAME)]
     except Damaged as damaged:
         return None, [*wrong, Finding("manifest", damaged.problems[0].what, FILE_NAME)]
+
+
+def require_known_format(folder: Path) -> None:
+    """Raise NewerFormat for a version that cannot be judged here, damaged or not.
+
+    A format that a flipped bit made of ours is damage: with ours in its place the seal holds. Any other newer one is
+    believed, for what is written anew in our format would lose what nobody here knows of.
+    """
+    try:
+        content = (folder / FILE_NAME).read_bytes()
+    except OSError:  # whoever mends it says so
+        return
+    stated = _FORMAT.match(content)
+    number = int(stated[1]) if stated else _parsed_format(content)
+    if number <= FORMAT or (
+        stated and seal_holds(b"%s%d%s" % (content[: stated.start(1)], FORMAT, content[stated.end(1) :]))
+    ):
+        return
+    raise NewerFormat(
+        f"this version has format {number}, this distillgen knows {FORMAT}", where=str(folder / FILE_NAME),
+        fix="pip install --upgrade distillgen: nothing of it is changed until then",
+    )  # fmt: skip
+
+
+def _parsed_format(content: bytes) -> int:
+    """Return the format that a manifest states, 0 where none can be read."""
+    try:
+        table = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return 0
+    found = table.get("format") if isinstance(table, dict) else None
+    return found if isinstance(found, int) else 0
 
 
 def _check_seal(content: bytes) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from distillgen.dataset.manifest import FILE_NAME, FileEntry, Manifest
 from distillgen.upkeep import mending
-from distillgen.upkeep.card_again import mend_card
+from distillgen.upkeep.card_again import mend_card, tell_of_repair
 from distillgen.upkeep.check import check_funnel
 from distillgen.upkeep.evidence import CARD, Evidence
 from distillgen.upkeep.findings import DATA_FILE
@@ -40,7 +40,7 @@ def _write_manifest(evidence: Evidence, table: dict[str, Any], date: str, *, is_
     if is_rebuilt and found.seal and as_written(table).rstrip().endswith(f'"{found.seal}"\n}}'.encode()):
         work.write(FILE_NAME, mending.of_bytes(as_written(table)), "put together again; its seal holds")
         return
-    note = {
+    note: dict[str, Any] = {
         "date": date,
         "lost": found.lost,
         "unverified": [name for name in found.unverified if name not in found.lost],
@@ -48,6 +48,8 @@ def _write_manifest(evidence: Evidence, table: dict[str, Any], date: str, *, is_
     }
     if (before := found.table.get("digest")) not in (None, table["digest"]):
         note["digest_before"] = before
+    if (note["lost"] or note["unverified"]) and is_rebuilt and (card := tell_of_repair(evidence, note)) is not None:
+        table["files"] |= dumped({CARD: card})
     earlier = found.table.get("repaired")
     table["repaired"] = [*(earlier if isinstance(earlier, list) else []), note]
     how = "written anew from what is there"

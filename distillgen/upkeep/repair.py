@@ -16,6 +16,7 @@ from distillgen.upkeep.check import (
     folder_named,
     hidden_versions,
     readable,
+    require_known_format,
     unreadable,
 )
 from distillgen.upkeep.findings import Finding
@@ -92,9 +93,9 @@ class _Work:
         numbers = version_numbers(home) if only is None else [only]
         hidden = hidden_versions(home) if only is None else {}
         for number in numbers:
-            _require_known(folder_of(home, number), is_placed=True)
+            require_known_format(folder_of(home, number))
         for folder in hidden.values():
-            _require_known(folder, is_placed=False)
+            require_known_format(folder)
         if hidden:
             yield self._give_back(hidden)
             numbers = version_numbers(home)
@@ -197,10 +198,3 @@ def _named(home: Path) -> int | None:
     link = home / LATEST
     name = str(link.readlink()) if link.is_symlink() else link.read_text(encoding="utf-8", errors="replace").strip()
     return int(name[1:]) if name[1:].isdecimal() else None
-
-
-def _require_known(folder: Path, *, is_placed: bool) -> None:
-    """Raise NewerFormat for a version whose format is unknown; its seal tells damage from news."""
-    newer = check_version(folder, fast=True, is_placed=is_placed).newer
-    if newer is not None:
-        raise newer

@@ -1,0 +1,183 @@
+"""How help is laid out: plain text by panels, at most 80 columns wide, and its parts for the generated reference.
+
+Typer's own layout with boxes needs 80 ms more to load, breaks lines within examples, and takes `[terms]` for markup.
+"""
+
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+if TYPE_CHECKING:
+    from typer._click.formatting import HelpFormatter
+
+SHARED = "Options of every command"  # the panel of the options that `guarded` gives every command
+WORD = "help"  # `distillgen help build` is `distillgen build --help`
+_STATUS = re.compile(r"(?P<numbers>\d+(?:, \d+)*) (?P<meaning>\S.*)")
+
+
+def dress(app: typer.Typer) -> typer.Typer:
+    """Have a program and everything below it lay out its help as this module does; returns the same program."""
+    app.rich_markup_mode = None
+    app.info.cls = Group
+    for command in app.registered_commands:
+        command.cls = Command
+    for group in app.registered_groups:
+        group.cls = Group
+        if group.typer_instance is not None:
+            dress(group.typer_instance)
+    return app
+
+
+class Command(TyperCommand):
+    """A command whose help has its options by panels."""
+
+    def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """Return what follows the command's name in its usage line."""
+        return usage_of(self)
+
+    def format_options(self, ctx: typer.Context, formatter: "HelpFormatter") -> None:  # type: ignore[override]
+        """Write arguments and options."""
+        _write_parameters(self, ctx, formatter)
+
+
+class Group(TyperGroup):
+    """A command with commands below it, listed by panels; it knows the word `help`."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Read the options before a command's name; `help NAME...` is `NAME... --help`."""
+        for param in self.params:
+            if param.name in ("install_completion", "show_completion") and param.default is None:
+                param.default = False  # None would load pydantic on every start
+        if args[:1] == [WORD] and WORD not in self.commands:
+            args = [*args[1:], "--help"]
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """Return what follows the command's name in its usage line."""
+        return usage_of(self)
+
+    def format_options(self, ctx: typer.Context, formatter: "HelpFormatter") -> None:  # type: ignore[override]
+        """Write the commands by panel, then the options."""
+        for panel, commands in panels_of(self).items():
+            with formatter.section(panel):
+                formatter.write_dl([(name, help_of(command).summary) for name, command in commands])
+        _write_parameters(self, ctx, formatter)
+
+
+def _write_parameters(command: Any, ctx: typer.Context, formatter: "HelpFormatter") -> None:
+    """Write arguments and options by panel, those of every command last."""
+    panels: dict[str, list[tuple[str, str]]] = {}
+    for param in command.get_params(ctx):
+        record = param.get_help_record(ctx)
+        if record is not None:
+            panels.setdefault(panel_of(param), []).append(record)
+    shared = panels.pop(SHARED, None)
+    if shared:
+        own = panels.get("Options", [])
+        shared += [record for record in own if record[0].endswith("--help")]
+        panels["Options"] = [record for record in own if not record[0].endswith("--help")]
+        panels[SHARED] = shared
+    for panel, records in panels.items():
+        if records:
+            with formatter.section(panel):
+                formatter.write_dl([(_as_written(name), text) for name, text in records])
+
+
+def _as_written(name: str) -> str:
+    """Return an argument's or option's name without the type that follows an argument's metavar."""
+    return name if name.startswith("-") else name.split(" <")[0]
+
+
+def panel_of(param: Any) -> str:
+    """Return the heading under which an argument or option stands."""
+    return param.rich_help_panel or ("Arguments" if param.param_type_name == "argument" else "Options")
+
+
+def panels_of(group: TyperGroup) -> dict[str, list[tuple[str, Any]]]:
+    """Return the commands of a group by panel, in the order in which they were put together."""
+    panels: dict[str, list[tuple[str, Any]]] = {}
+    for name, command in group.commands.items():
+        if not command.hidden:
+            panel = getattr(command, "rich_help_panel", None) or "Commands"
+            panels.setdefault(panel if isinstance(panel, str) else "Commands", []).append((name, command))
+    return panels
+
+
+def usage_of(command: Any) -> list[str]:
+    """Return what follows a command's name: `[OPTIONS]`, `NAME` where it is needed, `[NAME]` where it is not."""
+    pieces = ["[OPTIONS]"]
+    for param in command.params:
+        if param.param_type_name == "argument":
+            name = argument_name(param)
+            pieces.append(name if param.required else f"[{name}]")
+    return [*pieces, "COMMAND"] if isinstance(command, TyperGroup) else pieces
+
+
+def argument_name(param: Any) -> str:
+    """Return what stands for an argument: its metavar, with dots where several may be given."""
+    name = str(param.metavar or param.name.upper())
+    return name if param.nargs == 1 or name.endswith("...") else f"{name}..."
+
+
+@dataclass(frozen=True, slots=True)
+class HelpText:
+    """A command's help in parts: its first sentence, further paragraphs, examples, and exit statuses."""
+
+    summary: str
+    paragraphs: tuple[str, ...]
+    examples: tuple[str, ...]
+    status_lines: tuple[str, ...]
+
+    def statuses(self) -> Iterator[tuple[str, str]]:
+        """Yield numbers and meaning of the exit statuses: `("129, 130, 143", "stopped by a signal")`.
+
+        One or several stand on a line, three spaces between them. Raises ValueError for a line that is not so.
+        """
+        for line in self.status_lines:
+            for part in re.split(r" {3,}", line):
+                found = _STATUS.fullmatch(part)
+                if found is None:
+                    raise ValueError(f"not a number and its meaning: {part!r}")
+                yield found["numbers"], found["meaning"]
+
+
+def help_of(command: Any) -> HelpText:
+    """Return the parts of a command's help, which is its docstring."""
+    paragraphs: list[str] = []
+    blocks: dict[str, tuple[str, ...]] = {}
+    for text in inspect.cleandoc(command.help or "").split("\n\n"):
+        if text.startswith("\b\n"):
+            heading, *lines = text.removeprefix("\b\n").split("\n")
+            blocks[heading.rstrip(":")] = tuple(line.strip() for line in lines)
+        elif text.strip():
+            paragraphs.append(" ".join(text.split()))
+    summary, *others = paragraphs or [""]
+    return HelpText(summary, tuple(others), blocks.get("Examples", ()), blocks.get("Exit status", ()))
+
+
+def commands_of(program: typer.Typer) -> Iterator[tuple[list[str], Any]]:
+    """Yield every command of a program with the words that name it, the program itself first as no words at all."""
+    yield from _below([], get_command(dress(program)))
+
+
+def _below(words: list[str], command: Any) -> Iterator[tuple[list[str], Any]]:
+    yield words, command
+    if isinstance(command, TyperGroup):
+        for name, inner in command.commands.items():
+            yield from _below([*words, name], inner)
+
+
+def context_of(program: typer.Typer, words: list[str]) -> Any:
+    """Return the context of a command, in which its help can be laid out or its arguments read."""
+    command: Any = get_command(dress(program))
+    context = command.context_class(command, info_name="distillgen", **command.context_settings)
+    for word in words:
+        command = command.commands[word]
+        context = command.context_class(command, info_name=word, parent=context, **command.context_settings)
+    return context

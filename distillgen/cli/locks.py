@@ -1,0 +1,89 @@
+"""What commands that take a project's lock share: they fail at once when another holds it, or wait, or skip."""
+
+import functools
+import inspect
+import math
+import re
+import time
+from collections.abc import Callable
+from typing import Annotated, Any, ParamSpec
+
+import typer
+
+from distillgen.errors import Locked, UsageError
+
+P = ParamSpec("P")
+LOOK_SECONDS = 1.0
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+OPTIONS = {
+    "wait": (Annotated[bool, typer.Option("--wait", help="Wait while another command holds the lock.")], False),
+    "wait_at_most": (
+        Annotated[
+            str | None,
+            typer.Option(
+                "--wait-at-most", metavar="TIME", show_default=False,
+                help="Wait for the lock, but no longer than 30s, 10m, 2h; then exit status 11.",
+            ),
+        ],
+        None,
+    ),
+    "skip_if_locked": (
+        Annotated[
+            bool, typer.Option("--skip-if-locked", help="While another command holds the lock do nothing: status 0.")
+        ],
+        False,
+    ),
+}  # fmt: skip
+
+
+def patient(command: Callable[P, None]) -> Callable[P, None]:
+    """Give a command the options that say what to do about a lock.
+
+    Locked is raised before anything is sent or changed, so the command is simply run again, which reads all files anew.
+    """
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        said: dict[str, Any] = {name: kwargs.pop(name) for name in OPTIONS}
+        until = time.monotonic() + _patience(**said)
+        has_said = False
+        while True:
+            try:
+                return command(*args, **kwargs)
+            except Locked as busy:
+                from distillgen.report.console import say
+
+                if said["skip_if_locked"]:
+                    return say(f"skipped: {busy.problems[0].what}", event="skipped")
+                if time.monotonic() >= until:
+                    raise
+                if not has_said:
+                    say(f"waiting: {busy.problems[0].what}", event="waiting")
+                    has_said = True
+                time.sleep(LOOK_SECONDS)
+
+    own = inspect.signature(command)
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, (kind, default) in OPTIONS.items()
+    ]
+    run.__signature__ = own.replace(parameters=[*own.parameters.values(), *options])  # type: ignore[attr-defined]
+    run.__annotations__ = {**command.__annotations__, **{name: kind for name, (kind, _) in OPTIONS.items()}}
+    return run
+
+
+def _patience(*, wait: bool, wait_at_most: str | None, skip_if_locked: bool) -> float:
+    """Return how many seconds to wait. Raises UsageError when the options contradict each other."""
+    if skip_if_locked and (wait or wait_at_most):
+        raise UsageError("--skip-if-locked and --wait contradict each other", fix="leave one of them out")
+    if wait_at_most is not None:
+        return seconds_of(wait_at_most, "--wait-at-most")
+    return math.inf if wait else 0.0
+
+
+def seconds_of(text: str, option: str) -> float:
+    """Return the seconds of `30s`, `10m`, `12h`, `30d`, `2w`. Raises UsageError."""
+    found = re.fullmatch(r"([0-9]{1,9})([smhdw])", text.strip())
+    if found is None:
+        raise UsageError(f"{option} {text!r} is no time", fix="a number with its unit: 30s, 10m, 12h, 30d, 2w")
+    return int(found[1]) * UNITS[found[2]]

@@ -1,0 +1,107 @@
+"""What came of a project's last run: a small file beside its answers, for `status` and for a monitor."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel, PrivateAttr, ValidationError
+
+from distillgen.errors import DistillgenError, Locked
+from distillgen.files import write_atomically
+from distillgen.tally import Tally
+
+FILE = "last_run.json"
+
+
+class LastRun(BaseModel):
+    """A run that ended, well or not. Times are seconds since 1970; `error` is a code as in docs/errors.md."""
+
+    recipe: str
+    dataset: str | None = None
+    started: float = 0.0
+    finished: float = 0.0
+    exit_status: int = 0
+    error: str | None = None
+    version: str | None = None
+    unchanged: str | None = None
+    seeds: int = 0
+    rows: int = 0
+    rejected: int = 0
+    failed: int = 0
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    usd: float = 0.0
+    unpriced_calls: int = 0
+    last_success: float | None = None
+    _tally: Tally | None = PrivateAttr(None)
+
+    def follow(self, dataset: str, tally: Tally) -> None:
+        """Take the figures from a tally, as they are when the run ends."""
+        self.dataset, self._tally = dataset, tally
+
+    def end(self, exit_status: int, error: str | None) -> None:
+        """Note the end and the figures."""
+        self.finished, self.exit_status, self.error = time.time(), exit_status, error
+        if exit_status == 0:
+            self.last_success = self.finished
+        self.count()
+
+    def count(self) -> None:
+        """Take the figures of the tally as they are now."""
+        if tally := self._tally:
+            self.seeds, self.rows = tally.seeds, tally.published
+            self.rejected, self.failed = tally.rejected, tally.failed
+            self.calls, self.usd, self.unpriced_calls = tally.calls, round(tally.usd, 9), tally.unpriced
+            self.prompt_tokens, self.completion_tokens = tally.tokens
+
+
+@contextlib.contextmanager
+def on_record(recipe: Path, state: Path, metrics: Path | None = None) -> Iterator[LastRun]:
+    """Put on record how a block ends, in the state folder if there is one, and as metrics if a file is named.
+
+    A run that found the lock taken is none: the one at work is on record when it ends.
+    """
+    before = last_run(state)
+    run = LastRun(recipe=str(recipe.absolute()), started=time.time())
+    if before is not None:  # the name too, should the recipe not be readable now
+        run.dataset, run.last_success = before.dataset, before.last_success
+    try:
+        yield run
+    except Locked:
+        raise
+    except BaseException as error:
+        run.end(_status_of(error), error.code if isinstance(error, DistillgenError) else None)
+        with contextlib.suppress(DistillgenError):  # a full disk must not hide what ended the run
+            _put_down(run, state, metrics)
+        raise
+    run.end(0, None)
+    _put_down(run, state, metrics)
+
+
+def _put_down(run: LastRun, state: Path, metrics: Path | None) -> None:
+    if metrics is not None:
+        from distillgen.metrics import write_metrics
+
+        write_metrics(run, metrics)
+    if state.is_dir():
+        write_atomically(state / FILE, run.model_dump_json().encode())
+
+
+def last_run(state: Path) -> LastRun | None:
+    """Return what came of the last run that ended; None when none has, or nobody can read it."""
+    with contextlib.suppress(OSError, ValidationError):
+        return LastRun.model_validate_json((state / FILE).read_bytes())
+    return None
+
+
+def _status_of(error: BaseException) -> int:
+    """Return the exit status of what ends a command: our errors, typer's exits, signals and closed pipes."""
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    if isinstance(error, BrokenPipeError):
+        return 128 + signal.SIGPIPE
+    status = getattr(error, "exit_status", getattr(error, "exit_code", 1))
+    return status if isinstance(status, int) else 1

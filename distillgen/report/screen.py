@@ -1,0 +1,138 @@
+"""The lowest lines of a terminal, drawn anew in place; what anybody else writes to standard error goes above them."""
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO, cast
+
+ERASE = "\r\x1b[J"  # from the first of our lines to the end of the screen
+NO_WRAP, WRAP = "\x1b[?7l", "\x1b[?7h"  # a glyph that is wider than we think must not push a line onto the next
+SUSPECT = ("", "dumb", "unknown")  # values of TERM
+PATIENCE_SECONDS = 0.5
+
+
+def size_of(stream: TextIO) -> tuple[int, int] | None:
+    """Return columns and rows of the terminal behind a stream, None when there is none or it does not say.
+
+    COLUMNS is not asked: it is what somebody wished once, and a line that is too long for the terminal wraps.
+    """
+    try:
+        columns, rows = os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError):  # a closed stream, one without a descriptor, no terminal
+        return None
+    return (columns, rows or 24) if columns > 0 else None
+
+
+def can_draw(stream: TextIO | None) -> bool:
+    """Whether lines of a stream can be drawn anew: a terminal that says its size and is not known to be dumb.
+
+    What FORCE_COLOR says does not count: it is about colour, and a file is no terminal.
+    """
+    return stream is not None and os.environ.get("TERM", "") not in SUSPECT and size_of(stream) is not None
+
+
+def is_same_terminal(one: TextIO | None, other: TextIO | None) -> bool:
+    """Whether two streams end in the same terminal."""
+    if one is None or other is None or size_of(one) is None or size_of(other) is None:
+        return False
+    return os.path.sameopenfile(one.fileno(), other.fileno())
+
+
+def can_show(stream: TextIO, text: str) -> bool:
+    """Whether the encoding of a stream has these characters."""
+    try:
+        text.encode(stream.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def restore_terminal() -> None:
+    """Take the live lines off the terminal, if there are any. To be called right before `os._exit`.
+
+    The cursor is never hidden and no mode outlasts a drawing, so that even kill -9 leaves nothing to mend but the lines
+    themselves. Waits half a second at most for a terminal that takes nothing.
+    """
+    screen: Any = sys.stderr
+    if isinstance(screen, Screen):
+        ending = threading.Thread(target=screen.close, daemon=True)
+        ending.start()
+        ending.join(PATIENCE_SECONDS)
+
+
+class Screen:
+    """Stands in for `sys.stderr`: passes on what is written, and draws its own lines below.
+
+    The cursor rests at the start of the first line drawn. From there one escape erases all of them, also after the
+    terminal was resized and has wrapped them anew; and whoever writes past this object begins on a fresh line.
+    """
+
+    def __init__(self, stream: TextIO, *, paint: Mapping[str, str] | None = None) -> None:
+        """`paint` maps the names of styles to escapes that begin them."""
+        self._stream, self._paint = stream, paint or {}
+        self._lock = threading.RLock()
+        self._frame = ""
+        self._is_at_start = True  # of a line; where another one stopped halfway nothing is drawn
+        self._is_closed = False
+
+    def draw(self, lines: Sequence[tuple[str, str]]) -> None:
+        """Show these lines, texts with the names of their styles, instead of the last. They must fit the terminal."""
+        with self._lock:
+            if self._is_closed or not lines or not self._is_at_start or not self._is_ours():
+                return
+            self._frame = "\r\n".join(f"{self._painted(*line)}\x1b[K" for line in lines)
+            up = f"\x1b[{len(lines) - 1}A" if len(lines) > 1 else ""
+            self._frame = f"\r{NO_WRAP}{self._frame}\x1b[J{up}\r{WRAP}"
+            try:
+                self._send(self._frame)
+            except (OSError, ValueError):  # nobody looks any more, which is no reason to stop
+                self._is_closed, self._frame = True, ""
+
+    def _painted(self, text: str, style: str) -> str:
+        begin = self._paint.get(style, "")
+        return f"{begin}{text}\x1b[0m" if begin else text
+
+    def _is_ours(self) -> bool:
+        """Whether we are in the foreground: what runs behind a shell does not draw over its prompt."""
+        try:
+            return os.tcgetpgrp(self._stream.fileno()) == os.getpgrp()
+        except (OSError, ValueError):
+            return True
+
+    def _send(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+    def write(self, text: str) -> int:
+        """Write a text above the lines."""
+        if not text:
+            return 0
+        with self._lock:
+            erase = ERASE if self._frame else ""
+            self._is_at_start = text.endswith("\n")
+            if not self._is_at_start:
+                self._frame = ""
+            self._send(erase + text + self._frame)
+        return len(text)
+
+    def close(self) -> None:
+        """Take the lines away; draw no more."""
+        with self._lock:
+            if self._frame and not self._is_closed:
+                with contextlib.suppress(OSError, ValueError):
+                    self._send(ERASE)
+            self._is_closed, self._frame = True, ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def __enter__(self) -> "Screen":
+        sys.stderr = cast(TextIO, self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if cast(Any, sys.stderr) is self:
+            sys.stderr = self._stream
+        self.close()
