@@ -12,6 +12,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -293,8 +294,27 @@ def _locked(handle: int) -> bool:
     return False
 
 
-def holder(path: Path) -> str | None:
-    """Say who holds a lock file (`process 4711 on host since 2026-01-31 02:00:00 UTC`), None when nobody does."""
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a lock, as far as the lock file says so; `since` in seconds since 1970."""
+
+    process: int | None = None
+    host: str | None = None
+    since: int | None = None
+
+    def __str__(self) -> str:
+        if self.since is None:
+            return "unknown process"
+        return f"process {self.process} on {self.host} since {utc(self.since, ' ')[:-1]} UTC"
+
+
+def utc(seconds: float, between: str = "T") -> str:
+    """Return a time as ISO 8601 to the second: `2026-01-31T02:00:00Z`."""
+    return time.strftime(f"%Y-%m-%d{between}%H:%M:%SZ", time.gmtime(seconds))
+
+
+def holder(path: Path) -> Holder | None:
+    """Say who holds a lock file, None when nobody does."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -303,10 +323,9 @@ def holder(path: Path) -> str | None:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         words = os.pread(handle, 400, 0).decode(errors="replace").split()
-        if len(words) != 3 or not words[2].isdigit():
-            return "unknown process"
-        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(int(words[2])))
-        return f"process {words[0]} on {words[1]} since {since}"
+        if len(words) != 3 or not (words[0].isdecimal() and words[2].isdecimal()):
+            return Holder()
+        return Holder(int(words[0]), words[1], int(words[2]))
     else:
         return None
     finally:

@@ -1,53 +1,140 @@
-"""Says where a project stands: who is at work, what is stored, what it cost, what was sent without an answer."""
+"""Says where a project stands: who is at work, how the last run ended, what is stored and what it cost, versions."""
 
 import contextlib
+import datetime
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distillgen.dataset.versions import latest
-from distillgen.files import holder
+from distillgen.dataset.versions import Version, latest
+from distillgen.errors import Damaged, DistillgenError, NotFound
+from distillgen.files import Holder, holder, utc
+from distillgen.last_run import LastRun, last_run
 from distillgen.state import state_folder
 from distillgen.teacher.answers import AnswerStore, Spent
 from distillgen.teacher.batch_records import batches_under_way
 from distillgen.teacher.sent import Unknown, logs, read_notes
 
 
-def examine(project: Path, state: Path | None = None) -> dict[str, Any]:
-    """Return the state of a project. Raises Damaged when its store cannot be read."""
+@dataclass
+class Status:
+    """A project as it is now. `spent` and `stored_answers` are None when the store cannot be read."""
+
+    at_work: Holder | None
+    last_run: LastRun | None
+    stored_answers: int | None = 0
+    spent: Spent | None = field(default_factory=Spent)
+    unknown: list[Unknown] = field(default_factory=list)
+    in_flight: int = 0
+    batches: list[dict[str, Any]] = field(default_factory=list)
+    datasets: dict[str, Version] = field(default_factory=dict)
+    damages: list[DistillgenError] = field(default_factory=list)
+    now: float = field(default_factory=time.time)
+
+
+def examine(project: Path, state: Path | None = None) -> Status:
+    """Return the state of a project; what is damaged is told in it. Raises NotFound when there is no such folder."""
+    if not project.is_dir():
+        raise NotFound(f"no folder {str(project)!r}", where="--project")
     folder = state_folder(project, state)
-    answers, spent = 0, Spent()
-    left: list[Unknown] = []
+    status = Status(holder(folder / "lock"), last_run(folder))
     # What a run at work has noted without an outcome is under way; of a run that ended, nobody knows.
-    under_way = [unknown for path in logs(folder, live=True) for unknown in read_notes(path)[1]]
-    if (folder / "answers.sqlite").is_file():
+    status.in_flight = sum(len(read_notes(path)[1]) for path in logs(folder, live=True))
+    _read_store(folder, status)
+    status.batches = [
+        {
+            "id": batch.batch_id or None, "status": batch.status, "model": batch.model, "requests": batch.requests,
+            "completed": batch.completed, "submitted_at": utc(batch.written),
+        }
+        for batch in batches_under_way(folder / "batches")
+    ]  # fmt: skip
+    for home in sorted(entry for entry in (project / "datasets").glob("*") if entry.is_dir()):
+        try:
+            if (version := latest(home)) is not None:
+                status.datasets[home.name] = version
+        except DistillgenError as error:
+            status.damages.append(error)
+    return status
+
+
+def _read_store(folder: Path, status: Status) -> None:
+    if not (folder / "answers.sqlite").is_file():
+        return
+    try:
         with contextlib.closing(AnswerStore(folder / "answers.sqlite")) as store:
-            answers, spent = store.count(), store.spent()
-            left = [unknown for path in logs(folder) for unknown in store.unknown_in(path)[1]]
-    homes = sorted(entry for entry in (project / "datasets").glob("*") if entry.is_dir())
-    found = {home.name: version.manifest for home in homes if (version := latest(home)) is not None}
+            status.stored_answers, status.spent = store.count(), store.spent()
+            status.unknown = [unknown for path in logs(folder) for unknown in store.unknown_in(path)[1]]
+    except Damaged as error:
+        status.stored_answers = status.spent = None
+        status.damages.append(error)
+
+
+def as_json(status: Status) -> dict[str, Any]:
+    """Return it for programs: times in UTC, ages in seconds, null for what is not known."""
     return {
-        "at_work": holder(folder / "lock"),
-        "stored_answers": answers,
-        "spent": {
-            "calls": spent.calls,
-            "prompt_tokens": spent.prompt_tokens,
-            "completion_tokens": spent.completion_tokens,
-            "usd": spent.nanousd / 1e9,
-            "unpriced_calls": spent.unpriced,
-            "unknown_calls": spent.unknown + len(left),
-            "unknown_usd": (spent.unknown_nanousd + sum(each.nanousd or 0 for each in left)) / 1e9,
-        },
-        "in_flight": len(under_way),
-        "batches": [
-            {
-                "id": batch.batch_id or None,
-                "status": batch.status,
-                "model": batch.model,
-                "requests": batch.requests,
-                "completed": batch.completed,
-                "submitted_at": batch.written,
-            }
-            for batch in batches_under_way(folder / "batches")
-        ],
-        "datasets": {name: {"version": m.version, "rows": m.rows, "run": m.run} for name, m in found.items()},
+        "now": utc(status.now),
+        "at_work": _at_work(status),
+        "last_run": _last_run(status.last_run),
+        "last_success": _time(status.last_run.last_success if status.last_run else None),
+        "stored_answers": status.stored_answers,
+        "spent": _spent(status),
+        "in_flight": status.in_flight,
+        "batches": status.batches,
+        "datasets": {name: _dataset(version, status.now) for name, version in status.datasets.items()},
+        "damaged": [{"code": error.code, "where": error.problems[0].where} for error in status.damages],
     }
+
+
+def _at_work(status: Status) -> dict[str, Any] | None:
+    if (who := status.at_work) is None:
+        return None
+    seconds = None if who.since is None else max(round(status.now - who.since), 0)
+    return {"process": who.process, "host": who.host, "since": _time(who.since), "seconds": seconds}
+
+
+def _last_run(run: LastRun | None) -> dict[str, Any] | None:
+    if run is None:
+        return None
+    times = {"started": utc(run.started), "finished": utc(run.finished)}
+    seconds = max(round(run.finished - run.started, 3), 0.0)
+    return {**run.model_dump(exclude={"last_success"}), **times, "seconds": seconds}
+
+
+def _spent(status: Status) -> dict[str, Any] | None:
+    if (spent := status.spent) is None:
+        return None
+    return {
+        "calls": spent.calls,
+        "prompt_tokens": spent.prompt_tokens,
+        "completion_tokens": spent.completion_tokens,
+        "usd": spent.nanousd / 1e9,
+        "unpriced_calls": spent.unpriced,
+        "unknown_calls": spent.unknown + len(status.unknown),
+        "unknown_usd": (spent.unknown_nanousd + sum(each.nanousd or 0 for each in status.unknown)) / 1e9,
+    }
+
+
+def _dataset(version: Version, now: float) -> dict[str, Any]:
+    manifest = version.manifest
+    published = published_at(version)
+    return {
+        "version": version.label,
+        "number": manifest.version,
+        "rows": manifest.rows,
+        "is_partial": manifest.is_partial,
+        "published": _time(published),
+        "age_seconds": None if published is None else max(round(now - published), 0),
+    }
+
+
+def published_at(version: Version) -> float | None:
+    """Return when a version was published, in seconds since 1970; None where its manifest does not say so."""
+    try:
+        return datetime.datetime.fromisoformat(version.manifest.run["finished"]).timestamp()
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else utc(seconds)

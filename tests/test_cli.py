@@ -40,7 +40,7 @@ def test_show_and_log_and_status(demo: Project) -> None:
     assert demo.run("show", "../demo").returncode == 2
     assert json.loads(demo.run("log", "--json").stdout)[0]["rows"] == 20
     status = json.loads(demo.run("status", "--json").stdout)
-    assert status["at_work"] is None and status["stored_answers"] == 20 and status["datasets"]["demo"]["version"] == 1
+    assert status["at_work"] is None and status["stored_answers"] == 20 and status["datasets"]["demo"]["number"] == 1
 
 
 def test_export_to_a_pipe_and_to_a_folder(demo: Project) -> None:

@@ -22,7 +22,7 @@ from distillgen.errors import BudgetSpent, InsecureUrl, TeacherUnavailable, Usag
 from distillgen.files import digest
 from distillgen.recipe import read_recipe
 from distillgen.settings import TeacherSettings
-from distillgen.status import examine
+from distillgen.status import as_json, examine
 from distillgen.teacher import Teacher, drain, open_teachers, providers, purse_of, sharing
 from distillgen.teacher.answers import Account, AnswerStore, Charge, request_key
 from distillgen.teacher.asking import Reply, Request
@@ -409,9 +409,9 @@ def test_an_answer_that_was_stored_before_its_note_counts_as_answered(tmp_path: 
     put(store, KEYS[0])  # and here the process is killed
     notes.sent(KEYS[1], 11)
     notes.close()
-    before = examine(tmp_path)["spent"]
+    before = as_json(examine(tmp_path))["spent"]
     store.take_in_notes()
-    after = examine(tmp_path)["spent"]
+    after = as_json(examine(tmp_path))["spent"]
     store.take_in_notes()
     assert store.spent("demo").unknown == 1 and store.spent("demo").unknown_nanousd == 11
     store.close()

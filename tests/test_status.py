@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import socket
 import sqlite3
 import threading
 import time
@@ -41,15 +42,17 @@ def test_while_a_build_is_at_work(project: Project, loopback: Loopback) -> None:
         time.sleep(0.02)
     said = status(project)
     running.communicate()
-    assert said["at_work"].startswith(f"process {running.pid} on ") and (said["in_flight"], said["stored_answers"]) == (
-        5,
-        3,
-    )
+    assert (said["at_work"]["process"], said["at_work"]["host"]) == (running.pid, socket.gethostname())
+    assert 0 <= said["at_work"]["seconds"] < 60 and said["last_run"] is None
+    assert (said["in_flight"], said["stored_answers"]) == (5, 3)
     assert said["spent"]["unknown_calls"] == 0, "what is under way is not lost yet"
     said = status(project)
     assert (said["at_work"], said["in_flight"], said["stored_answers"]) == (None, 0, 8)
-    assert said["datasets"]["demo"] == {"version": 1, "rows": 8, "run": project.manifest()["run"]}
-    assert round(said["spent"]["usd"], 9) == 8 * float(ONE) == said["datasets"]["demo"]["run"]["usd"]
+    demo = said["datasets"]["demo"]
+    assert (demo["version"], demo["number"], demo["rows"], demo["is_partial"]) == ("demo@1", 1, 8, False)
+    assert demo["published"] == project.manifest()["run"]["finished"] and 0 <= demo["age_seconds"] < 60
+    assert round(said["spent"]["usd"], 9) == 8 * float(ONE) == said["last_run"]["usd"]
+    assert said["last_run"]["exit_status"] == 0 and said["last_success"] == said["last_run"]["finished"]
 
 
 def test_after_a_crash_it_says_what_may_have_been_billed(project: Project, loopback: Loopback) -> None:
@@ -65,6 +68,36 @@ def test_after_a_crash_it_says_what_may_have_been_billed(project: Project, loopb
     loopback.behave = answer
     project.build()
     assert loopback.seen == 7 and status(project)["spent"]["unknown_calls"] == 3, "it stays on the account"
+
+
+def test_how_the_last_run_ended(demo: Project, loopback: Loopback) -> None:
+    loopback.behave = lambda body: error(500)
+    assert demo.run("build").returncode == 7
+    said = status(demo)
+    run = said["last_run"]
+    assert (run["exit_status"], run["error"], run["dataset"], run["version"]) == (7, "DG404", "demo", None)
+    assert said["last_success"] is None
+    loopback.behave = answer
+    demo.build()
+    good = status(demo)["last_success"]
+    demo.edit("[student]", "[studnet]")
+    assert demo.run("build").returncode == 2
+    said = status(demo)
+    assert (said["last_run"]["exit_status"], said["last_run"]["error"], said["last_run"]["dataset"]) == (2, "DG103", "demo")
+    assert said["last_success"] == good and said["datasets"]["demo"]["rows"] > 0
+    assert "last run  exit status 2 (DG103), " in (told := demo.run("status").stdout)
+    assert f"; the last that ended with 0: {good} (" in told
+
+
+def test_what_is_damaged_hides_nothing_else(demo: Project) -> None:
+    demo.build()
+    demo.version().joinpath("manifest.json").write_text("{")
+    (demo.folder / ".distillgen" / "last_run.json").write_text('{"finished": "yesterday"}')
+    done = demo.run("status", "--json")
+    said = json.loads(done.stdout)
+    assert done.returncode == 8 and said["stored_answers"] == 20 and said["last_run"] is None
+    assert [each["code"] for each in said["damaged"]] == ["DG602"] and said["datasets"] == {}
+    assert demo.run("status").returncode == 8 and demo.run("status", "--project", "nowhere").returncode == 10
 
 
 def open_when_all_are_there(path: Path, barrier: Any) -> None:

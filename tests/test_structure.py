@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom of the road to its top; a module may import what stands before it, and its own folder.
 ROAD = [
     "__init__", "errors", "files", "schemas", "processes", "state", "rows", "toml_lines", "settings", "step_settings", "recipe", "structured", "prompts", "explanations", "seeds",
-    "foreign", "teacher", "shapes", "walk", "workers", "road", "steps", "excluded", "dataset", "earlier", "checking", "terms", "preparation", "tally", "last_run", "metrics", "sieve", "reach", "pipeline", "planning", "pipe", "status", "project", "export", "upkeep", "remote", "mix", "doctor", "report", "api", "cli", "__main__",
+    "foreign", "teacher", "shapes", "walk", "workers", "road", "steps", "excluded", "dataset", "earlier", "checking", "terms", "preparation", "tally", "last_run", "metrics", "sieve", "reach", "pipeline", "planning", "pipe", "status", "project", "export", "upkeep", "remote", "mix", "report", "doctor", "api", "cli", "__main__",
 ]  # fmt: skip
 # Typer itself loads pydantic to read options.
 HEAVY = {

@@ -1,8 +1,7 @@
-"""Commands `plan`, `build` and `status`."""
+"""Commands `plan` and `build`."""
 
 import contextlib
 import gc
-import json
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from distillgen.pipeline import Options, Result
     from distillgen.preparation import Prepared
     from distillgen.tally import Tally
+    from distillgen.teacher.batch import Pending
 
 Recipe = Annotated[
     Path | None,
@@ -35,7 +35,9 @@ Set = Annotated[
 ]
 Limit = Annotated[
     int | None,
-    typer.Option("--limit", min=1, metavar="N", help="Take the first N seeds only; the version is marked partial. Default: all."),
+    typer.Option(
+        "--limit", min=1, metavar="N", help="Take the first N seeds only; the version is marked partial. Default: all."
+    ),
 ]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad-seeds", help="Go over seed lines that cannot be read; they are counted.")
@@ -51,7 +53,12 @@ State = Annotated[
 ]
 Budget = Annotated[
     float | None,
-    typer.Option("--budget", metavar="USD", help="Spend at most so many US dollars in this run. Default: the recipe's.", show_default=False),
+    typer.Option(
+        "--budget",
+        metavar="USD",
+        help="Spend at most so many US dollars in this run. Default: the recipe's.",
+        show_default=False,
+    ),
 ]
 UnknownPrice = Annotated[
     bool, typer.Option("--allow-unknown-price", help="On a budget, ask teachers too whose price is not known.")
@@ -93,7 +100,8 @@ def build(
 ) -> None:  # fmt: skip
     """Run a recipe and publish a dataset version.
 
-    The same command goes on after any stop. Every reply is on disk before it is used: nothing paid for is lost, nothing is paid for twice.
+    The same command goes on after any stop. Every reply is on disk before it is used: nothing paid for is lost,
+    nothing is paid for twice.
 
     \b
     Examples:
@@ -101,7 +109,7 @@ def build(
       distillgen build --limit 5 --no-publish
       distillgen build --budget 2.50 --publish-partial
       distillgen build my/recipe.toml --set teachers.main.epoch=1
-      distillgen build /srv/demo --quiet --skip-if-locked --log-file /var/log/distillgen.log
+      distillgen build /srv/demo --quiet --skip-if-locked --log-file build.log
 
     \b
     Exit status:
@@ -156,6 +164,7 @@ def _build_and_tell(prepared: "Prepared", options: "Options", run: "LastRun", *,
     """Build; say before it what should be known, and after it what came of it."""
     from distillgen.pipeline import Result
     from distillgen.report import console
+    from distillgen.schemas import document
     from distillgen.tally import Tally
 
     if options.publish_partial and prepared.seeds.is_stdin:
@@ -171,12 +180,12 @@ def _build_and_tell(prepared: "Prepared", options: "Options", run: "LastRun", *,
         result = run_until_stopped(_build(prepared, options, tally), say_stopping)
     except DistillgenError as error:
         if as_json:
-            print(json.dumps(outcome(Result(None, None, tally, stop=error)), ensure_ascii=False, indent=2))
+            print(document("build", outcome(Result(None, None, tally, stop=error))))
         raise
     run.version = result.version.label if result.version else None
     run.unchanged = result.unchanged.label if result.unchanged else None
     if as_json:
-        print(json.dumps(outcome(result), ensure_ascii=False, indent=2))
+        print(document("build", outcome(result)))
     _conclude(prepared, options, result)
 
 
@@ -214,8 +223,14 @@ def outcome(result: "Result") -> dict[str, Any]:
         "calls": tally.calls,
         "usd": tally.usd,
         "unpriced_calls": tally.unpriced,
-        "pending": [asdict(batch) for batch in result.pending],
+        "pending": [_pending(batch) for batch in result.pending],
     }
+
+
+def _pending(batch: "Pending") -> dict[str, Any]:
+    from distillgen.files import utc
+
+    return {**asdict(batch), "submitted_at": None if batch.submitted_at is None else utc(batch.submitted_at)}
 
 
 async def _build(prepared: "Prepared", options: "Options", tally: "Tally") -> "Result":
@@ -256,7 +271,7 @@ def _conclude(prepared: "Prepared", options: "Options", result: "Result") -> Non
             name = f"batch {batch.id}" if batch.id else "requests not sent yet"
             reason = f"; {batch.reason}" if batch.reason else ""
             told = f"{name}: {batch.status}, {batch.completed:,} of {batch.requests:,} answered{reason}"
-            console.say(told, event="batch", **asdict(batch))
+            console.say(told, event="batch", **_pending(batch))
         if held := result.tally.causes["over_budget"]:
             console.say(f"{held:,} requests wait for another run: the budget of this one does not allow them")
         console.say("nothing is published before these are in: run the same command again later", style="yellow")
@@ -349,10 +364,11 @@ def plan(
 
     \b
     Exit status:
-      0 the recipe can run   2 it cannot   8 the store is damaged
+      0 the recipe can run   2 it cannot
       3 --sample: answers are missing   4 key absent or refused
       5 budget or quota used up   7 teacher unavailable
-      9 terms not accepted   11 another build is running
+      8 a file is damaged   9 terms not accepted
+      11 another build is running
       12 disk full   129, 130, 143 stopped by a signal
     """
     import asyncio
@@ -361,6 +377,7 @@ def plan(
     from distillgen.planning import foresee
     from distillgen.preparation import prepare
     from distillgen.report import console
+    from distillgen.schemas import document
     from distillgen.tally import Tally
 
     prepared = prepare(
@@ -373,7 +390,7 @@ def plan(
         run_until_stopped(_build(prepared, Options(limit=sample, publish=False), Tally()), say_stopping)
     outlook = asyncio.run(foresee(prepared, Options(limit=limit, offline=True)))
     if as_json:
-        print(json.dumps(outlook, ensure_ascii=False, indent=2))
+        print(document("plan", outlook))
         return
     for warning in prepared.warnings:
         console.say(f"warning: {warning}", style="yellow")
@@ -447,51 +464,3 @@ def _price(usd: list[float | None] | None) -> str:
     if low == high == 0:
         return "nothing"
     return f"${low:,.4f} to ${high:,.4f}" if high is not None else f"${low:,.4f} or more (no max_tokens)"
-
-
-@guarded
-def status(
-    project: Annotated[Path, typer.Option("--project", metavar="DIR", help="The project's folder.")] = Path(),
-    state: State = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")] = False,
-) -> None:
-    """Show who is at work in a project, what is stored and what it cost.
-
-    It also shows what was sent without an answer, batches under way, and the newest version of each dataset.
-
-    \b
-    Examples:
-      distillgen status
-      distillgen status --project my/project --json
-
-    \b
-    Exit status:
-      0 shown   8 the store cannot be read
-    """
-    from distillgen.report.console import safe
-    from distillgen.status import examine
-
-    found = examine(project, state)
-    if as_json:
-        print(json.dumps(found, ensure_ascii=False, indent=2))
-        return
-    spent = found["spent"]
-    print(safe(f"at work   {found['at_work'] or 'nobody'}"))
-    print(f"answers   {found['stored_answers']:,} stored")
-    unpriced = f", {spent['unpriced_calls']:,} of them at an unknown price" if spent["unpriced_calls"] else ""
-    print(f"spent     ${spent['usd']:,.4f} for {spent['calls']:,} calls{unpriced}")
-    if spent["unknown_calls"]:
-        worst = f", at most ${spent['unknown_usd']:,.4f}" if spent["unknown_usd"] else ""
-        print(f"unknown   {spent['unknown_calls']:,} calls were sent without an answer and may have been billed{worst}")
-    if found["in_flight"]:
-        print(f"in flight {found['in_flight']:,} calls")
-    for batch in found["batches"]:
-        name = batch["id"] or "not named yet"
-        print(
-            safe(f"batch     {name}: {batch['status']}, {batch['completed']:,} of {batch['requests']:,} when last seen")
-        )
-    for name, version in found["datasets"].items():
-        when = version["run"].get("finished", "at an unknown time")
-        print(safe(f"dataset   {name}@{version['version']}: {version['rows']:,} rows, published {when}"))
-    if not found["datasets"]:
-        print("dataset   none published yet")

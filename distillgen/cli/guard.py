@@ -79,7 +79,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=UNLESS_SAID[option], annotation=kind)
         for option, kind in SHARED.items()
     ]
-    run.__signature__ = own.replace(parameters=[*own.parameters.values(), *options])
+    run.__signature__ = own.replace(parameters=[*own.parameters.values(), *options])  # type: ignore[attr-defined]
     run.__annotations__ = {**command.__annotations__, **SHARED}
     return run
 

@@ -10,6 +10,7 @@ from distillgen import __version__
 from distillgen.cli import (
     build,
     datasets,
+    doctor,
     export,
     forget,
     lookup,
@@ -21,6 +22,7 @@ from distillgen.cli import (
     sieves,
     space,
     start,
+    status,
     terms,
     upkeep,
 )
@@ -53,7 +55,7 @@ def program(
 app.command("init", rich_help_panel="Make a dataset")(start.init)
 app.command("plan", rich_help_panel="Make a dataset")(build.plan)
 app.command("build", rich_help_panel="Make a dataset")(build.build)
-app.command("status", rich_help_panel="Make a dataset")(build.status)
+app.command("status", rich_help_panel="Make a dataset")(status.status)
 app.command("generate", rich_help_panel="Use it in a pipe")(pipe.generate)
 app.command("filter", rich_help_panel="Use it in a pipe")(sieves.filter_)
 app.command("deduplicate", rich_help_panel="Use it in a pipe")(sieves.deduplicate)
@@ -79,7 +81,7 @@ app.add_typer(lookup.teachers, name="teachers", rich_help_panel="Look things up"
 app.command("terms", rich_help_panel="Look things up")(terms.terms)
 app.command("explain", rich_help_panel="Look things up")(reference.explain)
 app.command("schema", rich_help_panel="Look things up")(reference.schema)
-app.command("doctor", rich_help_panel="Look things up")(lookup.doctor)
+app.command("doctor", rich_help_panel="Look things up")(doctor.doctor)
 
 
 def main() -> None:

@@ -103,10 +103,12 @@ def counts(numbers: Mapping[str, int], most: int = 4) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Return a duration as people read it: 42 s, 3 min 05 s, 2 h 10 min."""
+    """Return a duration as people read it: 42 s, 3 min 05 s, 2 h 10 min, 3 days."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 86400} days"
