@@ -1,6 +1,7 @@
 """What came of a project's last run: a small file beside its answers, for `status` and for a monitor."""
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, PrivateAttr, ValidationError
 
-from distillgen.errors import DistillgenError, Locked
+from distillgen.errors import DistillgenError, Locked, NotWritable
 from distillgen.files import write_atomically
 from distillgen.tally import Tally
 
@@ -62,8 +63,11 @@ class LastRun(BaseModel):
 def on_record(recipe: Path, state: Path, metrics: Path | None = None) -> Iterator[LastRun]:
     """Put on record how a block ends, in the state folder if there is one, and as metrics if a file is named.
 
-    A run that found the lock taken is none: the one at work is on record when it ends.
+    A run that found the lock taken is none: the one at work is on record when it ends. Raises NotWritable at once when
+    metrics could not be written at the end.
     """
+    if metrics is not None:
+        _require_place_for(metrics)
     before = last_run(state)
     run = LastRun(recipe=str(recipe.absolute()), started=time.time())
     if before is not None:  # the name too, should the recipe not be readable now
@@ -79,6 +83,12 @@ def on_record(recipe: Path, state: Path, metrics: Path | None = None) -> Iterato
         raise
     run.end(0, None)
     _put_down(run, state, metrics)
+
+
+def _require_place_for(metrics: Path) -> None:
+    """Refuse before anything is sent what could not be written after it."""
+    if metrics.is_dir() or not os.access(metrics.absolute().parent, os.W_OK):
+        raise NotWritable(f"cannot write {metrics}", where="--metrics", fix="name a file in a folder that is there")
 
 
 def _put_down(run: LastRun, state: Path, metrics: Path | None) -> None:

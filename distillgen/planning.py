@@ -97,7 +97,7 @@ async def foresee(prepared: Prepared, options: Options) -> dict[str, Any]:
         "usd": _sum([each["usd"] for each in asked]),
         "target_rows": prepared.recipe.dataset.target_rows,
         "builds": _builds(prepared.recipe, looked),
-        "budget": prepared.recipe.budget.model_dump(exclude_none=True),
+        "budget": prepared.recipe.budget.model_dump(),
         "prompts": [
             {"step": step.name, "prompt": step.prompt.name, "messages": first[step.name]}
             for step in steps
@@ -129,6 +129,7 @@ def _step(step: Step, tally: Tally, left_out: Excluded) -> dict[str, Any]:
     """Return what is known of one step: calls it needs, answers it has, calls that depend on others' answers."""
     count = tally.steps.get(step.name, StepCount())
     outlook: dict[str, Any] = {"step": step.name, "rows": count.rows_in + count.born}
+    outlook |= dict.fromkeys(("rounds", "calls", "stored", "more"))
     if isinstance(step, Bootstrap):
         outlook["rounds"] = step.settings.rounds
     if isinstance(step, Generate | Judge):
@@ -149,7 +150,7 @@ def _builds(recipe: Recipe, looked: Sequence[dict[str, Any]]) -> int:
     for (_, settings), outlook in zip(recipe.all_steps(), looked, strict=True):
         if isinstance(settings, GenerateStep | JudgeStep):
             is_batch = any(recipe.teachers[name].mode == "batch" for name in recipe.teachers_of(settings))
-            rounds += is_batch and bool(outlook["calls"] or outlook.get("more"))
+            rounds += is_batch and bool(outlook["calls"] or outlook["more"])
     return 1 + rounds
 
 
@@ -170,6 +171,10 @@ def _teacher(teacher: Teacher, seen: Seen, left: Decimal | None) -> dict[str, An
         "teacher": teacher.identity.name,
         "model": teacher.identity.model,
         "calls": calls,
+        "prompt_tokens": None,
+        "completion_tokens": None,
+        "tokens_from": None,
+        "in_flight_on_budget": None,
         "prices": prices.source if prices else None,
         "usd": [0.0, 0.0] if prices is FREE or not calls else None,
     }

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distillgen.cli.guard import guarded, project_recipe, run_until_stopped
-from distillgen.cli.locks import patient
-from distillgen.errors import DistillgenError, UsageError
+from distillgen.cli.locks import SkipIfLocked, Wait, WaitAtMost, patiently
+from distillgen.errors import DistillgenError, Locked, UsageError
 
 if TYPE_CHECKING:
     from distillgen.last_run import LastRun
@@ -66,7 +66,6 @@ UnknownPrice = Annotated[
 
 
 @guarded
-@patient
 def build(
     recipe: Recipe = None,
     limit: Limit = None,
@@ -97,6 +96,9 @@ def build(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what came of it as JSON, for programs.")] = False,
     set_: Set = None,
+    wait: Wait = False,
+    wait_at_most: WaitAtMost = None,
+    skip_if_locked: SkipIfLocked = False,
 ) -> None:  # fmt: skip
     """Run a recipe and publish a dataset version.
 
@@ -127,18 +129,72 @@ def build(
     from distillgen.preparation import prepare
     from distillgen.recipe import recipe_file
     from distillgen.state import state_folder
+    from distillgen.tally import Tally
 
     path = recipe_file(project_recipe(recipe))
     options = Options(
         limit=limit, publish=publish, offline=offline, publish_partial=publish_partial, prefer_first=prefer_first
     )
-    record = on_record(path, state_folder(path.parent, state), metrics)
-    with record as run, _noted(run):
-        prepared = prepare(
-            path, overrides=(*(set_ or ()), *on_budget(budget)), skip_bad_seeds=skip_bad_seeds,
-            will_ask=not offline, allow_unknown_price=allow_unknown_price, state=state,
-        )  # fmt: skip
-        _build_and_tell(prepared, options, run, as_json=as_json)
+    told = _Told(as_json)
+
+    def attempt() -> None:
+        tally = Tally()
+        with on_record(path, state_folder(path.parent, state), metrics) as run, _noted(run), told.unless_locked(tally):
+            prepared = prepare(
+                path, overrides=(*(set_ or ()), *on_budget(budget)), skip_bad_seeds=skip_bad_seeds,
+                will_ask=not offline, allow_unknown_price=allow_unknown_price, state=state,
+            )  # fmt: skip
+            run.follow(prepared.recipe.name, tally)
+            result = _built(prepared, options, tally)
+            run.version = result.version.label if result.version else None
+            run.unchanged = result.unchanged.label if result.unchanged else None
+            told.tell(result)
+            _conclude(prepared, options, result)
+
+    with told.always():
+        patiently(attempt, wait=wait, wait_at_most=wait_at_most, skip_if_locked=skip_if_locked)
+
+
+class _Told:
+    """What came of a build as one document on standard output, however it ends; printed once, and only if asked for."""
+
+    def __init__(self, is_wanted: bool) -> None:
+        self._is_wanted = is_wanted
+
+    def tell(self, result: "Result") -> None:
+        """Print what came of it."""
+        from distillgen.schemas import document
+
+        if self._is_wanted:
+            self._is_wanted = False
+            print(document("build", outcome(result)))
+
+    @contextlib.contextmanager
+    def unless_locked(self, tally: "Tally") -> Iterator[None]:
+        """Tell of an error that ends a block, with the figures so far; a lock may be free the next time."""
+        from distillgen.pipeline import Result
+
+        try:
+            yield
+        except Locked:
+            raise
+        except DistillgenError as error:
+            self.tell(Result(None, None, tally, stop=error))
+            raise
+
+    @contextlib.contextmanager
+    def always(self) -> Iterator[None]:
+        """Tell of a build that did not begin because another one is at work."""
+        from distillgen.pipeline import Result
+        from distillgen.tally import Tally
+
+        not_begun = Result(None, None, Tally(), stop=Locked("another build is at work"))
+        try:
+            yield
+        except Locked:
+            self.tell(not_begun)
+            raise
+        self.tell(not_begun)  # skipped; what came of any other has been told
 
 
 @contextlib.contextmanager
@@ -160,12 +216,9 @@ def _noted(run: "LastRun") -> Iterator[None]:
         note(words, event="run", **figures)
 
 
-def _build_and_tell(prepared: "Prepared", options: "Options", run: "LastRun", *, as_json: bool) -> None:
-    """Build; say before it what should be known, and after it what came of it."""
-    from distillgen.pipeline import Result
+def _built(prepared: "Prepared", options: "Options", tally: "Tally") -> "Result":
+    """Build; say before it what should be known."""
     from distillgen.report import console
-    from distillgen.schemas import document
-    from distillgen.tally import Tally
 
     if options.publish_partial and prepared.seeds.is_stdin:
         raise UsageError(
@@ -174,19 +227,7 @@ def _build_and_tell(prepared: "Prepared", options: "Options", run: "LastRun", *,
         )
     for warning in prepared.cleared():
         console.say(f"warning: {warning}", style="yellow")
-    tally = Tally()
-    run.follow(prepared.recipe.name, tally)
-    try:
-        result = run_until_stopped(_build(prepared, options, tally), say_stopping)
-    except DistillgenError as error:
-        if as_json:
-            print(document("build", outcome(Result(None, None, tally, stop=error))))
-        raise
-    run.version = result.version.label if result.version else None
-    run.unchanged = result.unchanged.label if result.unchanged else None
-    if as_json:
-        print(document("build", outcome(result)))
-    _conclude(prepared, options, result)
+    return run_until_stopped(_build(prepared, options, tally), say_stopping)
 
 
 def say_notes(tally: "Tally") -> None:
@@ -230,7 +271,8 @@ def outcome(result: "Result") -> dict[str, Any]:
 def _pending(batch: "Pending") -> dict[str, Any]:
     from distillgen.files import utc
 
-    return {**asdict(batch), "submitted_at": None if batch.submitted_at is None else utc(batch.submitted_at)}
+    submitted = None if batch.submitted_at is None else utc(batch.submitted_at)
+    return {**asdict(batch), "id": batch.id or None, "reason": batch.reason or None, "submitted_at": submitted}
 
 
 async def _build(prepared: "Prepared", options: "Options", tally: "Tally") -> "Result":
@@ -407,20 +449,23 @@ def _outlook(outlook: dict[str, Any]) -> Iterator[str]:
         words = ", ".join(f"{count:,} {rule}" for rule, count in outlook["left_out"].items() if count)
         yield f"left out {words}: no teacher is asked about them"
     for step in outlook["steps"]:
-        words = f"{step['stored']:,} answers stored, {step['calls']:,} calls" if "calls" in step else ""
-        words += f"the first of up to {step['rounds']:,} rounds, each of as many calls" if "rounds" in step else ""
-        more = f", and up to {step['more']:,} more for rows that have no answer yet" if step.get("more") else ""
+        words = f"{step['stored']:,} answers stored, {step['calls']:,} calls" if step["calls"] is not None else ""
+        words += (
+            f"the first of up to {step['rounds']:,} rounds, each of as many calls" if step["rounds"] is not None else ""
+        )
+        more = f", and up to {step['more']:,} more for rows that have no answer yet" if step["more"] else ""
         yield f"{step['step']:<8} {words}{more}".rstrip()
     for teacher in outlook["teachers"]:
         yield f"teacher  {teacher['teacher']} ({teacher['model']}): {_asked_of(teacher)}"
-    if any(step.get("calls") for step in outlook["steps"]):
+    if any(step["calls"] for step in outlook["steps"]):
         yield f"cost     {_price(outlook['usd'])}"
     if outlook["target_rows"]:
         yield f"target   {outlook['target_rows']:,} rows: asking stops there, the figures above are for all seeds"
     if outlook["builds"] > 1:
         yield f"builds   {outlook['builds']}: each batch is collected by a later one, and asks for the next step"
     for name, usd in outlook["budget"].items():
-        yield f"budget   {name} = {usd:g}"
+        if usd is not None:
+            yield f"budget   {name} = {usd:g}"
     yield from _terms_of(outlook["terms"])
     for prompt in outlook["prompts"]:
         yield f"\n── {prompt['step']}, prompt {prompt['prompt']}; the first:"
@@ -448,7 +493,7 @@ def _asked_of(teacher: dict[str, Any]) -> str:
     priced = "free of charge" if prices == "free" else f"prices from {prices}"
     words += f"\n         tokens from {teacher['tokens_from']}; {priced}"
     words += f"\n         cost {_price(teacher['usd'])}"
-    at_once = teacher.get("in_flight_on_budget")
+    at_once = teacher["in_flight_on_budget"]
     if at_once == 0:
         words += "\n         what is left of the budget does not pay for one of them at its worst case"
     elif at_once:

@@ -6,6 +6,7 @@ import math
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, ParamSpec
 
 import typer
@@ -15,52 +16,31 @@ from distillgen.errors import Locked, UsageError
 P = ParamSpec("P")
 LOOK_SECONDS = 1.0
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-OPTIONS = {
-    "wait": (Annotated[bool, typer.Option("--wait", help="Wait while another command holds the lock.")], False),
-    "wait_at_most": (
-        Annotated[
-            str | None,
-            typer.Option(
-                "--wait-at-most", metavar="TIME", show_default=False,
-                help="Wait for the lock, but no longer than 30s, 10m, 2h; then exit status 11.",
-            ),
-        ],
-        None,
+Wait = Annotated[bool, typer.Option("--wait", help="Wait while another command holds the lock.")]
+WaitAtMost = Annotated[
+    str | None,
+    typer.Option(
+        "--wait-at-most",
+        metavar="TIME",
+        show_default=False,
+        help="Wait for the lock, but no longer than 30s, 10m, 2h; then exit status 11.",
     ),
-    "skip_if_locked": (
-        Annotated[
-            bool, typer.Option("--skip-if-locked", help="While another command holds the lock do nothing: status 0.")
-        ],
-        False,
-    ),
+]
+SkipIfLocked = Annotated[
+    bool, typer.Option("--skip-if-locked", help="While another command holds the lock do nothing: status 0.")
+]  # fmt: skip
+OPTIONS: dict[str, tuple[Any, Any]] = {
+    "wait": (Wait, False), "wait_at_most": (WaitAtMost, None), "skip_if_locked": (SkipIfLocked, False),
 }  # fmt: skip
 
 
 def patient(command: Callable[P, None]) -> Callable[P, None]:
-    """Give a command the options that say what to do about a lock.
-
-    Locked is raised before anything is sent or changed, so the command is simply run again, which reads all files anew.
-    """
+    """Give a command the options that say what to do about a lock."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         said: dict[str, Any] = {name: kwargs.pop(name) for name in OPTIONS}
-        until = time.monotonic() + _patience(**said)
-        has_said = False
-        while True:
-            try:
-                return command(*args, **kwargs)
-            except Locked as busy:
-                from distillgen.report.console import say
-
-                if said["skip_if_locked"]:
-                    return say(f"skipped: {busy.problems[0].what}", event="skipped")
-                if time.monotonic() >= until:
-                    raise
-                if not has_said:
-                    say(f"waiting: {busy.problems[0].what}", event="waiting")
-                    has_said = True
-                time.sleep(LOOK_SECONDS)
+        patiently(functools.partial(command, *args, **kwargs), **said)
 
     own = inspect.signature(command)
     options = [
@@ -70,6 +50,36 @@ def patient(command: Callable[P, None]) -> Callable[P, None]:
     run.__signature__ = own.replace(parameters=[*own.parameters.values(), *options])  # type: ignore[attr-defined]
     run.__annotations__ = {**command.__annotations__, **{name: kind for name, (kind, _) in OPTIONS.items()}}
     return run
+
+
+def patiently(work: Callable[[], None], *, wait: bool, wait_at_most: str | None, skip_if_locked: bool) -> None:
+    """Do something that takes a lock, when the lock is free. Raises Locked when nobody wants to wait any longer.
+
+    Locked is raised before anything is sent or changed, so the work is simply begun again, which reads all files anew.
+    """
+    from distillgen.report.console import say
+
+    until = time.monotonic() + _patience(wait=wait, wait_at_most=wait_at_most, skip_if_locked=skip_if_locked)
+    while True:
+        try:
+            return work()
+        except Locked as busy:
+            if skip_if_locked:
+                return say(f"skipped: {busy.problems[0].what}", event="skipped")
+            if time.monotonic() >= until:
+                raise
+            say(f"waiting: {busy.problems[0].what}", event="waiting")
+            _wait_for(busy, until)
+
+
+def _wait_for(busy: Locked, until: float) -> None:
+    """Wait until a lock is free, or time is over."""
+    from distillgen.files import holder
+
+    while time.monotonic() < until:
+        time.sleep(LOOK_SECONDS)
+        if holder(Path(busy.problems[0].where)) is None:
+            return
 
 
 def _patience(*, wait: bool, wait_at_most: str | None, skip_if_locked: bool) -> float:

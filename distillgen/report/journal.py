@@ -61,13 +61,13 @@ class Journal:
         self._person: logging.Handler = _Events(command) if self.is_for_programs else _Terminal()
         if listeners.quiet:
             self._person = _Held(self._person)
-        self.handlers = [self._person]
+        self.handlers: list[logging.Handler] = [self._person]
         if listeners.log_file is not None:
             self.handlers.append(_log_file(listeners.log_file, command, listeners.log_format))
 
     def begin(self, version: str) -> None:
         """Note that the command has begun."""
-        note(f"distillgen {version}", event="started", version=version)
+        note(f"distillgen {version}", event="started", distillgen=version)
 
     def end(self, exit_status: int) -> None:
         """Note how it ended. A quiet command says now why it failed."""

@@ -1,0 +1,308 @@
+"""From cron: silent when all is well, ten lines when not; logs, locks, metrics; and every example of docs/cron.md."""
+
+import configparser
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+from conftest import REPOSITORY, Project
+from loopback import Loopback, answer, error
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as read_prometheus
+from till import late
+
+from distillgen.schemas import schema_of
+
+DISTILLGEN = Path(sys.executable).parent / "distillgen"
+PAGE = (REPOSITORY / "docs" / "cron.md").read_text(encoding="utf-8")
+CRON = {"PATH": "/usr/bin:/bin", "SHELL": "/bin/sh", "LOGNAME": "nobody"}  # HOME is tried with and without
+
+
+def unattended(*arguments: str, cwd: str = "/", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the program as cron does: no terminal, nothing of the shell's environment, the current folder `/`."""
+    return subprocess.run(
+        [DISTILLGEN, *arguments], env={**CRON, **environment}, cwd=cwd, stdin=subprocess.DEVNULL,
+        start_new_session=True, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    """Return a log's events, each held against the schema."""
+    validator = jsonschema_rs.validator_for(schema_of("event"))
+    found = [json.loads(line) for line in text.splitlines()]
+    for event in found:
+        validator.validate(event)
+    return found
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {"LANG": "C"}, {"HOME": "/nowhere"}, {"LC_ALL": "POSIX", "TERM": "dumb"}, {"LANG": "xx_YY.nonsense"}],
+    ids=lambda each: ",".join(each) or "bare",
+)
+def test_quiet_says_nothing_when_all_is_well(demo: Project, environment: dict[str, str]) -> None:
+    for arguments in (
+        ["build", str(demo.folder)],
+        ["build", str(demo.recipe)],
+        ["check", "--project", str(demo.folder)],
+    ):
+        done = unattended(*arguments, "--quiet", **environment)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert demo.manifest()["rows"] == 20 and not demo.version(2).exists()
+
+
+def test_quiet_says_what_failed_and_how_to_mend_it(demo: Project, loopback: Loopback) -> None:
+    loopback.behave = lambda body: error(401)
+    done = unattended("build", str(demo.folder), "--quiet")
+    assert done.returncode == 4 and done.stdout == "" and done.stderr.startswith("DG402 ")
+    assert len(done.stderr.splitlines()) <= 10
+
+
+def test_quiet_cuts_a_long_list_and_says_so(project: Project) -> None:
+    project.write("recipe.toml", "".join(f"wrong_{number} = 1\n" for number in range(30)))
+    loud, quiet = unattended("build", str(project.folder)), unattended("build", str(project.folder), "-q")
+    assert loud.returncode == quiet.returncode == 2 and len(loud.stderr.splitlines()) > 30
+    lines = quiet.stderr.splitlines()
+    assert len(lines) == 10 and lines[:9] == loud.stderr.splitlines()[:9]
+    assert lines[9] == f"... and {len(loud.stderr.splitlines()) - 9} more lines without --quiet"
+
+
+def test_quiet_tells_of_rows_to_mend(demo: Project, loopback: Loopback) -> None:
+    loopback.behave = lambda body: error(500) if "number 3?" in json.dumps(body) else answer(body)
+    done = unattended("build", str(demo.folder), "--quiet", "--set", "teachers.main.max_attempts=1")
+    assert done.returncode == 3, done.stderr
+    assert "run the same command again to mend them" in done.stderr and len(done.stderr.splitlines()) <= 10
+    assert "\x1b" not in done.stderr
+
+
+def test_what_was_asked_for_is_printed_however_quiet(demo: Project) -> None:
+    assert json.loads(unattended("build", str(demo.folder), "-q", "--json").stdout)["version"] == "demo@1"
+    assert "demo" in unattended("log", "-q", "--project", str(demo.folder)).stdout
+
+
+def test_a_log_in_text(demo: Project) -> None:
+    log = demo.folder / "log"
+    for _ in range(2):
+        assert unattended("build", str(demo.folder), "-q", "--log-file", str(log)).returncode == 0
+    lines = log.read_text().splitlines()
+    heads = [
+        re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (info   |warning|error  ) build\[\d+\]: .+|    .+", line)
+        for line in lines
+    ]
+    assert all(heads) and sum("published demo@1: 20 rows" in line for line in lines) == 1
+    assert lines[-1].endswith("]: exit status 0") and sum("nothing changed" in line for line in lines) == 1
+
+
+def test_a_log_in_events(demo: Project, loopback: Loopback) -> None:
+    log = demo.folder / "log"
+    loopback.behave = lambda body: error(401)
+    options = ("--log-file", str(log), "--log-format", "json")
+    assert unattended("build", str(demo.folder), *options).returncode == 4
+    told = events(log.read_text())
+    assert [each["event"] for each in told] == ["started", "run", "error", "ended"]
+    assert (told[2]["code"], told[2]["level"], told[2]["exit_status"]) == ("DG402", "error", 4) and told[2]["problems"][
+        0
+    ]["fix"]
+    assert told[1]["dataset"] == "demo" and told[3]["exit_status"] == 4
+    loopback.behave = answer
+    log.unlink()
+    assert unattended("build", str(demo.folder), *options).returncode == 0
+    [published] = [each for each in events(log.read_text()) if each["event"] == "published"]
+    assert (published["version"], published["rows"], sum(published["splits"].values())) == ("demo@1", 20, 20)
+    assert [each["event"] for each in events(log.read_text())][-2:] == ["run", "ended"]
+
+
+def test_events_go_to_standard_error_where_there_is_no_file(demo: Project) -> None:
+    done = unattended("build", str(demo.folder), "--log-format", "json")
+    assert (
+        done.returncode == 0
+        and done.stdout == ""
+        and {"started", "published", "ended"} <= {each["event"] for each in events(done.stderr)}
+    )
+    assert unattended("build", str(demo.folder), "--log-format", "json", "-q").stderr == ""
+    failed = unattended("show", "nothing", "--project", str(demo.folder), "--log-format", "json", "-q")
+    [told] = events(failed.stderr)
+    assert failed.returncode == 10 and (told["event"], told["code"], told["command"]) == ("error", "DG605", "show")
+
+
+@pytest.mark.parametrize("where", ["/nowhere/log", "/", "/proc/version"])
+def test_a_log_file_that_cannot_be_opened_is_told_before_anything_is_sent(
+    demo: Project, loopback: Loopback, where: str
+) -> None:
+    done = unattended("build", str(demo.folder), "--log-file", where)
+    assert done.returncode == 2 and done.stderr.startswith("DG702 ") and where in done.stderr and loopback.seen == 0
+
+
+def test_a_full_disk_under_the_log_does_not_stop_the_work(demo: Project) -> None:
+    done = unattended("build", str(demo.folder), "--log-file", "/dev/full")
+    assert (
+        done.returncode == 0
+        and done.stderr.count("the log file cannot be written") == 1
+        and "Traceback" not in done.stderr
+    )
+    assert demo.manifest()["rows"] == 20
+
+
+def test_a_log_may_be_moved_away_meanwhile(demo: Project, loopback: Loopback) -> None:
+    loopback.behave = lambda body: late(body, 1.0)
+    log = demo.folder / "log"
+    running = demo.start("build", "--log-file", str(log))
+    while loopback.seen == 0:
+        time.sleep(0.02)
+    log.rename(demo.folder / "log.1")
+    running.communicate()
+    assert "published demo@1" in log.read_text() and "published" not in (demo.folder / "log.1").read_text()
+
+
+@pytest.fixture
+def at_work(demo: Project, loopback: Loopback) -> "Iterator[subprocess.Popen[str]]":
+    """A build of `demo` that waits for its teacher until the loopback is told to answer."""
+    loopback.behave = lambda body: late(body, 3.0)
+    running = demo.start("build")
+    while loopback.seen == 0:
+        time.sleep(0.02)
+    yield running
+    running.kill()
+    running.communicate()
+
+
+def test_what_happens_when_another_one_is_at_work(demo: Project, at_work: "subprocess.Popen[str]") -> None:
+    folder = str(demo.folder)
+    done = unattended("build", folder)
+    assert done.returncode == 11 and "\nDG701 another distillgen is at work" in done.stderr
+    done = unattended("build", folder, "--skip-if-locked")
+    assert (
+        done.returncode == 0 and f"skipped: another distillgen is at work here: process {at_work.pid} " in done.stderr
+    )
+    done = unattended("build", folder, "--skip-if-locked", "--quiet", "--metrics", f"{folder}/m.prom")
+    assert (done.returncode, done.stderr) == (0, "") and not (demo.folder / "m.prom").exists()
+    done = unattended("build", folder, "--wait-at-most", "1s")
+    assert done.returncode == 11 and done.stderr.count("waiting: another distillgen is at work here") == 1
+    done = unattended("build", folder, "--wait")
+    assert done.returncode == 0 and "nothing changed: demo@1" in done.stderr, "it went on when the other one was done"
+    assert at_work.wait(timeout=60) == 0
+
+
+def test_options_of_locks_that_make_no_sense(demo: Project) -> None:
+    assert "contradict" in unattended("build", str(demo.folder), "--wait", "--skip-if-locked").stderr
+    done = unattended("build", str(demo.folder), "--wait-at-most", "soon")
+    assert done.returncode == 2 and "30s, 10m" in done.stderr
+
+
+def metrics(path: Path) -> dict[str, float]:
+    """Return a metrics file's values, read by both formats' own parsers."""
+    text = path.read_text()
+    new = {sample.name: sample.value for family in read_openmetrics(text) for sample in family.samples}
+    assert new == {sample.name: sample.value for family in read_prometheus(text) for sample in family.samples}
+    return {name.removeprefix("distillgen_last_run_"): value for name, value in new.items()}
+
+
+def test_metrics_of_a_good_run_and_of_a_bad_one(demo: Project, loopback: Loopback) -> None:
+    path = demo.folder / "demo.prom"
+    options = ("build", str(demo.folder), "--quiet", "--metrics", str(path))
+    loopback.behave = lambda body: error(401)
+    assert unattended(*options).returncode == 4
+    bad = metrics(path)
+    assert bad["exit_status"] == 4 and bad["rows"] == 0 and "success_timestamp_seconds" not in bad
+    loopback.behave = answer
+    assert unattended(*options).returncode == 0
+    good = metrics(path)
+    assert (good["exit_status"], good["rows"], good["calls"], good["failed_rows"]) == (0, 20, 20, 0)
+    assert good["success_timestamp_seconds"] == good["end_timestamp_seconds"] > good["start_timestamp_seconds"] > 1.7e9
+    assert good["completion_tokens"] > 0 and f'recipe="{demo.recipe}"' in path.read_text()
+    demo.write("recipe.toml", "name = [")
+    assert unattended(*options).returncode == 2
+    worse = metrics(path)
+    assert worse["exit_status"] == 2 and worse["success_timestamp_seconds"] == good["success_timestamp_seconds"]
+    assert 'dataset="demo"' in path.read_text(), "known from the run before"
+    assert not [entry for entry in demo.folder.iterdir() if ".tmp" in entry.name or entry.name.startswith(".demo.prom")]
+
+
+@pytest.mark.parametrize("where", ["/nowhere/demo.prom", "/tmp", "/proc/demo.prom/x"])
+def test_metrics_that_cannot_be_written_are_told_at_once(demo: Project, loopback: Loopback, where: str) -> None:
+    done = unattended("build", str(demo.folder), "--metrics", where)
+    assert done.returncode == 2 and where in done.stderr and "--metrics" in done.stderr and loopback.seen == 0
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
+
+
+def here(text: str, demo: Project) -> str:
+    """Return an example of the docs with this machine's paths."""
+    return text.replace("/srv/distillgen/bin/distillgen", str(DISTILLGEN)).replace("/srv/demo", str(demo.folder))
+
+
+def cron_lines() -> list[str]:
+    [table] = blocks("crontab")
+    return [line for line in table.splitlines() if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("home", [None, "/root", "/nowhere"])
+def test_the_crontab_lines_of_the_docs(demo: Project, home: str | None) -> None:
+    """As cron runs them: the rest of the line after five fields goes to /bin/sh, `%` would be a newline."""
+    assert len(cron_lines()) == 3
+    for line in cron_lines():
+        *times, command = line.split(maxsplit=5)
+        assert len(times) == 5 and all(re.fullmatch(r"[0-9*,/-]+", field) for field in times) and "%" not in command
+        done = subprocess.run(
+            ["/bin/sh", "-c", here(command, demo)], env=CRON if home is None else {**CRON, "HOME": home}, cwd="/",
+            stdin=subprocess.DEVNULL, start_new_session=True, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), "cron would send a mail"
+    assert demo.manifest()["rows"] == 20 and "published demo@1" in (demo.folder / "build.log").read_text()
+
+
+def units() -> dict[str, str]:
+    """Return the systemd units of the docs: file name -> text."""
+    return {Path(text.splitlines()[0].removeprefix("# ")).name: text for text in blocks("ini")}
+
+
+def test_the_systemd_service_of_the_docs(demo: Project) -> None:
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string(here(units()["distillgen-demo.service"], demo))
+    done = subprocess.run(  # as the manager of the system runs it: execve of the words, a clean environment
+        shlex.split(unit["Service"]["ExecStart"]), cwd="/", stdin=subprocess.DEVNULL, start_new_session=True,
+        env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", "LANG": "C.UTF-8", "INVOCATION_ID": "0" * 32},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout == "" and events(done.stderr)[-1]["exit_status"] == 0
+    assert metrics(demo.folder / "demo.prom")["rows"] == 20
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed here")
+def test_systemd_itself_takes_the_units(demo: Project, tmp_path: Path) -> None:
+    for name, text in units().items():
+        (tmp_path / name).write_text(here(text, demo))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", *(tmp_path / name for name in units())],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and str(tmp_path) not in done.stderr, done.stderr
+
+
+def test_the_shell_lines_of_the_docs_run(demo: Project) -> None:
+    path = f"{DISTILLGEN.parent}:{os.environ['PATH']}"
+    first, second = blocks("sh")
+    done = subprocess.run(
+        ["/bin/sh", "-c", here(first, demo)], env={"PATH": path}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    if shutil.which("jq"):
+        done = subprocess.run(
+            ["/bin/sh", "-c", here(second, demo)], env={"PATH": path}, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout) == (0, ""), "a good run a moment ago"
