@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 from conftest import REPOSITORY, Project
-from loopback import Loopback, answer, error
+from loopback import Loopback, Say, answer, error
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_prometheus
 from till import late
@@ -78,8 +79,9 @@ def test_quiet_cuts_a_long_list_and_says_so(project: Project) -> None:
 
 
 def test_quiet_tells_of_rows_to_mend(demo: Project, loopback: Loopback) -> None:
-    loopback.behave = lambda body: error(500) if "number 3?" in json.dumps(body) else answer(body)
-    done = unattended("build", str(demo.folder), "--quiet", "--set", "teachers.main.max_attempts=1")
+    demo.edit("sampling =", "limits = { max_in_flight = 1 }\nsampling =")
+    loopback.behave = lambda body: error(500, retry_after="0") if "number 7?" in json.dumps(body) else answer(body)
+    done = unattended("build", str(demo.folder), "--quiet")
     assert done.returncode == 3, done.stderr
     assert "run the same command again to mend them" in done.stderr and len(done.stderr.splitlines()) <= 10
     assert "\x1b" not in done.stderr
@@ -109,11 +111,17 @@ def test_a_log_in_events(demo: Project, loopback: Loopback) -> None:
     options = ("--log-file", str(log), "--log-format", "json")
     assert unattended("build", str(demo.folder), *options).returncode == 4
     told = events(log.read_text())
-    assert [each["event"] for each in told] == ["started", "run", "error", "ended"]
-    assert (told[2]["code"], told[2]["level"], told[2]["exit_status"]) == ("DG402", "error", 4) and told[2]["problems"][
-        0
-    ]["fix"]
-    assert told[1]["dataset"] == "demo" and told[3]["exit_status"] == 4
+    assert [(each["event"], each["level"]) for each in told] == [
+        ("started", "info"), ("message", "warning"), ("run", "info"), ("error", "error"), ("ended", "info"),
+    ]  # fmt: skip
+    assert told[1]["text"].startswith("warning: terms unknown")
+    assert (told[2]["dataset"], told[3]["code"], told[3]["exit_status"], told[4]["exit_status"]) == (
+        "demo",
+        "DG402",
+        4,
+        4,
+    )
+    assert told[3]["problems"][0]["fix"]
     loopback.behave = answer
     log.unlink()
     assert unattended("build", str(demo.folder), *options).returncode == 0
@@ -165,32 +173,43 @@ def test_a_log_may_be_moved_away_meanwhile(demo: Project, loopback: Loopback) ->
 
 
 @pytest.fixture
-def at_work(demo: Project, loopback: Loopback) -> "Iterator[subprocess.Popen[str]]":
-    """A build of `demo` that waits for its teacher until the loopback is told to answer."""
-    loopback.behave = lambda body: late(body, 3.0)
+def gate(loopback: Loopback) -> Iterator[threading.Event]:
+    """What the teacher of `demo` waits for before it answers."""
+    opened = threading.Event()
+
+    def behave(body: Any) -> Say:
+        opened.wait(60)
+        return answer(body)
+
+    loopback.behave = behave
+    yield opened
+    opened.set()
+
+
+def test_what_happens_when_another_one_is_at_work(demo: Project, loopback: Loopback, gate: threading.Event) -> None:
+    folder = str(demo.folder)
     running = demo.start("build")
     while loopback.seen == 0:
         time.sleep(0.02)
-    yield running
-    running.kill()
-    running.communicate()
-
-
-def test_what_happens_when_another_one_is_at_work(demo: Project, at_work: "subprocess.Popen[str]") -> None:
-    folder = str(demo.folder)
     done = unattended("build", folder)
     assert done.returncode == 11 and "\nDG701 another distillgen is at work" in done.stderr
-    done = unattended("build", folder, "--skip-if-locked")
-    assert (
-        done.returncode == 0 and f"skipped: another distillgen is at work here: process {at_work.pid} " in done.stderr
-    )
+    done = unattended("build", folder, "--skip-if-locked", "--json")
+    assert f"skipped: another distillgen is at work here: process {running.pid} " in done.stderr
+    assert (done.returncode, json.loads(done.stdout)["stopped_by"]) == (0, "DG701")
     done = unattended("build", folder, "--skip-if-locked", "--quiet", "--metrics", f"{folder}/m.prom")
     assert (done.returncode, done.stderr) == (0, "") and not (demo.folder / "m.prom").exists()
-    done = unattended("build", folder, "--wait-at-most", "1s")
+    done = unattended("build", folder, "--wait-at-most", "1s", "--json")
     assert done.returncode == 11 and done.stderr.count("waiting: another distillgen is at work here") == 1
-    done = unattended("build", folder, "--wait")
-    assert done.returncode == 0 and "nothing changed: demo@1" in done.stderr, "it went on when the other one was done"
-    assert at_work.wait(timeout=60) == 0
+    assert json.loads(done.stdout)["stopped_by"] == "DG701"
+    done = unattended("gc", "--project", folder, "--yes", "-q")
+    assert done.returncode == 11 and done.stderr.startswith("DG701 ")
+    waiting = demo.start("build", "--wait", "--json")
+    time.sleep(2)
+    assert waiting.poll() is None
+    gate.set()
+    out, said = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0 and json.loads(out)["unchanged"] == "demo@1", said
+    assert running.wait(timeout=60) == 0 and loopback.seen == 20
 
 
 def test_options_of_locks_that_make_no_sense(demo: Project) -> None:

@@ -3,7 +3,6 @@
 A completion runs at every press of TAB: it reads a folder or a small file, never fails, and prints nothing.
 """
 
-import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -52,10 +51,10 @@ def _datasets(context: typer.Context) -> Iterator[str]:
 
 def _splits(context: typer.Context) -> Iterator[str]:
     """Yield the splits of the dataset that is named before."""
-    home = _project(context) / "datasets" / str(context.params["name"]).partition("@")[0]
-    newest = max(home.glob("v[0-9]*"), key=lambda folder: int(folder.name[1:]))
-    for path in sorted((newest / "data").glob("*.jsonl")):
-        yield path.stem
+    name = context.params.get("name") or context.args[0]  # where an option lacks its value, nothing is read yet
+    home = _project(context) / "datasets" / str(name).partition("@")[0]
+    newest = max(home.glob("v[0-9]*"), key=lambda folder: int(folder.name.removeprefix("v")))
+    yield from sorted({path.name.rsplit("-", 3)[0] for path in (newest / "data").glob("*.jsonl")})
 
 
 def _library(kind: str) -> Path:
@@ -72,11 +71,15 @@ def _prompts(context: typer.Context) -> list[str]:
 
 def _table(name: str) -> list[str]:
     """Return the names in a data file of the teachers."""
+    import tomllib
+
     path = Path(__file__).resolve().parents[1] / "teacher" / name
     return list(tomllib.loads(path.read_text(encoding="utf-8")))
 
 
 def _recipe_teachers() -> list[str]:
+    import tomllib
+
     try:
         return list(tomllib.loads(Path("recipe.toml").read_text(encoding="utf-8"))["teachers"])
     except Exception:  # no recipe here, or one that is being written

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from distillgen.cli import completion
 from distillgen.cli.guard import guarded
+from distillgen.cli.locks import patient
 
 if TYPE_CHECKING:
     from distillgen.upkeep.forget import Forgotten
@@ -14,11 +16,26 @@ TOLD = 10  # ids and files that people see; programs see all
 
 
 @guarded
+@patient
 def forget(
-    row_id: Annotated[str, typer.Argument(metavar="ID", help="A row's id, or a seed's: then all rows of it.")],
+    row_id: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="ID", help="A row's id, or a seed's: then all rows of it. Not with --ids.", show_default=False
+        ),
+    ] = None,
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME", help="Datasets. Default: all of the project.", show_default=False),
+        typer.Argument(
+            metavar="NAME",
+            help="Datasets. Default: all of the project.",
+            show_default=False,
+            autocompletion=completion.datasets,
+        ),
+    ] = None,
+    ids: Annotated[
+        Path | None,
+        typer.Option("--ids", metavar="FILE", help="Erase many at once: a file of one id a line.", show_default=False),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it. Without it, only say what would be done.")] = False,
     reason: Annotated[
@@ -33,12 +50,14 @@ def forget(
 ) -> None:
     """Erase a row, or all rows of a seed, from every version.
 
-    The answers behind it go from the store. Without --yes nothing is changed. The versions keep their numbers and get new digests; later builds leave the row out and do not ask for it.
+    The answers behind it go from the store. Without --yes nothing is changed. The versions keep their numbers and
+    get new digests; later builds leave the row out and do not ask for it.
 
     \b
     Examples:
       distillgen forget mzx5k7aq2bnv3c4d
       distillgen forget mzx5k7aq2bnv3c4d.2 demo --yes --reason "asked for"
+      distillgen forget --ids gone.txt demo --yes
 
     \b
     Exit status:
@@ -56,11 +75,32 @@ def forget(
     if state is not None and not state.is_dir():  # a slip of the pen would leave the answers where they are
         raise NotFound(f"no folder {str(state)!r}", where="--state")
     place = state_folder(project, state)
-    found = erase(project, place, row_id, names or (), reason=reason, will_do=yes)
+    wanted, of = _wanted(row_id, names or [], ids)
+    found = erase(project, place, wanted, of, reason=reason, will_do=yes)
     if as_json:
         print(document("forget", _as_json(found, is_done=yes)))
     else:
         _say(found, place, is_done=yes)
+
+
+def _wanted(row_id: str | None, names: list[str], file: Path | None) -> tuple[list[str], list[str]]:
+    """Return the ids and the names of datasets that are meant: with a file of ids, all arguments are names.
+
+    Raises UsageError for no id at all, and for lines that are none, with their numbers.
+    """
+    from distillgen.errors import UsageError
+    from distillgen.excluded import read_excluded
+
+    if file is None:
+        if row_id is None:
+            raise UsageError("no id is named", fix="distillgen forget ID; or --ids FILE, of one id a line")
+        return [row_id], names
+    found, problems = read_excluded(file, str(file))
+    if problems:
+        raise UsageError("no file of ids", problems=problems)
+    if not found:
+        raise UsageError("no id is in it", where=str(file), fix="write one id a line; # begins a comment")
+    return list(found), [*([row_id] if row_id is not None else []), *names]
 
 
 def _say(found: "Forgotten", state: Path, *, is_done: bool) -> None:
@@ -100,10 +140,11 @@ def _say(found: "Forgotten", state: Path, *, is_done: bool) -> None:
 def _say_end(found: "Forgotten", *, is_done: bool) -> None:
     from distillgen.report.console import say
 
+    they, them = (f"{found.ids[0]} is", "it") if len(found.ids) == 1 else (f"these {len(found.ids):,} ids are", "them")
     if found.is_nothing:
-        say(f"{found.row_id} is forgotten already: nothing of it is left here", style="bold")
+        say(f"{they} forgotten already: nothing of {them} is left here", style="bold")
     elif is_done:
-        say(f"{found.row_id} is forgotten: later builds leave it out", style="bold")
+        say(f"{they} forgotten: later builds leave it out", style="bold")
     else:
         say("all this would go for good; nothing was changed: `--yes` does it", style="bold")
 
@@ -115,7 +156,8 @@ def _some(names: list[str]) -> str:
 
 def _as_json(found: "Forgotten", *, is_done: bool) -> dict[str, Any]:
     return {
-        "id": found.row_id,
+        "id": found.ids[0] if len(found.ids) == 1 else "",
+        "ids": list(found.ids),
         "done": is_done,
         "known": found.known,
         "versions": [

@@ -51,12 +51,18 @@ class Group(TyperGroup):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         """Read the options before a command's name; `help NAME...` is `NAME... --help`."""
-        for param in self.params:
-            if param.name in ("install_completion", "show_completion") and param.default is None:
-                param.default = False  # None would load pydantic on every start
+        for param in self.get_params(ctx):
+            if getattr(param, "is_flag", False) and param.default is None:
+                param.default = False  # to read None as a flag, Typer would load pydantic on every start
         if args[:1] == [WORD] and WORD not in self.commands:
             args = [*args[1:], "--help"]
         return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:  # type: ignore[override]
+        """Find the command that is named; what the group does by itself, to list, is not done then."""
+        if self.invoke_without_command:
+            self.callback = None
+        return super().resolve_command(ctx, args)
 
     def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         """Return what follows the command's name in its usage line."""
@@ -64,9 +70,10 @@ class Group(TyperGroup):
 
     def format_options(self, ctx: typer.Context, formatter: "HelpFormatter") -> None:  # type: ignore[override]
         """Write the commands by panel, then the options."""
+        width = max(map(len, self.commands))
         for panel, commands in panels_of(self).items():
             with formatter.section(panel):
-                formatter.write_dl([(name, help_of(command).summary) for name, command in commands])
+                formatter.write_dl([(name.ljust(width), help_of(command).summary) for name, command in commands])
         _write_parameters(self, ctx, formatter)
 
 
@@ -76,7 +83,8 @@ def _write_parameters(command: Any, ctx: typer.Context, formatter: "HelpFormatte
     for param in command.get_params(ctx):
         record = param.get_help_record(ctx)
         if record is not None:
-            panels.setdefault(panel_of(param), []).append(record)
+            name = argument_name(param) if param.param_type_name == "argument" else record[0]
+            panels.setdefault(panel_of(param), []).append((name, record[1]))
     shared = panels.pop(SHARED, None)
     if shared:
         own = panels.get("Options", [])
@@ -86,12 +94,7 @@ def _write_parameters(command: Any, ctx: typer.Context, formatter: "HelpFormatte
     for panel, records in panels.items():
         if records:
             with formatter.section(panel):
-                formatter.write_dl([(_as_written(name), text) for name, text in records])
-
-
-def _as_written(name: str) -> str:
-    """Return an argument's or option's name without the type that follows an argument's metavar."""
-    return name if name.startswith("-") else name.split(" <")[0]
+                formatter.write_dl(records)
 
 
 def panel_of(param: Any) -> str:
@@ -116,7 +119,9 @@ def usage_of(command: Any) -> list[str]:
         if param.param_type_name == "argument":
             name = argument_name(param)
             pieces.append(name if param.required else f"[{name}]")
-    return [*pieces, "COMMAND"] if isinstance(command, TyperGroup) else pieces
+    if isinstance(command, TyperGroup):
+        pieces.append("[COMMAND]" if command.invoke_without_command else "COMMAND")
+    return pieces
 
 
 def argument_name(param: Any) -> str:

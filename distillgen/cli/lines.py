@@ -34,17 +34,16 @@ PIECE = select.PIPE_BUF  # bytes that a pipe with room takes without making the 
 LOOK = 0.5  # seconds after which a command with nothing to write looks whether anybody still reads
 
 
-def standard_input() -> int:
+def standard_input(command: str) -> int:
     """Return the number of standard input. Raises UsageError where it is closed, or a terminal, which sends no rows."""
     from distillgen.errors import UsageError
 
+    fix = f"give it a file or a pipe: distillgen {command} ... < rows.jsonl"
     if sys.__stdin__ is None:
-        raise UsageError("standard input is closed", fix="give it a file or a pipe: < rows.jsonl")
+        raise UsageError("standard input is closed", fix=fix)
     if os.isatty(0):
-        raise UsageError(
-            "rows come from standard input, and that is a terminal",
-            fix="give it a file or a pipe: < rows.jsonl; to type rows: cat | distillgen ...",
-        )
+        or_name = "name a dataset, or " if command == "export" else ""
+        raise UsageError("rows come from standard input, and that is a terminal", fix=or_name + fix)
     return 0
 
 
@@ -65,6 +64,17 @@ def opened(path: Path | None, files: contextlib.ExitStack) -> IO[bytes] | None:
         return None
     with disk_errors(path):
         return files.enter_context(path.open("wb"))
+
+
+def write_row(file: IO[bytes] | None, row: dict[str, Any], *, at_once: bool) -> None:
+    """Write one row, if there is a file for it. Raises DiskFull or NotWritable, BrokenPipeError when nobody reads."""
+    from distillgen.files import json_line
+
+    if file is not None:
+        with _written(file):
+            file.write(json_line(row) + b"\n")
+            if at_once:
+                file.flush()
 
 
 class Outlet:
@@ -90,6 +100,7 @@ class Outlet:
         self._aside: list[IO[bytes]] = []
         self._some = asyncio.Event()
         self._turn = asyncio.Lock()
+        self._has_failed = False
 
     async def write(self, line: bytes) -> None:
         """Take one line, without its end."""
@@ -104,12 +115,7 @@ class Outlet:
         """Write a row to a file for what is left out, if there is one."""
         if file is None:
             return
-        from distillgen.files import json_line
-
-        with _written(file):
-            file.write(json_line(row) + b"\n")
-            if self._each:
-                file.flush()
+        write_row(file, row, at_once=self._each)
         if file not in self._aside:
             self._aside.append(file)
         self._some.set()
@@ -118,13 +124,20 @@ class Outlet:
         """Let everything leave that was taken."""
         async with self._turn:
             self._some.clear()
-            for file in self._aside:
-                with _written(file):
-                    file.flush()
-            lines, self._lines, self._size = self._lines, [], 0
-            if lines:
-                await self._send(b"".join(lines))
+            try:
+                await self._empty()
+            except Exception:
+                self._has_failed = True
+                raise
             self._left = time.monotonic()
+
+    async def _empty(self) -> None:
+        for file in self._aside:
+            with _written(file):
+                file.flush()
+        lines, self._lines, self._size = self._lines, [], 0
+        if lines:
+            await self._send(b"".join(lines))
 
     def look(self) -> None:
         """Raise BrokenPipeError when nobody reads any more."""
@@ -157,15 +170,19 @@ class Outlet:
             loop.remove_writer(self._number)
 
     async def attend(self) -> None:
-        """Let lines leave that waited long enough, and look now and then whether anybody reads. Ends with an error."""
-        while True:
+        """Let lines leave that waited long enough, and look now and then whether anybody reads.
+
+        Ends with an error, or when whoever writes has met one: it drains already, which nothing may cut short.
+        """
+        while not self._has_failed:
             try:
                 async with asyncio.timeout(LOOK):
                     await self._some.wait()
             except TimeoutError:
-                self.look()
+                pass
             else:
                 await asyncio.sleep(TOGETHER)
+            if not self._has_failed:
                 await self.flush()
                 self.look()
 
@@ -178,6 +195,8 @@ async def pour(work: Coroutine[Any, Any, None], out: Outlet) -> None:
     task, attendant = asyncio.ensure_future(work), asyncio.create_task(out.attend())
     try:
         await asyncio.wait({task, attendant}, return_when=asyncio.FIRST_COMPLETED)
+        if attendant.done() and attendant.exception() is None:  # the work met an error itself, and drains
+            await asyncio.wait({task})
     except asyncio.CancelledError:
         await _end(task, attendant)
         with contextlib.suppress(Exception):  # that it was stopped says more

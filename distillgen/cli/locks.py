@@ -59,13 +59,15 @@ def patiently(work: Callable[[], None], *, wait: bool, wait_at_most: str | None,
     """
     from distillgen.report.console import say
 
-    until = time.monotonic() + _patience(wait=wait, wait_at_most=wait_at_most, skip_if_locked=skip_if_locked)
+    patience = _patience(wait=wait, wait_at_most=wait_at_most, skip_if_locked=skip_if_locked)
+    until: float | None = None  # from when the lock is found taken
     while True:
         try:
             return work()
         except Locked as busy:
             if skip_if_locked:
                 return say(f"skipped: {busy.problems[0].what}", event="skipped")
+            until = until or time.monotonic() + patience
             if time.monotonic() >= until:
                 raise
             say(f"waiting: {busy.problems[0].what}", event="waiting")

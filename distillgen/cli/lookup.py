@@ -1,4 +1,4 @@
-"""Commands `prompts`, `teachers` and `doctor`."""
+"""Commands `prompts` and `teachers`."""
 
 import json
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from distillgen.cli import completion
 from distillgen.cli.guard import guarded, project_recipe
 
 if TYPE_CHECKING:
@@ -15,8 +16,13 @@ if TYPE_CHECKING:
 
 prompts = typer.Typer(invoke_without_command=True)
 teachers = typer.Typer(invoke_without_command=True)
-Project = Annotated[Path, typer.Option("--project", metavar="DIR", help="The project's folder, for prompts of its own.")]
-PromptName = Annotated[str, typer.Argument(metavar="NAME", help="A prompt: see `distillgen prompts`.")]
+Project = Annotated[
+    Path, typer.Option("--project", metavar="DIR", help="The project's folder, for prompts of its own.")
+]
+PromptName = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="A prompt: see `distillgen prompts`.", autocompletion=completion.prompts),
+]
 
 
 @prompts.callback()
@@ -36,10 +42,8 @@ def list_prompts(context: typer.Context, project: Project = Path()) -> None:
     """
     if context.invoked_subcommand:
         return
-    from rich.console import Console
-
     from distillgen.prompts import library, load_prompt
-    from distillgen.report.tables import table
+    from distillgen.report.tables import stdout, table
 
     own = [path.stem for path in sorted((project / "prompts").glob("*.toml"))]
     rows = []
@@ -48,7 +52,7 @@ def list_prompts(context: typer.Context, project: Project = Path()) -> None:
         rows.append(
             [name, ", ".join(sorted(prompt.needs)), ", ".join(prompt.settings.columns), prompt.settings.description]
         )
-    Console(markup=False, highlight=False).print(table("", ["prompt", "reads", "writes", "what it does"], rows))
+    stdout().print(table("", ["prompt", "reads", "writes", "what it does"], rows))
 
 
 @prompts.command("show")
@@ -66,9 +70,9 @@ def show_prompt(name: PromptName, project: Project = Path()) -> None:
       0 shown   2 no such prompt
     """
     from distillgen.prompts import load_prompt
-    from distillgen.report.console import safe
+    from distillgen.report.tables import tell
 
-    print(safe(load_prompt(name, project).source), end="")
+    tell(load_prompt(name, project).source, end="")
 
 
 @prompts.command("render")
@@ -85,7 +89,7 @@ def render_prompt(
         ),
     ] = None,
     project: Project = Path(),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the messages for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the messages as JSON, for programs.")] = False,
 ) -> None:
     """Print the messages that a teacher would get for a seed.
 
@@ -100,7 +104,7 @@ def render_prompt(
     """
     from distillgen.errors import RowFailed, UsageError
     from distillgen.prompts import load_prompt
-    from distillgen.report.console import safe
+    from distillgen.report.tables import tell
     from distillgen.schemas import document
 
     prompt = load_prompt(name, project)
@@ -117,7 +121,7 @@ def render_prompt(
         print(document("prompts-render", {"prompt": name, "messages": messages}))
     else:
         for turn in messages:
-            print(safe(f"{turn['role']}: {turn['content']}\n"))
+            tell(f"{turn['role']}: {turn['content']}\n")
 
 
 @teachers.callback()
@@ -137,13 +141,11 @@ def list_teachers(context: typer.Context) -> None:
     """
     if context.invoked_subcommand:
         return
-    from rich.console import Console
-
-    from distillgen.report.tables import table
+    from distillgen.report.tables import Folded, stdout, table
     from distillgen.teacher.models import is_installed, models
     from distillgen.teacher.providers import presets
 
-    out = Console(markup=False, highlight=False)
+    out = stdout()
     rows = [
         [
             preset.name,
@@ -156,18 +158,18 @@ def list_teachers(context: typer.Context) -> None:
         ]
         for preset in presets().values()
     ]
-    columns = ["provider", "address", "key variable", "known limits", "prices", "terms", "takes"]
+    columns = ["provider", "address=", "key variable=", "known limits", "prices=", "terms=", "takes="]
     out.print(table("", columns, rows))
-    out.print(
+    known = (
         "known limits: beside those that its headers state. prices: whose list. takes: batch mode, n samples at once"
     )
-    out.print()
+    out.print(Folded(f"\n{known}\n"))
     own = [
         [m.name, f"{m.bytes / 1e6:,.0f} MB", "installed" if is_installed(m) else "-", m.licence, m.note]
         for m in models().values()
     ]
-    out.print(table("", ["embedded model", "size#", "here", "licence", "good for"], own))
-    out.print('\nAny other OpenAI-compatible endpoint: base_url = "https://.../v1" in the recipe.')
+    out.print(table("", ["embedded model", "size#", "here=", "licence=", "good for"], own))
+    out.print(Folded('\nAny other OpenAI-compatible endpoint: base_url = "https://.../v1" in the recipe.'))
 
 
 def _limits(preset: "Preset") -> str:
@@ -184,13 +186,21 @@ def _limits(preset: "Preset") -> str:
 @teachers.command("check")
 @guarded
 def check_teacher(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A teacher of the recipe, or PROVIDER/MODEL.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="A teacher of the recipe, or PROVIDER/MODEL.", autocompletion=completion.asked
+        ),
+    ],
     recipe: Annotated[
-        Path | None, typer.Option("--recipe", help="The recipe. Default: ./recipe.toml", show_default=False)
+        Path | None,
+        typer.Option("--recipe", metavar="RECIPE", help="The recipe. Default: ./recipe.toml.", show_default=False),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")] = False,
 ) -> None:
-    """Send a teacher one small request and say what came back: latency, model, tokens, cost, limits it states.
+    """Send a teacher one small request and say what came back.
+
+    It says how long that took, the model, tokens, cost, and the limits that the endpoint states.
 
     \b
     Examples:
@@ -204,7 +214,7 @@ def check_teacher(
     """
     import asyncio
 
-    from distillgen.report.console import safe
+    from distillgen.report.tables import tell
     from distillgen.schemas import document
     from distillgen.teacher.probe import probe
 
@@ -214,7 +224,7 @@ def check_teacher(
         print(document("teachers-check", found))
         return
     for line in _answers(found):
-        print(safe(line))
+        tell(line)
 
 
 def _named_teacher(name: str, recipe: Path | None) -> "tuple[str, TeacherSettings, Path, Path]":
@@ -230,9 +240,9 @@ def _named_teacher(name: str, recipe: Path | None) -> "tuple[str, TeacherSetting
         return provider, TeacherSettings(provider=provider, model=model), Path.cwd(), state_folder(Path.cwd())
     checked, source = read_recipe(project_recipe(recipe))
     if name not in checked.teachers:
-        raise UsageError(
-            f"no teacher {name!r} in {source.path}", fix=f"{nearest(name, checked.teachers)}, or PROVIDER/MODEL"
-        )
+        near = nearest(provider, {*providers.presets(), providers.EMBEDDED}) if slash else ""
+        hint = near if near.startswith("did you mean") else f"{nearest(name, checked.teachers)}, or PROVIDER/MODEL"
+        raise UsageError(f"no teacher {name!r} in {source.path}", fix=hint)
     return name, checked.teachers[name], source.folder, state_folder(source.folder)
 
 
@@ -258,7 +268,12 @@ def _answers(found: dict[str, Any]) -> Iterator[str]:
 @teachers.command("install")
 @guarded
 def install_teacher(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="An embedded model: see `distillgen teachers`.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="An embedded model: see `distillgen teachers`.", autocompletion=completion.models
+        ),
+    ],
 ) -> None:
     """Download the weights of an embedded model.
 
@@ -281,37 +296,3 @@ def install_teacher(
         say(f"{model.name} is installed: {weights_path(model)}")
         return
     install(model, say)
-
-
-@guarded
-def doctor(
-    recipe: Annotated[
-        Path | None,
-        typer.Argument(
-            help="A recipe whose teachers are checked too. Default: ./recipe.toml if there is one.", show_default=False
-        ),
-    ] = None,
-) -> None:
-    """Check the set-up: Python, folders, embedded teacher, and the keys and endpoints of a recipe.
-
-    \b
-    Examples:
-      distillgen doctor
-      distillgen doctor my/recipe.toml
-
-    \b
-    Exit status:
-      0 all is well   2 something is missing
-    """
-    from distillgen.doctor import examine
-    from distillgen.report.console import safe
-
-    path = project_recipe(recipe)
-    found = examine(path if recipe is not None or path.exists() else None)
-    for finding in found:
-        print(
-            safe(f"{'ok ' if finding.is_well else 'NO '} {finding.what}")
-            + (safe(f"\n     {finding.fix}") if finding.fix else "")
-        )
-    if not all(finding.is_well for finding in found):
-        raise typer.Exit(2)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from distillgen.cli import completion
 from distillgen.cli.guard import find_in_project, guarded
+from distillgen.cli.locks import patient
 
 if TYPE_CHECKING:
     from distillgen.mix.making import Mixed
@@ -17,15 +19,26 @@ MOST_RATIO, LEAST_RATIO = 1e9, 1e-9
 
 
 @guarded
+@patient
 def mix(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The dataset that gets a new version.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="The dataset that gets a new version.", autocompletion=completion.datasets
+        ),
+    ],
     parts: Annotated[
-        list[str], typer.Argument(metavar="VERSION:RATIO...", help="What goes in, and its share of the rows.")
+        list[str],
+        typer.Argument(
+            metavar="VERSION:RATIO...", help="What goes in, and its share of the rows.",
+            autocompletion=completion.datasets,
+        ),
     ],
     rows: Annotated[
         int | None,
         typer.Option(
-            "-n", "--rows", min=1, metavar="N", help="How many rows. Default: as many as the shares allow.", show_default=False
+            "-n", "--rows", min=1, metavar="N", show_default=False,
+            help="How many rows. Default: as many as the shares allow.",
         ),
     ] = None,
     near: Annotated[
@@ -35,19 +48,23 @@ def mix(
             help="Leave out near-duplicates too: from this Jaccard similarity on, 0.8 say.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32, metavar="N", help="Another number draws other rows.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**32, metavar="N", help="Another number draws other rows.")
+    ] = 0,
     purpose: Annotated[
         str | None,
         typer.Option(
-            "--purpose", metavar="PURPOSE", help="What the mix is for, as in [terms]. Default: the narrowest of the parts'.",
-            show_default=False,
+            "--purpose", metavar="PURPOSE", show_default=False,
+            autocompletion=completion.one_of(*completion.PURPOSES),
+            help="What the mix is for, as in [terms]. Default: the narrowest of the parts'.",
         ),
     ] = None,
     competing: Annotated[
         str | None,
         typer.Option(
-            "--competing", metavar="WORD", help="Whether the student competes: yes, no, unknown. Default: as each part has it.",
-            show_default=False,
+            "--competing", metavar="WORD", show_default=False,
+            autocompletion=completion.one_of(*completion.COMPETING),
+            help="Whether the student competes: yes, no, unknown. Default: as each part has it.",
         ),
     ] = None,
     accept: Annotated[
@@ -60,7 +77,8 @@ def mix(
 ) -> None:  # fmt: skip
     """Make a version of published versions, by ratio.
 
-    Duplicates are left out; lineage and terms of all parts are kept. A row keeps its split. No row is taken twice. The same mix again publishes nothing.
+    Duplicates are left out; lineage and terms of all parts are kept. A row keeps its split. No row is taken twice.
+    The same mix again publishes nothing.
 
     \b
     Examples:
@@ -138,16 +156,14 @@ def _part(text: str) -> tuple[str, Fraction]:
 
 
 def _show(mixed: "Mixed", wanted: int | None) -> None:
-    from rich.console import Console
-
     from distillgen.report.console import say
-    from distillgen.report.tables import table
+    from distillgen.report.tables import stdout, table
 
     rows = [
         [each["version"], f"{each['ratio']:.1%}",
          *(f"{each[key]:,}" for key in ("rows", "not_drawn", "duplicates", "held_out"))] for each in _parts(mixed)
     ]  # fmt: skip
-    out = Console(markup=False, highlight=False)
+    out = stdout()
     columns = ["version", "share#", "rows#", "not drawn#", "duplicates#", "of other splits#"]
     out.print(table("", columns, rows))
     if wanted is None and (limit := mixed.limit()) is not None:

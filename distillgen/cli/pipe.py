@@ -6,6 +6,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
+from distillgen.cli import completion
 from distillgen.cli.build import Budget, Set, SkipBad, State, UnknownPrice, on_budget, progress, say_notes, say_stopping
 from distillgen.cli.guard import guarded, run_until_stopped
 from distillgen.cli.lines import (
@@ -28,12 +29,34 @@ if TYPE_CHECKING:
 @guarded
 def generate(
     prompt: Annotated[
-        str, typer.Option("--prompt", "-p", metavar="NAME", help="A template: see `distillgen prompts`.")
+        str,
+        typer.Option(
+            "--prompt",
+            "-p",
+            metavar="NAME",
+            help="A template: see `distillgen prompts`.",
+            autocompletion=completion.prompts,
+        ),
     ],
-    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="PROVIDER/MODEL, or a model of --base-url.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="PROVIDER/MODEL, or a model of --base-url.",
+            autocompletion=completion.teachers,
+        ),
+    ],
     provider: Annotated[
         str | None,
-        typer.Option("--provider", metavar="NAME", help="A preset: see `distillgen teachers`.", show_default=False),
+        typer.Option(
+            "--provider",
+            metavar="NAME",
+            help="A preset: see `distillgen teachers`.",
+            show_default=False,
+            autocompletion=completion.providers,
+        ),
     ] = None,
     base_url: Annotated[
         str | None,
@@ -46,9 +69,25 @@ def generate(
         typer.Option("--label", metavar="LABEL", help="One of the closed set, for prompts that label. Repeat it."),
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", min=1, metavar="N", help="Tokens of a reply at most. Default: the endpoint's.", show_default=False)
+        int | None,
+        typer.Option(
+            "--max-tokens",
+            min=1,
+            metavar="N",
+            help="Tokens of a reply at most. Default: the endpoint's.",
+            show_default=False,
+        ),
     ] = None,
-    temperature: Annotated[float | None, typer.Option("--temperature", min=0, metavar="T", help="Default: the endpoint's.", show_default=False)] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            "--temperature",
+            min=0,
+            metavar="T",
+            help="Sampling temperature. Default: the endpoint's.",
+            show_default=False,
+        ),
+    ] = None,
     rejected: RejectedFile = None,
     failed: Annotated[
         Path | None,
@@ -64,14 +103,15 @@ def generate(
 ) -> None:
     """Ask a teacher about each row of standard input.
 
-    The rows go to standard output with its answers. They are JSON lines; they leave in the order in which they came, as soon as they may.
-    Answers are kept in .distillgen, as those of a build: the same command asks nothing twice.
+    The rows go to standard output with its answers. They are JSON lines; they leave in the order in which they
+    came, as soon as they may. Answers are kept in .distillgen, as those of a build: the same command asks nothing
+    twice.
 
     \b
     Examples:
       distillgen generate -p explain -m deepseek/deepseek-flash < topics.jsonl
       head topics.jsonl | distillgen generate -p explain -m embedded/smollm2-135m
-      distillgen generate -p answer -m m --base-url http://127.0.0.1:8000/v1 < q.jsonl
+      distillgen generate -p answer -m m --base-url http://127.0.0.1:8000/v1 < q
 
     \b
     Exit status:
@@ -104,7 +144,7 @@ def generate(
         console.say(f"warning: {warning}", style="yellow")
     _say_terms(recipe, source)
     tally = Tally()
-    standard_input()
+    standard_input("generate")
     with contextlib.ExitStack() as files:
         aside = [opened(path, files) for path in (rejected, failed)]
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from distillgen.cli import completion
 from distillgen.cli.guard import guarded
 
 
@@ -11,7 +12,12 @@ from distillgen.cli.guard import guarded
 def explain(
     code: Annotated[
         str | None,
-        typer.Argument(metavar="CODE", help="An error's code, or the cause of a failed row.", show_default=False),
+        typer.Argument(
+            metavar="CODE",
+            help="An error's code, or the cause of a failed row.",
+            show_default=False,
+            autocompletion=completion.codes,
+        ),
     ] = None,
 ) -> None:
     """Explain an error by its code, or list all of them.
@@ -50,12 +56,14 @@ def schema(
     ] = None,
     is_list: Annotated[bool, typer.Option("--list", help="List what there are schemas of.")] = False,
 ) -> None:
-    """Print the JSON schema of a recipe, for editors that complete and check TOML; or of what a command prints.
+    """Print the JSON schema of a recipe, or of a command's output.
+
+    Editors complete and check recipe.toml by it: begin the file with `#:schema recipe.schema.json`.
 
     \b
     Examples:
       distillgen schema > recipe.schema.json
-      distillgen schema status                 # the shape of `distillgen status --json`
+      distillgen schema status   # the shape of `distillgen status --json`
       distillgen schema --list
 
     \b

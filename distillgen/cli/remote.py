@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from distillgen.cli import completion
 from distillgen.cli.guard import find_in_project, guarded
+from distillgen.cli.locks import patient
 
 if TYPE_CHECKING:
     from distillgen.dataset.versions import Version
@@ -16,8 +18,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON, for prog
 
 
 @guarded
+@patient
 def push(
-    name: Annotated[str, typer.Argument(metavar="NAME[@V]", help="The version: name, name@3, name@sha256:ab12.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME[@V]",
+            help="The version: name, name@3, name@sha256:ab12.",
+            autocompletion=completion.datasets,
+        ),
+    ],
     target: Annotated[
         str,
         typer.Argument(metavar="TARGET", help="hf://OWNER/NAME, s3://BUCKET/PATH, another fsspec URL, or a folder."),
@@ -37,9 +47,9 @@ def push(
     project: Project = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Push a version to the Hugging Face Hub, a store or a folder.
+    """Push a version to the Hub, a store or a folder.
 
-    It is checked first. The repository is private unless you say --public.
+    It is checked first. The repository at Hugging Face is private unless you say --public.
 
     \b
     Examples:
@@ -115,6 +125,7 @@ def _say_terms(version: "Version", accept: Sequence[str], *, public: bool) -> No
 
 
 @guarded
+@patient
 def pull(
     source: Annotated[
         str,
@@ -124,14 +135,19 @@ def pull(
     ],
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME[@V]", help="Which dataset of a store, and which version.", show_default=False),
+        typer.Argument(
+            metavar="NAME[@V]",
+            help="Which dataset of a store, and which version.",
+            show_default=False,
+            autocompletion=completion.datasets,
+        ),
     ] = None,
     project: Project = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Pull a version from the Hugging Face Hub, a store or a folder.
+    """Pull a version from the Hub, a store or a folder.
 
-    Seal, checksums, rows and digest are verified before it is published in datasets/.
+    The Hub is that of Hugging Face. Seal, checksums, rows and digest are verified before it is published in datasets/.
 
     \b
     Examples:

@@ -1,14 +1,18 @@
 """Command `report`: a version, or two side by side, as one HTML file."""
 
+import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
+from distillgen.cli import completion
 from distillgen.cli.guard import find_in_project, guarded
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from distillgen.dataset.versions import Version
 
 MOST_ROWS = 10_000
@@ -17,15 +21,27 @@ MOST_ROWS = 10_000
 @guarded
 def report(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A dataset: name, name@3, name@latest, or a version's folder.")
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A dataset: name, name@3, name@latest, or a version's folder.",
+            autocompletion=completion.datasets,
+        ),
     ],
     other: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="A second version, to compare the first with.", show_default=False),
+        typer.Argument(
+            metavar="NAME",
+            help="A second version, to compare the first with.",
+            show_default=False,
+            autocompletion=completion.datasets,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="FILE", help="The file to write. Default: NAME-vN.html here.", show_default=False),
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="The file to write. Default: NAME-vN.html here.", show_default=False
+        ),
     ] = None,
     rows: Annotated[
         int, typer.Option("--rows", min=0, metavar="N", help="Put at most N rows of each kind in it, from all over.")
@@ -39,36 +55,60 @@ def report(
 ) -> None:
     """Write a version, or two side by side, as one HTML file.
 
-    The file needs no server and no network. It shows the funnel, what was left out and why, money and tokens, speed, lengths, scores, labels, rows that are
-    alike, splits and terms, and lets you search the rows and the rows that were left out. Of two versions it shows what
-    is different between them.
+    The file needs no server and no network. It shows the funnel, what was left out and why, money and tokens, speed,
+    lengths, scores, labels, rows that are alike, splits and terms, and lets you search the rows and the rows that were
+    left out. Of two versions it shows what is different between them.
 
     \b
     Examples:
       distillgen report demo
       distillgen report demo@2 -o demo.html --all-rows
       distillgen report demo@1 demo@2
+      distillgen report demo -o - | gzip > demo.html.gz
 
     \b
     Exit status:
       0 written   2 the file cannot be written   8 damaged
       10 no such dataset or version   12 disk full
+      141 the reader went away
     """
     from distillgen.report.comparison_report import write_comparison
-    from distillgen.report.console import say
     from distillgen.report.version_report import write_report
     from distillgen.state import state_folder
 
     version = find_in_project(name, project)
-    if other is None:
-        path = output if output is not None else Path(f"{_file_name(version)}.html")
-        store = state_folder(project, state) / "answers.sqlite"
-        write_report(path, version, store, None if all_rows else rows)
-    else:
-        newer = find_in_project(other, project)
-        path = output if output is not None else Path(f"{_file_name(version)}-{_file_name(newer)}.html")
-        write_comparison(path, version, newer, sys.maxsize if all_rows else rows)
-    say(f"wrote {path} ({path.stat().st_size / 1e6:,.1f} MB); open it in a browser")
+    newer = None if other is None else find_in_project(other, project)
+    path = (
+        output
+        if output is not None
+        else Path(f"{'-'.join(_file_name(each) for each in (version, newer) if each)}.html")
+    )
+    with _target(path) as target:
+        if newer is None:
+            store = state_folder(project, state) / "answers.sqlite"
+            write_report(target, version, store, None if all_rows else rows)
+        else:
+            write_comparison(target, version, newer, sys.maxsize if all_rows else rows)
+
+
+@contextlib.contextmanager
+def _target(path: Path) -> "Iterator[Path | IO[bytes]]":
+    """Yield where the report goes, and say so once it is there. Raises UsageError where no report can go."""
+    from distillgen.cli.lines import standard_output
+    from distillgen.errors import UsageError
+    from distillgen.report.console import say
+    from distillgen.report.page import require_file
+
+    if path == Path("-"):
+        if sys.stdout.isatty():
+            raise UsageError("standard output is a terminal, and the report is for a browser", fix="-o FILE, or a pipe")
+        with standard_output() as out:
+            yield out
+        return
+    require_file(path)
+    yield path
+    if path.is_file():
+        say(f"wrote {path} ({path.stat().st_size / 1e6:,.1f} MB); open it in a browser")
 
 
 def _file_name(version: "Version") -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from distillgen.cli import completion
 from distillgen.cli.guard import guarded, run_until_stopped
 from distillgen.cli.lines import (
     LEFT_OUT,
@@ -38,20 +39,23 @@ SkipBad = Annotated[bool, typer.Option("--skip-bad-rows", help="Go over lines th
 def filter_(
     preset: Annotated[
         str | None, typer.Option(
-            "--preset", "-p", metavar="NAME", show_default=False,
+            "--preset", "-p", metavar="NAME", show_default=False, autocompletion=completion.presets,
             help="A set of rules: chat, reasoning, labels or strict.",
         )
     ] = None,
     rule: Annotated[
         list[str] | None,
         typer.Option(
-            "--rule", "-r", metavar="RULE", show_default=False,
+            "--rule", "-r", metavar="RULE", show_default=False, autocompletion=completion.rules,
             help="A rule, or a TOML table: '{ rule = \"length\", min_words = 5 }'. Repeat it.",
         ),
     ] = None,
     without: Annotated[
         list[str] | None,
-        typer.Option("--without", metavar="RULE", help="Leave a rule of the preset out.", show_default=False),
+        typer.Option(
+            "--without", metavar="RULE", help="Leave a rule of the preset out.", show_default=False,
+            autocompletion=completion.rules,
+        ),
     ] = None,
     column: Annotated[
         str | None,
@@ -73,7 +77,7 @@ def filter_(
     Examples:
       distillgen filter --preset chat < rows.jsonl > good.jsonl
       distillgen filter -r '{ rule = "length", min_words = 5 }' < rows.jsonl
-      distillgen filter -p chat --without repetition --rejected bad.jsonl < rows.jsonl
+      distillgen filter -p chat --without repetition --rejected bad < rows.jsonl
       cat rows.jsonl | distillgen filter -p strict --column output | head -3
 
     \b
@@ -97,30 +101,37 @@ def deduplicate(
     near: Annotated[
         float | None,
         typer.Option(
-            "--near", metavar="T", show_default=False, help="Jaccard similarity, 0.3 to 1, that counts as the same. Default: equal rows."
+            "--near",
+            metavar="T",
+            show_default=False,
+            help="Jaccard similarity, 0.3 to 1, that counts as the same. Default: equal rows.",
         ),
     ] = None,
     words: Annotated[int, typer.Option("--words", metavar="N", help="Words of an n-gram, 1 to 10.")] = 3,
     against: Annotated[
         list[str] | None,
         typer.Option(
-            "--against", metavar="NAME", show_default=False, help="Compare with a dataset or a file too. Repeat it."
+            "--against",
+            metavar="NAME",
+            show_default=False,
+            autocompletion=completion.datasets,
+            help="Compare with a dataset or a file too. Repeat it.",
         ),
     ] = None,
     rejected: RejectedFile = None,
     skip_bad_rows: SkipBad = False,
     line_buffered: LineBuffered = False,
 ) -> None:
-    """Keep the first of equal or nearly equal rows of standard input.
+    """Keep the first of equal or nearly equal rows.
 
-    They go to standard output. Rows are JSON lines; they leave as they came, in their order.
-    Every refused row names the kept row that it is like, and how much.
+    They come from standard input and go to standard output. Rows are JSON lines; they leave as they came, in their
+    order. Every refused row names the kept row that it is like, and how much.
 
     \b
     Examples:
       distillgen deduplicate < rows.jsonl > unique.jsonl
       distillgen deduplicate --near 0.8 --rejected twins.jsonl < rows.jsonl
-      distillgen deduplicate -c question --near 0.7 --against old.jsonl < rows.jsonl
+      distillgen deduplicate -c question --against old.jsonl < rows.jsonl
 
     \b
     Exit status:
@@ -154,21 +165,25 @@ def decontaminate(
     ] = None,
     words: Annotated[int, typer.Option("--words", metavar="N", help="Words of an n-gram, 3 to 30.")] = 8,
     coverage: Annotated[
-        float, typer.Option("--coverage", metavar="SHARE", help="Share of an item's words, 0 to 1, that counts as holding it.")
+        float,
+        typer.Option(
+            "--coverage", metavar="SHARE", help="Share of an item's words, 0 to 1, that counts as holding it."
+        ),
     ] = 0.5,
     rejected: RejectedFile = None,
     skip_bad_rows: SkipBad = False,
     line_buffered: LineBuffered = False,
 ) -> None:  # fmt: skip
-    """Keep the rows of standard input that hold no item of a benchmark.
+    """Keep the rows that hold no item of a benchmark.
 
-    They go to standard output. Rows are JSON lines; they leave as they came, in their order, as soon as they may.
+    They come from standard input and go to standard output. Rows are JSON lines; they leave as they came, in their
+    order, as soon as they may.
 
     \b
     Examples:
-      distillgen decontaminate --against gsm8k-test.jsonl < rows.jsonl > clean.jsonl
+      distillgen decontaminate --against gsm8k-test.jsonl < rows.jsonl
       distillgen decontaminate --against test.csv -c question < rows.jsonl
-      distillgen decontaminate --against a.csv --benchmark-column item < rows.jsonl
+      distillgen decontaminate --against a.csv --benchmark-column q < rows.jsonl
 
     \b
     Exit status:
@@ -218,7 +233,9 @@ def _run(
     make, looks_at, warnings = prepare_step(step, options, Path.cwd(), main)
     for warning in warnings:
         console.say(f"warning: {warning}", style="yellow")
-    stdin = open(standard_input(), "rb", closefd=False)  # a stream of our own: a thread may wait on it to the very end
+    stdin = open(
+        standard_input(str(step["use"])), "rb", closefd=False
+    )  # a stream of our own: a thread may wait on it to the very end
     tally, rows = Tally(), ForeignRows(stdin, looks_at - optional, skip_bad=skip_bad)
     with contextlib.ExitStack() as files:
         spool = Path(files.enter_context(tempfile.TemporaryDirectory(prefix="distillgen-")))

@@ -6,24 +6,39 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from distillgen.cli import completion
 from distillgen.cli.guard import guarded
+from distillgen.cli.locks import patient
 
 if TYPE_CHECKING:
     from distillgen.upkeep.collect import Collected
 
 Project = Annotated[Path, typer.Option("--project", metavar="DIR", help="The project's folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")]
-Named = Annotated[str, typer.Argument(metavar="NAME@V", help="A version: name@3, name@latest, name@sha256:ab12.")]
+Named = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME@V",
+        help="A version: name@3, name@latest, name@sha256:ab12.",
+        autocompletion=completion.datasets,
+    ),
+]
 
 TOLD = 30  # removals that people see; programs see all
 _UNITS = {"h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
 
 
 @guarded
+@patient
 def gc(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="One dataset only. Default: the whole project.", show_default=False),
+        typer.Argument(
+            metavar="NAME",
+            help="One dataset only. Default: the whole project.",
+            show_default=False,
+            autocompletion=completion.datasets,
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it. Without it, only say what would go.")] = False,
     keep: Annotated[int, typer.Option("--keep", min=1, metavar="N", help="How many newest versions stay.")] = 5,
@@ -35,7 +50,9 @@ def gc(
     ] = "30d",
     recipe: Annotated[
         list[Path] | None,
-        typer.Option("--recipe", metavar="RECIPE", help="A recipe whose answers stay. Default: all in the project's folder."),
+        typer.Option(
+            "--recipe", metavar="RECIPE", help="A recipe whose answers stay. Default: all in the project's folder."
+        ),
     ] = None,
     even_of: Annotated[
         list[str] | None,
@@ -53,7 +70,8 @@ def gc(
 ) -> None:
     """Remove old versions, leftovers and caches.
 
-    With --answers also replies that nothing needs. Without --yes nothing is removed. The version that `latest` names, pinned ones, and those that a recipe or another version compares with stay.
+    With --answers also replies that nothing needs. Without --yes nothing is removed. The version that `latest`
+    names, pinned ones, and those that a recipe or another version compares with stay.
 
     \b
     Examples:
@@ -198,7 +216,8 @@ def unpin(name: Named, project: Project = Path()) -> None:
 
     \b
     Exit status:
-      0 not pinned any more   8 damaged   10 no such dataset or version   11 a build is at work
+      0 not pinned any more   8 damaged   10 no such dataset or version
+      11 a build is at work
     """
     from distillgen.errors import NotFound
     from distillgen.report.console import say

@@ -5,16 +5,28 @@ from typing import Annotated
 
 import typer
 
+from distillgen.cli import completion
 from distillgen.cli.guard import guarded
 
 
 @guarded
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The new project's folder.")] = Path(),
-    recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="The ready recipe to start from.")] = "quickstart",
+    recipe: Annotated[
+        str,
+        typer.Option(
+            "--recipe", metavar="NAME", help="The ready recipe to start from.", autocompletion=completion.recipes
+        ),
+    ] = "quickstart",
     model: Annotated[
         str | None,
-        typer.Option("--model", metavar="NAME", help="An embedded model. Default: the recipe's.", show_default=False),
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="An embedded model. Default: the recipe's.",
+            show_default=False,
+            autocompletion=completion.models,
+        ),
     ] = None,
 ) -> None:
     """Create a small project that builds offline.

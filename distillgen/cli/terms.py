@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from distillgen.cli import completion
 from distillgen.cli.guard import guarded
 
 if TYPE_CHECKING:
     import datetime
 
+    from rich.console import RenderableType
+
     from distillgen.teacher.terms import Entry
 
 WIDTH = 110
-NARROWEST = 30
+NARROW = 44  # columns below which a label has no column of its own
 MOST_NAME = 120
 
 
@@ -23,11 +26,23 @@ MOST_NAME = 120
 def terms(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL", help="A model, or the id of an entry. Default: list all.", show_default=False),
+        typer.Argument(
+            metavar="MODEL",
+            help="A model, or the id of an entry. Default: list all.",
+            show_default=False,
+            autocompletion=completion.models,
+        ),
     ] = None,
     provider: Annotated[
         str | None,
-        typer.Option("--provider", "-p", metavar="NAME", help="Who serves it: see `distillgen teachers`.", show_default=False),
+        typer.Option(
+            "--provider",
+            "-p",
+            metavar="NAME",
+            autocompletion=completion.providers,
+            help="Who serves it: see `distillgen teachers`.",
+            show_default=False,
+        ),
     ] = None,
     base_url: Annotated[
         str | None,
@@ -65,9 +80,7 @@ def terms(
 
 
 def _list(today: "datetime.date", as_json: bool) -> None:
-    from rich.console import Console
-
-    from distillgen.report.tables import table
+    from distillgen.report.tables import Folded, stdout, table
     from distillgen.teacher.terms import NOT_ADVICE, entries
 
     if as_json:
@@ -76,30 +89,31 @@ def _list(today: "datetime.date", as_json: bool) -> None:
     rows = [
         [
             entry.id,
-            entry.who,
-            f"route {entry.provider}" if entry.is_route else "licence",
             entry.stance,
             entry.read or "not read",
             entry.quality if entry.read else "-",
+            f"route {entry.provider}" if entry.is_route else "licence",
+            entry.who,
             f"since {entry.review_by}" if entry.is_overdue(today) else "-",
         ]
         for entry in entries().values()
     ]
-    columns = ["entry", "whose", "of a", "stance", "read on", "source", "overdue"]
-    out = Console(markup=False, highlight=False)
+    columns = ["entry", "stance=", "read on=", "source=", "of a=", "whose", "overdue="]
+    out = stdout()
     out.print(table("", columns, rows))
-    out.print(f"\nWhat nothing here matches is unknown, never allowed.\n{NOT_ADVICE}")
+    out.print(Folded(f"\nWhat nothing here matches is unknown, never allowed.\n{NOT_ADVICE}"))
 
 
 def _explain(model: str, provider: str | None, base_url: str | None, today: "datetime.date", as_json: bool) -> None:
-    from distillgen.report.console import safe
+    from distillgen.report.tables import stdout
 
     found = _found(model, provider, base_url)
     if as_json:
         _print_json(found, today, model, provider, base_url, _meaning(found))
         return
-    for line in _lines(model, provider or base_url, found, today):
-        print(safe(line))
+    out = stdout()
+    for part in _parts_shown(model, provider or base_url, found, today):
+        out.print(part)
 
 
 def _found(model: str, provider: str | None, base_url: str | None) -> "tuple[Entry, ...]":
@@ -126,30 +140,44 @@ def _meaning(found: "tuple[Entry, ...]") -> dict[str, dict[str, str]]:
     return {purpose: {word: judge(found, purpose, word).stance for word in COMPETING} for purpose in PURPOSES}
 
 
-def _lines(model: str, route: str | None, found: "tuple[Entry, ...]", today: "datetime.date") -> Iterator[str]:
-    """Yield the explanation as lines for people."""
-    from distillgen.teacher.terms import NOT_ADVICE
+def _parts_shown(
+    model: str, route: str | None, found: "tuple[Entry, ...]", today: "datetime.date"
+) -> "Iterator[RenderableType]":
+    """Yield the explanation for people."""
+    from distillgen.report.tables import Folded, table
+    from distillgen.teacher.terms import COMPETING, NOT_ADVICE
 
-    yield f"{_short(model)}" + (f" by {_short(route)}" if route else "") + f": {found[0].stance}"
-    yield from _hint(model, route, found)
-    columns = shutil.get_terminal_size((WIDTH, 24)).columns
-    width = max(min(WIDTH, columns), NARROWEST)
+    yield Folded(f"{_short(model)}" + (f" by {_short(route)}" if route else "") + f": {found[0].stance}")
+    for line in _hint(model, route, found):
+        yield Folded(line)
     for entry in found:
-        yield ""
-        yield f"{entry.id}: {entry.stance}"
+        yield Folded(f"\n{entry.id}: {entry.stance}")
         for label, text in _parts(entry, today):
-            yield from textwrap.wrap(
-                text, width, initial_indent=f"  {label:<11}", subsequent_indent=" " * 13, break_on_hyphens=False,
-                break_long_words=False,
-            )  # fmt: skip
+            yield _wrapped(label, text)
+    first, *others = COMPETING
+    verdicts = [[purpose, *(of[word] for word in COMPETING)] for purpose, of in _meaning(found).items()]
     yield ""
-    yield "for the purpose  competing = yes  no           unknown"
-    for purpose, verdicts in _meaning(found).items():
-        yield f"  {purpose:<15}{verdicts['yes']:<17}{verdicts['no']:<13}{verdicts['unknown']}"
+    yield table("", ["for the purpose", f"competing = {first}=", *(f"{word}=" for word in others)], verdicts)
     yield ""
     if not route and not any(entry.is_route for entry in found):
-        yield "By a provider its terms count too: add --provider P."
-    yield NOT_ADVICE
+        yield Folded("By a provider its terms count too: add --provider P.")
+    yield Folded(NOT_ADVICE)
+
+
+def _wrapped(label: str, text: str) -> "RenderableType":
+    """Return a part of an entry: beside its label, or below it on a narrow terminal."""
+    from distillgen.report.console import safe
+    from distillgen.report.tables import Folded
+
+    columns = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns or WIDTH)
+    if columns < NARROW:
+        return Folded(f"  {label}: {' '.join(text.split())}", indent=4)
+    return "\n".join(
+        textwrap.wrap(
+            safe(text), columns, initial_indent=f"  {label:<11}", subsequent_indent=" " * 13, break_on_hyphens=False,
+            break_long_words=False,
+        )
+    )  # fmt: skip
 
 
 def _short(name: str) -> str:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from distillgen.cli import completion
 from distillgen.cli.guard import guarded
+from distillgen.cli.locks import patient
 
 if TYPE_CHECKING:
     from distillgen.errors import Problem
@@ -24,6 +26,7 @@ def check(
         str | None,
         typer.Argument(
             metavar="NAME",
+            autocompletion=completion.datasets,
             help="All versions of a dataset; or one: name@3, name@latest, a version's folder. Default: all there are.",
             show_default=False,
         ),
@@ -157,12 +160,13 @@ def _finding_as_json(label: str, folder: Path, finding: "Finding") -> dict[str, 
 
 
 @guarded
+@patient
 def repair(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="NAME", help="A dataset with all its versions, or one: name@3. Default: all there are.",
-            show_default=False,
+            metavar="NAME", show_default=False, autocompletion=completion.datasets,
+            help="A dataset with all its versions, or one: name@3. Default: all there are.",
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it. Without it, only say what would be done.")] = False,
