@@ -72,13 +72,13 @@ check: $(VENV)/.installed-check ## ruff, mypy --strict, and whether generated pa
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python docs/make_prompts.py --check
+	$(BIN)/python docs/make.py --check
 
 build: $(VENV)/.installed-test ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build --no-isolation
 
-docs: $(VENV)/.installed-test ## write the generated pages anew
-	$(BIN)/python docs/make_prompts.py
+docs: $(VENV)/.installed-test ## write the generated pages and the snapshots of the help anew
+	$(BIN)/python docs/make.py
 
 bench: $(VENV)/.installed-run ## measure for ten minutes: the engine, 5,000 stored answers, two minutes of each limit
 	$(BIN)/python bench/engine.py

@@ -14,14 +14,16 @@ from typing import Any
 
 import engine
 import orjson
-from versions import publish
+from versions import FEATURES, publish
 
+from distillgen.dataset.publication import Publication
 from distillgen.dataset.versions import Version, find_version
 from distillgen.export.chat_template import ChatTemplate
 from distillgen.export.formats import FORMATS
 from distillgen.export.options import Options
 from distillgen.export.trainers import TRAINERS, bundle
 from distillgen.export.write import export_folder
+from distillgen.rows import Row
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -43,15 +45,18 @@ def label(row: dict[str, Any]) -> dict[str, Any]:
     return {"id": row["id"], "messages": [{**question, "content": answer["content"]}, {**answer, "content": "yes"}]}
 
 
-def altered(version: Version, folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Version:
-    """Return a version with the same files, and other rows in them."""
-    (folder / "data").mkdir(parents=True)
+def altered(version: Version, home: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Version:
+    """Publish the rows of a version, changed, as a version of another dataset."""
+    publication = Publication(home, None, splits=version.split_names())
     for split in version.split_names():
         for path in version.data_files(split):
-            with path.open("rb") as file, (folder / "data" / path.name).open("wb") as out:
+            with path.open("rb") as file:
                 for line in file:
-                    out.write(orjson.dumps(change(orjson.loads(line)), option=orjson.OPT_APPEND_NEWLINE))
-    return Version(folder, version.manifest)
+                    training = change(orjson.loads(line))
+                    publication.row(split, training, Row(training["id"], training["id"], None, {}))
+    facts = {"name": home.name, "version": publication.number, "parent": None, "digest": publication.finish()}
+    manifest = version.manifest.model_copy(update={**facts, "splits": publication.splits, "files": {}})
+    return publication.publish(manifest, FEATURES)
 
 
 def main() -> None:
@@ -74,7 +79,8 @@ def main() -> None:
         floor = time.process_time() - started
         print(f"| parsing each line and writing it again: the floor | {rows / floor:,.0f} | 1.0 |", flush=True)
         options = Options(template=ChatTemplate(CHATML, {}, "bench"))
-        pairs, labels = altered(version, folder / "pairs", pair), altered(version, folder / "labels", label)
+        datasets = folder / "datasets"
+        pairs, labels = altered(version, datasets / "pairs", pair), altered(version, datasets / "labels", label)
         for form in FORMATS.values():
             source = pairs if form.takes == "pair" else labels if form.name == "labels" else version
             started = time.process_time()

@@ -11,9 +11,9 @@ PROMPT, ANSWER, REASONING = "prompt", "answer", "reasoning"
 _CHATS = (("messages", "role", "content"), ("conversations", "from", "value"))
 _SPEAKERS = {"gpt": "assistant", "model": "assistant", "bot": "assistant", "human": "user"}
 # Names of columns, the likeliest first: what is asked, and what is answered.
-_ASKED = ("prompt", "question", "instruction", "query", "input")
-_ANSWERED = ("answer", "completion", "response", "output", "chosen", "text")
-_REASONED = ("reasoning", "reasoning_content", "thinking", "rationale")
+ASKED = ("prompt", "question", "instruction", "query", "input")
+ANSWERED = ("answer", "completion", "response", "output", "chosen", "text")
+REASONED = ("reasoning", "reasoning_content", "thinking", "rationale")
 
 Path = tuple[str | int, ...]  # the way to a text inside a row: ("messages", 1, "content")
 
@@ -28,13 +28,13 @@ class View(NamedTuple):
 
 def view_of(row: Mapping[str, Any]) -> View:
     """Find prompt, answer and reasoning in a row."""
-    reasoning = next(((name,) for name in _REASONED if isinstance(row.get(name), str)), None)
+    reasoning = next(((name,) for name in REASONED if isinstance(row.get(name), str)), None)
     for chat, role, content in _CHATS:
         if isinstance(turns := row.get(chat), list):
             view = _in_turns(turns, (chat,), role, content)
             return View(view.prompt, view.answer, view.reasoning or reasoning)
-    prompt = next(filter(None, (_text_at(row, name) for name in _ASKED)), None)
-    others = [name for name in _ANSWERED if prompt is None or name != prompt[0]]
+    prompt = next(filter(None, (_text_at(row, name) for name in ASKED)), None)
+    others = [name for name in ANSWERED if prompt is None or name != prompt[0]]
     answer = next(filter(None, (_text_at(row, name) for name in others)), None)
     return View(prompt, answer, reasoning)
 
@@ -103,7 +103,7 @@ def _in_turns(turns: Sequence[Any], path: Path, role: str, content: str) -> View
     before = [index for who, index in spoken if who == "user" and (answer is None or index < answer)]
     reasoning = None
     if answer is not None:
-        thought = next((name for name in _REASONED if isinstance(turns[answer].get(name), str)), None)
+        thought = next((name for name in REASONED if isinstance(turns[answer].get(name), str)), None)
         reasoning = (*path, answer, thought) if thought else None
     return View(
         (*path, before[-1], content) if before else None,

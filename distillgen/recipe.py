@@ -35,13 +35,15 @@ class Recipe(Settings):
 
     name: str = Field(description="the dataset's name: 1 to 100 of A-Z a-z 0-9 . _ -")
     description: str = Field(default="", description="one line for the card")
-    seeds: SeedSettings
+    seeds: SeedSettings = Field(description="where the seeds come from")
     teachers: dict[str, TeacherSettings] = Field(default={}, description="who is asked, by the name that steps use")
     steps: list[Step] = Field(min_length=1, description="what happens to each row, in order")
-    student: StudentSettings = StudentSettings()
-    dataset: DatasetSettings = DatasetSettings()
-    budget: BudgetSettings = BudgetSettings()
-    terms: TermsSettings = TermsSettings()
+    student: StudentSettings = Field(default=StudentSettings(), description="what the student sees")
+    dataset: DatasetSettings = Field(default=DatasetSettings(), description="how rows become a version")
+    budget: BudgetSettings = Field(default=BudgetSettings(), description="how much money may be spent")
+    terms: TermsSettings = Field(
+        default=TermsSettings(), description="what the dataset is for, against which terms are read"
+    )
 
     @field_validator("name")
     @classmethod

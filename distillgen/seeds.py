@@ -77,15 +77,16 @@ class SeedReader:
                 raise SeedsInvalid("bad seed", problems=[problem, _HINT])
             self.skipped += 1
 
-    def places(self, wanted: str) -> Iterator[tuple[Place, Row]]:
-        """Yield where the seed of an id stands, and identical ones (`-2` behind it), which are rows of their own."""
+    def places(self, *wanted: str) -> Iterator[tuple[Place, Row]]:
+        """Yield where the seeds of some ids stand, and identical ones (`-2` behind it), which are rows of their own."""
+        bases = {each.partition("-")[0] for each in wanted}
         seen: dict[bytes, bytes] = {}
         repeats: Counter[bytes] = Counter()
         for place, found in self._readings():
             if isinstance(found, Problem) or self._lacking(place, found):
                 continue
             row = self._identified(place, found, seen, repeats)
-            if isinstance(row, Row) and row.id.partition("-")[0] == wanted.partition("-")[0]:
+            if isinstance(row, Row) and row.id.partition("-")[0] in bases:
                 yield place, row
 
     def check(self) -> int:

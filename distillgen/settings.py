@@ -83,7 +83,7 @@ class TeacherSettings(Settings):
     answers_as: str | None = Field(default=None, description="keep the answers under this name, not under the URL")
     epoch: int = Field(default=0, ge=0, description="raise it to ask everything anew")
     timeout_seconds: float = Field(default=600, gt=0, le=86_400, description="deadline of one request, in all")
-    limits: LimitSettings = LimitSettings()
+    limits: LimitSettings = Field(default=LimitSettings(), description="how hard it may be asked")
     prices: PriceSettings | None = Field(default=None, description="instead of the price list's")
     mode: Literal["live", "batch"] = Field(default="live", description="batch: cheaper, and answered within a day")
     sampling: dict[str, Any] = Field(default={}, description="temperature, max_tokens, ... as the endpoint names them")
@@ -118,7 +118,7 @@ class DatasetSettings(Settings):
     split_by: str | None = Field(default=None, description="rows that agree in this column stay in one split")
     append: bool = Field(default=False, description="keep the parent's rows, send only new seeds down the road")
     exclude: str | None = Field(default=None, description="file of ids, one a line: rows that must not be in it")
-    gate: GateSettings = GateSettings()
+    gate: GateSettings = Field(default=GateSettings(), description="what a version must reach to be published")
     target_rows: int | None = Field(
         default=None, ge=1, description="stop at the first seed that makes so many published rows; then ask nothing"
     )

@@ -21,7 +21,7 @@ Whom: TypeAlias = Annotated[
 class GenerateStep(Settings):
     """Ask a teacher about each row."""
 
-    use: Literal["generate"]
+    use: Literal["generate"] = Field(description="which step this is")
     prompt: str = Field(description="a template: prompts/NAME.toml beside the recipe, else the library's")
     teacher: Whom = Field(
         default="",
@@ -66,7 +66,7 @@ RuleSetting: TypeAlias = str | dict[str, Any]
 class FilterStep(Settings):
     """Keep the rows that every rule lets pass."""
 
-    use: Literal["filter"]
+    use: Literal["filter"] = Field(description="which step this is")
     preset: str | None = Field(default=None, description="a set of rules: chat, reasoning, labels, strict")
     without: list[str] = Field(default=[], description="rules of the preset that are left out")
     rules: list[RuleSetting] = Field(
@@ -90,7 +90,7 @@ def _listed(one_or_many: str | list[str]) -> list[str]:
 class DeduplicateStep(Settings):
     """Keep the first of equal or nearly equal rows."""
 
-    use: Literal["deduplicate"]
+    use: Literal["deduplicate"] = Field(description="which step this is")
     on: str | list[str] = Field(default="answer", description="column or columns that are compared")
     near: float | None = Field(
         default=None, ge=0.3, le=1.0, description="Jaccard similarity of word n-grams that counts as the same"
@@ -148,7 +148,7 @@ class BenchmarkSettings(Settings):
 class DecontaminateStep(Settings):
     """Refuse rows that hold items of a benchmark."""
 
-    use: Literal["decontaminate"]
+    use: Literal["decontaminate"] = Field(description="which step this is")
     against: list[str | BenchmarkSettings] = Field(min_length=1, description="benchmark files, or tables with `path`")
     on: str | list[str] | None = Field(
         default=None, description="columns that are checked, each apart; default: those that [student] names"
@@ -168,7 +168,7 @@ class DecontaminateStep(Settings):
 class VerifyStep(Settings):
     """Check an answer against a reference."""
 
-    use: Literal["verify"]
+    use: Literal["verify"] = Field(description="which step this is")
     how: Literal["exact", "choice", "number", "math", "json", "code"] = Field(description="how the two are compared")
     answer: str | None = Field(default=None, description="the column that is checked; default: what was written last")
     reference: str = Field(default="reference", description="the column with the right answer, or the tests of code")
@@ -185,7 +185,7 @@ class VerifyStep(Settings):
 class JudgeStep(Settings):
     """Have a teacher score rows by a rubric, or say which of two texts is better."""
 
-    use: Literal["judge"]
+    use: Literal["judge"] = Field(description="which step this is")
     teacher: str | list[str] = Field(
         default="", description="a key of [teachers], or several whose scores are averaged"
     )
@@ -218,7 +218,7 @@ class JudgeStep(Settings):
 class SelectStep(Settings):
     """Choose among all samples of one parent."""
 
-    use: Literal["select"]
+    use: Literal["select"] = Field(description="which step this is")
     keep: Literal["majority", "best", "shortest", "longest", "pair"] = Field(description="which of them")
     on: str | None = Field(default=None, description="the column that votes or is measured; default: the answer")
     by: str | None = Field(default=None, description="best, pair: the column with the score, or with true and false")
@@ -238,7 +238,7 @@ class SelectStep(Settings):
 class BootstrapStep(Settings):
     """Grow a pool of rows in rounds, each made from examples out of the pool."""
 
-    use: Literal["bootstrap"]
+    use: Literal["bootstrap"] = Field(description="which step this is")
     steps: "list[Step]" = Field(min_length=1, description="what a round does: generate, filter, deduplicate, ...")
     show: str = Field(default="question", description="the column of the pool that is shown as an example")
     examples: int = Field(default=5, ge=1, le=100, description="examples of a draw")

@@ -1,11 +1,6 @@
-"""Writes docs/prompts.md from the prompt library, so that the page stays true; `--check` exits 1 when it is stale."""
-
-import sys
-from pathlib import Path
+"""Makes docs/prompts.md from the prompt library, so that the page stays true."""
 
 from distillgen.prompts import Prompt, library, load_prompt
-
-PAGE = Path(__file__).parent / "prompts.md"
 
 INTRO = """# Prompts
 
@@ -67,14 +62,6 @@ def fenced(text: str) -> str:
     return "\n".join(["~~~~text", text.strip("\n"), "~~~~"])
 
 
-def main() -> None:
-    """Write the page, or check it."""
-    page = "\n\n".join([INTRO.rstrip(), *(section(load_prompt(name)) for name in library())]) + "\n"
-    if "--check" not in sys.argv:
-        PAGE.write_text(page, encoding="utf-8")
-    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page:
-        sys.exit("docs/prompts.md is stale: run `make docs`")
-
-
-if __name__ == "__main__":
-    main()
+def page() -> str:
+    """Return docs/prompts.md."""
+    return "\n\n".join([INTRO.rstrip(), *(section(load_prompt(name)) for name in library())]) + "\n"

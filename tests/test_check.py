@@ -262,7 +262,26 @@ def test_sidecars_that_were_cut_off_or_have_bytes_more(kept: Project) -> None:
     assert (finding["kind"], finding["file"]) == ("size", "provenance.jsonl.zst")
     path.write_bytes(b"\0" * len(content))
     [finding] = found(kept, "demo@1")
-    assert finding["kind"] == "unreadable" and "cannot be unpacked after line 0" in finding["what"]
+    assert finding["kind"] == "unreadable" and "cannot be unpacked from its beginning on" in finding["what"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda packed: b"\0\0\0\0" + packed[4:], "cannot be unpacked from its beginning on: it is no packed file"),
+        (lambda packed: packed[:-1] + bytes([packed[-1] ^ 1]), "not the checksum that was packed with it"),
+        (lambda packed: packed[:20] + b"\xff" * 40 + packed[60:], "its packed bytes are damaged"),
+    ],
+    ids=["beginning", "checksum", "amid"],
+)
+def test_why_a_file_cannot_be_unpacked_is_said_in_words(
+    kept: Project, change: Callable[[bytes], bytes], said: str
+) -> None:
+    path = kept.version(2) / "rejected.jsonl.zst"
+    path.chmod(0o644)
+    path.write_bytes(change(path.read_bytes()))
+    done = kept.run("check", "demo@2")
+    assert done.returncode == 8 and said in done.stderr and "zstd decompress" not in done.stderr
 
 
 def test_sidecar_lines_must_be_objects(kept: Project) -> None:

@@ -209,7 +209,8 @@ def test_what_happens_when_another_one_is_at_work(demo: Project, loopback: Loopb
     gate.set()
     out, said = waiting.communicate(timeout=60)
     assert waiting.returncode == 0 and json.loads(out)["unchanged"] == "demo@1", said
-    assert running.wait(timeout=60) == 0 and loopback.seen == 20
+    running.communicate(timeout=60)
+    assert running.returncode == 0 and loopback.seen == 20
 
 
 def test_options_of_locks_that_make_no_sense(demo: Project) -> None:

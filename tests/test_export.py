@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -511,6 +512,7 @@ def test_a_full_disk_leaves_what_stood_there(form: Format, projects: dict[str, P
         text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 12 and "no room" in done.stderr
+    assert "what stood there before is as it was" in done.stderr and "what was decided" not in done.stderr
     assert sorted(tmp_path.iterdir()) == names and all(name.read_text() == "before" for name in names)
 
 
@@ -608,11 +610,18 @@ def test_what_a_killed_export_left_is_swept(projects: dict[str, Project], tmp_pa
     assert {path.name for path in tmp_path.iterdir()} == {*names, *mine}, "nothing of theirs is left, all of others"
 
 
-@pytest.mark.parametrize("form", ["messages", "parquet", "csv"])
-def test_an_export_that_is_stopped_says_nothing_and_leaves_nothing(
-    form: str, projects: dict[str, Project], tmp_path: Path
+@pytest.mark.parametrize(
+    ("form", "number", "said"),
+    [
+        *((form, signal.SIGINT, "") for form in ("messages", "parquet", "csv")),
+        ("messages", signal.SIGTERM, "DG001 stopped; what stood there before is as it was\n"),
+        ("parquet", signal.SIGHUP, "DG001 stopped; what stood there before is as it was\n"),
+    ],
+)
+def test_an_export_that_is_stopped_leaves_nothing(
+    form: str, number: signal.Signals, said: str, projects: dict[str, Project], tmp_path: Path
 ) -> None:
-    """Ctrl-C comes before the third hundred of rows."""
+    """The signal comes before the third hundred of rows."""
     version = copied(projects["plain"], tmp_path, lambda rows: rows.extend(rows * 19))
     code = (
         "import os, signal, sys\n"
@@ -621,7 +630,7 @@ def test_an_export_that_is_stopped_says_nothing_and_leaves_nothing(
         "def slowly(version, split, read=write.batches):\n"
         "    for place, rows in enumerate(read(version, split)):\n"
         "        if place == 2:\n"
-        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        f"            os.kill(os.getpid(), {number.value})\n"
         "        yield rows\n"
         "write.batches = slowly\n"
         f"sys.argv = ['distillgen', 'export', {str(version.folder)!r}, '--format', {form!r}, '-o', 'out']\n"
@@ -631,7 +640,7 @@ def test_an_export_that_is_stopped_says_nothing_and_leaves_nothing(
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stderr) == (130, "") and not (tmp_path / "out").exists()
+    assert (done.returncode, done.stderr) == (128 + number, said) and not (tmp_path / "out").exists()
 
 
 def test_two_exports_to_one_folder(projects: dict[str, Project], tmp_path: Path) -> None:

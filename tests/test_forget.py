@@ -31,6 +31,7 @@ from distillgen.upkeep.check import check_all
 from distillgen.upkeep.erased import keep_out
 from distillgen.upkeep.exchange import exchange
 from distillgen.upkeep.mending import of_path, unpacked
+from distillgen.upkeep.notes import Note, place_of, write_note
 
 Told = dict[str, Any]
 
@@ -187,6 +188,93 @@ def test_one_sample_of_a_seed(telling: tuple[Project, Telling], loopback: Loopba
     calls = told.count
     done = project.build()
     assert "nothing changed" in done.stderr and told.count == calls and is_whole(project)
+
+
+# -- many at once ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 4], ids=["few", "more than a line is looked through for one by one"])
+def test_a_file_of_ids_is_what_one_after_another_is_but_each_version_is_written_once(
+    telling: tuple[Project, Telling], count: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    project, told = telling
+    seeds = [seed_of(project, number) for number in range(count)]
+    row = f"{seed_of(project, 4)}.1"
+    ids = project.write(
+        "gone.txt",
+        "# asked for\n"
+        + "".join(f"{each}\n" for each in seeds)
+        + f"\n{seeds[0]}.2  # of one above\n{row}\n{'a' * 16}\n",
+    )
+    phrases = [phrase for number in range(count) for phrase in told.phrases[f"number {number}?"]]
+    texts = {each["id"]: each["messages"][-1]["content"] for each in project.rows()}
+    phrases.append(texts[row].split()[-1])
+    before, was = state_of(project.folder), project.manifest()
+    done = called(project, "forget", "--ids", str(ids), "demo")
+    assert done.exit_code == 0 and "nothing was changed" in done.stderr and state_of(project.folder) == before
+    assert f"1 of {count + 2} ids are of no row and no seed" in done.stderr and "'aaaaaaaaaaaaaaaa'" in done.stderr
+
+    other = Project(tmp_path_factory.mktemp("other") / "copy")
+    shutil.copytree(project.folder, other.folder, symlinks=True)
+    for each in (*seeds, row):
+        forgotten(other, each)
+
+    gone = forgotten(project, "--ids", str(ids), "demo", "--reason", "asked for")
+    assert gone["id"] == "" and gone["ids"] == [*seeds, row, "a" * 16] and gone["answers"] == 3 * count + 1
+    assert not [phrase for phrase in phrases if holders(project, phrase)]
+    assert project.rows() == other.rows() and is_whole(project)
+    for kind in ("provenance", "rejected", "failed"):
+        assert project.sidecar(kind) == other.sidecar(kind)
+    now = project.manifest()
+    assert [(each["id"], each["rows"]) for each in now["forgotten"]] == [*((each, 3) for each in seeds), (row, 1)]
+    assert {each["digest_before"] for each in now["forgotten"]} == {was["digest"]}, "written anew once"
+    assert now["digest"] == other.manifest()["digest"] and now["funnel"] == other.manifest()["funnel"]
+    assert read_forgotten(home(project)).keys() == read_forgotten(home(other)).keys() == {*seeds, row}
+    assert not (project.folder / ".distillgen" / "forgetting").exists()
+    calls = told.count
+    assert "nothing changed" in project.build().stderr and told.count == calls
+    done = called(project, "forget", "--ids", str(ids), "--yes")
+    assert done.exit_code == 0 and "forgotten already" in done.stderr
+
+
+def test_a_file_of_ids_that_will_not_do_changes_nothing(telling: tuple[Project, Telling]) -> None:
+    project, _ = telling
+    seed, before = seed_of(project, 1), state_of(project.folder)
+    for text, code, said in (
+        (None, 2, "cannot read"), ("# nothing\n\n", 2, "no id is in it"), (f"{seed}\nno id\n", 2, "gone.txt:2"),
+        (f"{seed[:-4]}*\n", 2, "is a pattern"), ("a" * 16 + "\n" + "b" * 16, 10, "nor any of the 1 others"),
+    ):  # fmt: skip
+        path = project.folder / "gone.txt"
+        if text is not None:
+            path.write_text(text)
+        done = called(project, "forget", "--ids", str(path), "--yes")
+        assert done.exit_code == code and said in done.stderr, (text, done.stderr)
+        path.unlink(missing_ok=True)
+        assert state_of(project.folder) == before
+    done = called(project, "forget", "--yes")
+    assert done.exit_code == 2 and "--ids FILE" in done.stderr
+
+
+def test_what_a_killed_run_had_noted_of_many_ids_is_not_lost_on_a_run_for_one(
+    telling: tuple[Project, Telling],
+) -> None:
+    """Its versions are written anew already, so that nothing else knows of the answers."""
+    project, told = telling
+    one, two = seed_of(project, 1), seed_of(project, 2)
+    state = project.folder / ".distillgen"
+    held = [bytes.fromhex(s["key"]) for each in project.sidecar("provenance") if each["origin"] in (one, two)
+            for s in each["steps"] if "key" in s]  # fmt: skip
+    kept = state_of(state)
+    forgotten(project, "--ids", str(project.write("gone.txt", f"{one}\n{two}\n")))
+    for name, content in kept.items():
+        (state / name).write_bytes(content)
+    write_note(place_of(state, [one, two]), Note({one, two}, set(held), set(), {"demo"}))
+    project.seeds([{"question": f"What is number {n}?"} for n in (0, 3, 4, 5)])  # no recipe tells of them either
+    assert forgotten(project, one)["answers"] == 6
+    assert (state / "forgetting").exists(), "the other id's work may not be done"
+    forgotten(project, "--ids", str(project.folder / "gone.txt"))
+    assert not (state / "forgetting").exists()
+    assert not holders(project, told.phrases["number 2?"][0])
 
 
 def test_a_build_does_not_ask_for_it_again(telling: tuple[Project, Telling]) -> None:

@@ -556,6 +556,18 @@ def test_provenance_that_cannot_be_read_stops_it(project: Project, loopback: Loo
         assert done.exit_code == 8 and "distillgen repair" in done.stderr
 
 
+def test_outside_of_a_project_it_says_what_check_and_repair_say(tmp_path: Path) -> None:
+    outside = Project(tmp_path)
+    said = set()
+    for command in (["gc"], ["gc", "--yes"], ["check"], ["repair"], ["log"], ["forget", "mzx5k7aq2bnv3c4d"]):
+        done = called(outside, *command)
+        assert done.exit_code == 10, (command, done.stderr)
+        said.add(done.stderr)
+    assert len(said) == 1 and "no dataset here" in said.pop() and list(tmp_path.iterdir()) == []
+    (tmp_path / ".distillgen").mkdir()
+    assert called(outside, "gc").exit_code == 0, "a build that published nothing may have left something"
+
+
 def test_no_answers_at_all(kept: Project) -> None:
     shutil.rmtree(kept.folder / ".distillgen")
     assert collected(kept, "--answers", "--keep", "9")["answers"]["stored"] == 0
@@ -597,6 +609,7 @@ def test_a_full_disk_says_so_and_loses_nothing_that_is_needed(project: Project, 
         cwd=project.folder, env=clean_environment(), capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 12 and "DG703" in done.stderr, done.stderr
+    assert "what was decided" not in done.stderr
     assert stored <= keys(project)
     collected(project, "--answers")
     assert keys(project) == stored

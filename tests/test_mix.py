@@ -25,7 +25,7 @@ from distillgen.mix.choosing import choose
 from distillgen.mix.making import Wanted, mix
 from distillgen.mix.parts import Part, Place, parts_of
 from distillgen.rows import Row
-from distillgen.teacher.terms import PURPOSES, Entry, entries, judge
+from distillgen.teacher.terms import PURPOSES, Entry, entries, find, judge
 from distillgen.upkeep.check import check_version
 
 CLAUSE = '[terms]\npurpose = "{purpose}"\ncompeting = "no"\n\n[seeds]'
@@ -89,6 +89,47 @@ def test_shares_duplicates_splits_and_lineage(two: Project) -> None:
     assert Counter(each["rule"] for each in rejected) == {"exact_duplicate": 5}
     assert all(each["detail"].startswith("of ") and each["detail"].endswith(" of maths@1") for each in rejected)
     assert manifest["run"]["usd"] == 0 and manifest["teachers"]["main"]["model"] == "scripted"
+
+
+def test_a_seed_of_two_parts_counts_once_and_costs_are_reckoned_from_the_mix_alone(
+    tmp_path: Path, loopback: Loopback
+) -> None:
+    """Both parts are made of the same 13 seeds, by two teachers of one name and other prices."""
+    loopback.behave = lambda body: reply(f"{body['model']}: {text_for(body)}")
+    questions = [f"What is number {n}?" for n in range(13)]
+    dataset(
+        tmp_path, loopback, "a", questions,
+        **{'model = "scripted"': 'model = "scripted"\nprices = { input = 1, output = 2 }'},
+    )  # fmt: skip
+    dataset(
+        tmp_path, loopback, "b", questions,
+        **{'model = "scripted"': 'model = "other"\nprices = { input = 10, output = 20 }'},
+    )  # fmt: skip
+    project = dataset(tmp_path, loopback, "c", questions[:5], **{'model = "scripted"': 'model = "third"'})
+    mixed(project, "all", "a:1", "b:1")
+    manifest = project.manifest(name="all")
+    assert manifest["rows"] == 26 and manifest["seeds"]["count"] == 13
+    card = (project.version(name="all") / "README.md").read_text()
+    assert "**Made from:** 13 seeds" in card
+    assert "| `main` | `scripted` |" in card and "| `b.main` | `other` |" in card
+    assert card.count("| `scripted` (13) |") == 2, "so the server calls itself, whatever it is asked for"
+
+    def costs(name: str) -> dict[str, float | None]:
+        told = json.loads(project.run("stats", name, "--json").stdout)["teachers"]
+        return {teacher: each["usd"] for teacher, each in told.items()}
+
+    assert costs("all") == {"main": costs("a")["main"], "b.main": costs("b")["main"]}
+    assert costs("b")["main"] == pytest.approx(10 * (costs("a")["main"] or 0)) and costs("a")["main"]
+    row = next(each for each in project.sidecar("provenance", name="all") if each["steps"][-1]["from"] == "b@1")
+    assert (
+        row["steps"][0]["teacher"] == "b.main" and "b.main as scripted" in project.run("trace", row["id"], "all").stdout
+    )
+    mixed(project, "again", "all:1", "c:1")
+    behind = {each["origin"] for each in project.sidecar("provenance", name="again")}
+    assert project.manifest(name="again")["seeds"]["count"] == len(behind) < 13, "those of the rows drawn"
+    assert costs("again")["c.main"] is None, "nobody knows the price of one teacher, which makes no other's unknown"
+    assert costs("again")["main"]
+    assert check_version(project.version(name="again")).findings == []
 
 
 def test_every_command_works_on_a_mix(two: Project) -> None:
@@ -267,8 +308,8 @@ def synthetic(
     digest, splits = publication.finish(), publication.splits
     manifest = Manifest(
         name=name, version=publication.number, parent=None, digest=digest, rows=sum(splits.values()), splits=splits,
-        recipe={"name": name}, prompts={}, seeds={"path": [], "count": 0, "sha256": None}, funnel=[], files={}, software={}, run={},
-        **{"teachers": {}, "terms": {}, **facts},
+        recipe={"name": name}, prompts={}, seeds={"path": [], "count": 0, "sha256": None}, funnel=[], files={},
+        software={}, **{"teachers": {}, "terms": {}, "run": {}, **facts},
     )  # fmt: skip
     return publication.publish(manifest, [{"name": each, "dtype": "string"} for each in seen])
 
@@ -529,7 +570,8 @@ def test_a_full_disk_is_told_wherever_it_fills_up(project: Project) -> None:
             capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
         assert done.returncode == 12 and "DG703 no room to write" in done.stderr, (room, done.stderr)
-        assert [each.name for each in (project.folder / "datasets/all").iterdir()] == [".lock"]
+        assert "nothing was published" in done.stderr and "what was decided" not in done.stderr
+        assert [each.name for each in (project.folder / "datasets").iterdir()] == ["a"], "no lock, no empty folder"
 
 
 def test_a_mix_that_is_killed_anywhere_is_swept_by_the_next(project: Project, tmp_path: Path) -> None:
@@ -624,6 +666,11 @@ def record(entry: Entry, *, accept: bool = False, **said: Any) -> dict[str, Any]
     }  # fmt: skip
 
 
+def unknown_model(name: str) -> Entry:
+    """Return what the table says of a model that it does not know."""
+    return next(each for each in find(None, name) if each.id == "unknown-model")
+
+
 def termed(project: Project, name: str, terms: dict[str, Any]) -> None:
     made = numbered(10, name)
     synthetic(project.folder / "datasets", name, made, terms=terms, teachers={"main": {"model": name}})
@@ -689,6 +736,39 @@ def test_no_record_is_unknown_and_stops_where_a_part_was_strict(project: Project
     termed(project, "c", record(FREE, strict=True))
     assert "--accept unknown-model" in mixed(project, "strict", "a:1", "c:1", code=9)
     mixed(project, "strict", "a:1", "c:1", "--accept", "unknown-model")
+
+
+def test_one_teacher_at_two_prices_has_two_names(project: Project) -> None:
+    def priced(usd: float) -> dict[str, Any]:
+        rates = [{"above": 0, "input": usd, "cached_input": usd, "output": usd}]
+        return {"teachers": {"main": {"prices": {"rates": rates}}}}
+
+    for name, usd in (("a", 1.0), ("b", 2.0), ("c", 1.0)):
+        made = numbered(10, name)
+        synthetic(project.folder / "datasets", name, made, teachers={"main": {"model": "m"}}, run=priced(usd))
+    mixed(project, "all", "a:1", "b:1", "c:1")
+    asked = project.manifest(name="all")["run"]["teachers"]
+    assert {name: each["prices"]["rates"][0]["input"] for name, each in asked.items()} == {"main": 1.0, "b.main": 2.0}
+    assert set(project.manifest(name="all")["teachers"]) == {"main", "b.main"}
+
+
+def test_what_was_accepted_of_one_unknown_model_and_of_another_need_not_be_accepted_again(project: Project) -> None:
+    """Both have the id `unknown-model`, and each an entry of its own."""
+    known = [unknown_model(f"model-{n}") for n in range(3)]
+    for name, entry, date in (("a", known[0], "2026-01-02"), ("b", known[1], "2026-03-04")):
+        terms = record(entry, accept=True, strict=True)
+        terms["accepted"][entry.id]["date"] = date
+        termed(project, name, terms)
+    mixed(project, "all", "a:1", "b:1")
+    accepted = project.manifest(name="all")["terms"]["accepted"]["unknown-model"]
+    assert accepted["date"] == "2026-03-04" and accepted["digests"] == sorted(each.digest for each in known[:2])
+    mixed(project, "again", "all:1", "b:1")
+    assert project.manifest(name="again")["terms"]["accepted"]["unknown-model"]["date"] == "2026-03-04"
+    termed(project, "c", record(known[2], strict=True))
+    assert "--accept unknown-model" in mixed(project, "more", "all:1", "c:1", code=9)
+    mixed(project, "more", "all:1", "c:1", "--accept", "unknown-model")
+    accepted = project.manifest(name="more")["terms"]["accepted"]["unknown-model"]
+    assert set(accepted["digests"]) == {each.digest for each in known} and accepted["date"] > "2026-03-04"
 
 
 def test_teachers_that_differ_under_one_name_have_the_same_names_in_the_terms(project: Project) -> None:

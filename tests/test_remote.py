@@ -399,8 +399,10 @@ def test_an_upload_that_the_store_of_the_hub_refuses(ours: Project, hub: Hub, at
 
 def test_a_full_disk(ours: Project, theirs: Project, hub: Hub, at_hub: Any, tmp_path: Path) -> None:
     hub.hold("me/demo", ours.version(2), "v0002")
-    assert "DG703" in done(on_a_full_disk(theirs, "pull", "hf://me/demo", **at_hub), 12)
-    assert "DG703" in done(on_a_full_disk(ours, "push", "demo", str(tmp_path / "store")), 12)
+    assert "nothing of the version is kept" in done(on_a_full_disk(theirs, "pull", "hf://me/demo", **at_hub), 12)
+    assert not (theirs.folder / "datasets").exists(), "no lock, no empty folder"
+    said = done(on_a_full_disk(ours, "push", "demo", str(tmp_path / "store")), 12)
+    assert "DG703" in said and "before the same command has sent the rest" in said
     assert [p for p in (tmp_path / "store").rglob("*") if p.is_file() and p.stat().st_size >= 2000] == []
     assert not (tmp_path / "store/demo/latest").exists() and not list((tmp_path / "store").rglob("manifest.json"))
     push(find_version("demo", ours.folder / "datasets"), str(tmp_path / "store"))
@@ -409,7 +411,17 @@ def test_a_full_disk(ours: Project, theirs: Project, hub: Hub, at_hub: Any, tmp_
     pull(str(tmp_path / "store"), theirs.folder / "datasets")
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_what_is_damaged_there_is_told_once_with_its_lines(ours: Project, theirs: Project, tmp_path: Path) -> None:
+    push(find_version("demo", ours.folder / "datasets"), str(tmp_path / "store"))
+    path = tmp_path / "store/demo/v0002/data/train-00000-of-00001.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"role":"user"', b'"role":"uzer"'))
+    error = damaged(theirs, tmp_path / "store")
+    lines = path.read_bytes().count(b"\n")
+    assert error.count("data/train-00000-of-00001.jsonl") == 1, error
+    assert f"(lines 1, 2, 3, 4, 5 and {lines - 5:,} more)" in error
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_pull_that_is_killed_leaves_no_version(
     ours: Project, theirs: Project, hub: Hub, at_hub: Any, how: signal.Signals
 ) -> None:
@@ -423,7 +435,10 @@ def test_a_pull_that_is_killed_leaves_no_version(
     process.communicate(timeout=30)
     assert process.returncode != 0
     home = theirs.folder / "datasets" / "demo"
-    assert not [each.name for each in home.iterdir() if not each.name.startswith(".")]
+    if how == signal.SIGKILL:
+        assert not [each.name for each in home.iterdir() if not each.name.startswith(".")]
+    else:
+        assert not home.parent.exists(), "nothing is left"
     hub.wait = 0.0
     done(theirs.run("pull", "hf://me/demo", **at_hub))
     assert sorted(each.name for each in home.iterdir()) == [".lock", "latest", "v0002"]

@@ -382,6 +382,7 @@ def test_damage_that_looks_like_a_newer_format_is_damage(kept: Project) -> None:
 
 def test_a_lost_manifest_is_made_from_the_files(kept: Project) -> None:
     rows, was = kept.rows(1), kept.manifest(1)
+    card = (kept.version(1) / "README.md").read_text()
     (kept.version(1) / "manifest.json").unlink()
     told = repaired(kept)
     [mend] = [each for each in told["repairs"] if each["file"] == "manifest.json"]
@@ -389,10 +390,15 @@ def test_a_lost_manifest_is_made_from_the_files(kept: Project) -> None:
     now = kept.manifest(1)
     same = ("format", "name", "version", "digest", "rows", "splits")
     assert {name: now[name] for name in same} == {name: was[name] for name in same}
-    assert {name: entry["sha256"] for name, entry in now["files"].items()} == {
-        name: entry["sha256"] for name, entry in was["files"].items()
+    assert {name: entry["sha256"] for name, entry in now["files"].items() if name != "README.md"} == {
+        name: entry["sha256"] for name, entry in was["files"].items() if name != "README.md"
     }
     assert now["recipe"] == {} and now["funnel"] == [] and "recipe" in now["repaired"][0]["lost"]
+    lines = (kept.version(1) / "README.md").read_text().splitlines(keepends=True)
+    at = next(number for number, line in enumerate(lines) if line.startswith("> **Repaired on"))
+    assert "Nobody knows any more: `parent`, " in lines[at] and lines[at - 2].startswith("# demo, version 1")
+    assert "".join(lines[:at] + lines[at + 2 :]) == card, "else it is as it was, and tells what was lost"
+    assert card.encode() in aside(kept)
     assert kept.rows(1) == rows
     for command in (["log"], ["show", "demo@1"], ["stats", "demo@1"], ["diff", "demo@1", "demo@2"]):
         done = called(kept, *command)
@@ -415,6 +421,13 @@ def test_a_manifest_of_which_half_is_left(kept: Project) -> None:
     assert "demo@1 (repaired)" in kept.run("log", "demo").stdout
     unconfirmed = {each["version"]: each["unconfirmed"] for each in json.loads(kept.run("log", "--json").stdout)}
     assert unconfirmed[1] == sorted({*note["lost"], *note["unverified"]}) and unconfirmed[2] == []
+    card = (kept.version(1) / "README.md").read_text()
+    for name in unconfirmed[1]:
+        assert f"`{name}`" in next(line for line in card.splitlines() if line.startswith("> **Repaired on")), name
+    (kept.version(1) / "README.md").chmod(0o644)
+    (kept.version(1) / "README.md").write_text("another")
+    assert "README.md" in {each["file"] for each in repaired(kept)["repairs"]}
+    assert (kept.version(1) / "README.md").read_text().count("> **Repaired on") == 1
 
 
 def test_a_damaged_manifest_and_damaged_data(kept: Project) -> None:
@@ -440,6 +453,7 @@ def test_a_lost_manifest_and_lost_rejected_rows(kept: Project) -> None:
     assert kept.manifest(1)["repaired"][0]["files"] == {
         "rejected.jsonl.zst": "0 of an unknown number of rows are left", "README.md": "not confirmed",
     }  # fmt: skip
+    assert "> **Repaired on" in (kept.version(1) / "README.md").read_text()
 
 
 def test_files_of_a_hundred_thousand_rows_made_small(
@@ -627,6 +641,15 @@ def test_whatever_a_copy_brought_first(kept: Project, there: str) -> None:
             for name in (TRAIN, VALIDATION)
             for line in (whole / "v0002" / name).read_bytes().splitlines()
         ]
+
+
+def test_as_many_repairs_are_foreseen_as_are_done_where_the_newest_version_is_moved_aside(kept: Project) -> None:
+    for path in kept.version(2).iterdir():
+        if path.name != "README.md":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    told = foreseen(kept)
+    assert [each["file"] for each in told["repairs"]] == ["", "latest"]
+    assert repaired(kept)["repairs"] == told["repairs"]
 
 
 def test_links_that_lead_elsewhere_are_not_followed(kept: Project) -> None:
@@ -890,6 +913,7 @@ def test_a_full_disk_says_so_and_changes_nothing(kept: Project) -> None:
         cwd=kept.folder, env=clean_environment(), capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 12 and "DG703" in done.stderr, done.stderr
+    assert "what was mended so far stays mended" in done.stderr and "what was decided" not in done.stderr
     assert {name: content for name, content in contents(home(kept)).items() if "/.mend-" not in name} == before
     repaired(kept)
 

@@ -3,19 +3,28 @@
 import base64
 import hashlib
 import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 import zlib
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Project
-from loopback import Loopback, reply, words
+from conftest import Project, clean_environment
+from loopback import Loopback, Say, reply, words
 from published import odd_ones
+from till import number_of
 
+from distillgen.report.alike import Likeness, likeness_of, names_of
 from distillgen.report.drawing import Stage, bar, columns, funnel
-from distillgen.report.numbers import Speed
+from distillgen.report.speed import PAUSE, Speed, quantile
+from distillgen.report.speed_section import speed_parts
+from distillgen.report.version_report import shares
 
 HOSTILE = "</script><img src=x onerror=alert(1)> \x1b[31m\u202egnp.exe\u2066 <svg onload=alert(1)> {{ 7*7 }} enough words here"
 
@@ -78,8 +87,11 @@ def test_the_figures_are_those_of_the_manifest(odd: Project) -> None:
         for reason, count in {**step["rejected"], **step["failed"]}.items():
             assert re.search(rf"{re.escape(step['step'])}: {reason}\s*{count}\b", page.text)
     assert manifest["funnel"][0]["failed"] and manifest["funnel"][1]["rejected"]
-    assert "Replies over time" in page.text and "Milliseconds until the reply was there" in page.text
+    assert "Replies a second, over time" in page.text and "Latency over time" in page.text
     assert re.search(r"1\.generate\s*main\s*19\s*133\s*209\s*\$?", page.text)  # 19 replies of 7 and 11 tokens
+    assert re.search(r"1\.generate\s*main\s*19\s*[\d.]+ m?s\s*[\d.]+ m?s\s*[\d.]+ m?s", page.text)  # their latency
+    assert re.search(r"The run that published this version: 19 calls in .*, [\d.]+ a second", page.text)
+    assert re.search(r"main\s*scripted\s*19\s*133\s*209", page.text)  # the run, by teacher
 
 
 def test_every_row_is_in_it_with_its_story(odd: Project) -> None:
@@ -90,8 +102,8 @@ def test_every_row_is_in_it_with_its_story(odd: Project) -> None:
         row["id"]: row["messages"] for row in odd.rows()
     }
     assert {row["why"] for row in by_kind["rejected"]} == {"length"} and len(by_kind["rejected"]) == 2
-    assert [row["detail"] for row in by_kind["failed"]] == [
-        f"{row['step']}: {row['detail']}" for row in odd.sidecar("failed")
+    assert [(row["step"], row["detail"]) for row in by_kind["failed"]] == [
+        (row["step"], row["detail"]) for row in odd.sidecar("failed")
     ]
     assert all(row["steps"][0]["teacher"] == "main" and "key" not in row["steps"][0] for row in by_kind["published"])
     splits = {record["id"]: record["split"] for record in odd.sidecar("provenance")}
@@ -188,6 +200,59 @@ def test_what_is_wrong_is_said(odd: Project, arguments: list[str], status: int, 
     assert "Traceback" not in done.stderr and sorted(odd.folder.rglob("*")) == before
 
 
+def test_a_report_goes_where_it_is_sent(odd: Project) -> None:
+    """Over an old one, into a folder that is not there yet, through a link to its file, and into a pipe."""
+    old = odd.write("old.html", "an old one")
+    link = odd.folder / "link.html"
+    link.symlink_to("old.html")
+    pipe = odd.folder / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        done = odd.run("report", "demo", "-o", "pipe")
+        assert done.returncode == 0, done.stderr
+        piped = reader.communicate(timeout=60)[0]
+    assert pipe.is_fifo() and piped.startswith(b"<!doctype html>") and piped.endswith(b"</html>\n")
+    done = odd.run("report", "demo", "-o", "link.html")
+    assert done.returncode == 0 and link.is_symlink() and old.read_bytes() == piped
+    assert reported(odd, "demo", name="new/folder/r.html").source.encode() == piped
+    default = odd.run("report", "demo")
+    assert default.returncode == 0 and (odd.folder / "demo-v1.html").read_bytes() == piped
+    assert "wrote demo-v1.html" in default.stderr
+
+
+def test_standard_output_takes_it_but_not_a_terminal(odd: Project) -> None:
+    done = odd.run("report", "demo", "-o", "-")
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith("<!doctype html>") and done.stdout.endswith("</html>\n")
+    command = [sys.executable, "-m", "distillgen", "report", "demo", "-o", "-"]
+    closed = subprocess.run(
+        f"{shlex.join(command)} | head -c 100; exit ${{PIPESTATUS[0]}}", shell=True, executable="/bin/bash",
+        cwd=odd.folder, env=clean_environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert closed.returncode in (0, 141) and closed.stderr == ""  # 0: all of it fitted into the pipe
+    master, terminal = os.openpty()
+    seen = subprocess.run(
+        command,
+        cwd=odd.folder,
+        env=clean_environment(),
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(terminal)
+    os.close(master)
+    assert seen.returncode == 2 and "standard output is a terminal" in seen.stderr
+    assert not (odd.folder / "-").exists()
+
+
+def test_a_disk_that_may_not_be_written_leaves_the_old_report(odd: Project) -> None:
+    done = odd.run("report", "demo", "-o", "/proc/report.html")
+    assert done.returncode == 2 and "DG702" in done.stderr and "Traceback" not in done.stderr
+    full = odd.run("report", "demo", "-o", "/dev/full")
+    assert full.returncode == 12 and Path("/dev/full").is_char_device(), full.stderr
+
+
 def test_damage_is_said_and_leaves_no_file(odd: Project) -> None:
     path = next((odd.version() / "data").glob("train*"))
     path.chmod(0o644)
@@ -197,9 +262,10 @@ def test_damage_is_said_and_leaves_no_file(odd: Project) -> None:
     assert not list(odd.folder.glob("*r.html*"))
 
 
-def test_without_the_store_there_is_no_speed_and_all_else(odd: Project, tmp_path: Path) -> None:
+def test_without_the_store_there_is_the_runs_speed_and_all_else(odd: Project, tmp_path: Path) -> None:
     page = reported(odd, "demo", "--state", str(tmp_path / "elsewhere"))
-    assert "which is not here" in page.text and "Milliseconds" not in page.text
+    assert "which is not here" in page.text and "Latency" not in page.text
+    assert "calls in" in page.text and "a second." in page.text
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -210,10 +276,156 @@ def test_an_empty_split_and_a_version_of_nothing_but_rejects_do_not_break_the_pi
     assert "&lt;b&gt;" in funnel([Stage("<b>", 1, 1)]) and "&lt;b&gt;" in columns([("<b>", 1)], "<b>")
 
 
-def test_throughput_counts_every_reply_once() -> None:
+def test_columns_have_labels_as_far_as_there_is_room() -> None:
+    few, many = (columns([(f"l{n}", n) for n in range(count)], "x") for count in (4, 20))
+    assert [f">l{n}<" in few for n in range(4)] == [True] * 4
+    assert [n for n in range(20) if f">l{n}<" in many] == [0, 9, 19]
+    assert 'aria-label="x. l1: 1; l2: 2; l3: 3"' in few  # an empty column is not read out
+    assert "most: 3 apples" in columns([("a", 3)], "x", said=lambda value: f"{value:.0f} apples")
+
+
+MAIN, JUDGE = ("1.generate", "main"), ("2.judge", "strict")
+
+
+def test_every_reply_is_counted_once_over_time() -> None:
     speed = Speed()
-    assert speed.throughput() == [] and speed.span == 0
-    for moment in (10.0, 11.0, 11.5, 20.0):
-        speed.add(moment, None)
-    assert sum(count for _, count in speed.throughput()) == 4 and speed.span == 10 and len(speed.seconds) == 0
-    assert speed.throughput()[0] == (10.0, 1) and speed.throughput()[-1][1] == 1
+    assert speed.stretches() == [] and speed.latencies() == {}
+    for place in range(40):
+        speed.add(MAIN, 1000.0 + place / 4, place / 10)
+        speed.add(JUDGE, 1000.0 + place / 4, None)  # of a batch
+    later = 1000.0 + 2 * PAUSE
+    speed.add(JUDGE, later, 7.0)
+    first, second = speed.stretches()
+    assert (first.replies, first.seconds, second.replies, second.first) == (80, 9.75, 1, later)
+    moments = speed.over_time(first)
+    assert len(moments) == first.moments == 20 and sum(moment.replies for moment in moments) == 80
+    assert [len(moment.seconds) for moment in moments] == [2] * 20 and moments[0].seconds == [0.0, 0.1]
+    assert {where: (len(each), each[-1]) for where, each in speed.latencies().items()} == {
+        MAIN: (40, 3.9),
+        JUDGE: (1, 7),
+    }
+    assert quantile([1.0, 2.0, 3.0], 0.5) == 2.0 and quantile([1.0], 0.95) == 1.0
+
+
+def test_speed_is_said_of_each_stretch_step_and_teacher() -> None:
+    speed = Speed()
+    for place in range(40):
+        speed.add(MAIN, 1000.0 + place / 4, 0.25)
+    speed.add(JUDGE, 1000.0 + 2 * PAUSE, 75.0)
+    parts = list(speed_parts({"calls": 41, "seconds": 20.5}, speed))
+    assert parts[0].text == "The run that published this version: 41 calls in 20.5 s, 2 a second."
+    tables = [[list(line.cells) for line in part.rows] for part in parts if part.rows]
+    assert tables[0] == [
+        ["1970-01-01 00:16:40 UTC", "9.8 s", "40", "4.1"], ["1970-01-01 00:26:40 UTC", "0 ms", "1", ""]
+    ]  # fmt: skip
+    assert tables[1] == [
+        ["1.generate", "main", "40", "250 ms", "250 ms", "250 ms"],
+        ["2.judge", "strict", "1", "1 min 15 s", "1 min 15 s", "1 min 15 s"],
+    ]
+    pictures = [part.picture for part in parts if part.picture]
+    assert len(pictures) == 2 and "most: 4.1" in pictures[0] and "most: 250 ms" in pictures[1]
+    assert not any(part.picture for part in speed_parts({}, Speed()))  # a manifest of former times, and no store
+
+
+def alike(project: Project, loopback: Loopback) -> None:
+    """Build a version in which two rows are like the third, and one equals it."""
+    text = " ".join(f"word{n}" for n in range(60))
+    loopback.behave = lambda body: reply(
+        {3: text, 7: text, 9: f"{text} more", 11: f"{text} at last"}.get(number_of(body))
+        or words(body["messages"][-1]["content"])
+    )
+    project.build()
+
+
+def test_rows_that_are_alike_name_each_other(demo: Project, loopback: Loopback) -> None:
+    alike(demo, loopback)
+    page = reported(demo, "demo")
+    left_out = {row["id"]: row for row in page.rows() if row["kind"] == "rejected"}
+    assert {row["why"] for row in left_out.values()} == {"exact_duplicate", "near_duplicate"}
+    (kept,) = {row["like"] for row in left_out.values()}
+    assert kept in {row["id"] for row in page.rows() if row["kind"] == "published"}
+    assert sorted(row["similarity"] == 1 for row in left_out.values()) == [False, False, True]
+    assert "3 rows left out for resemblance to 1 other row" in page.text
+    named = [attributes["data-row"] for tag, attributes in page.tags if "data-row" in attributes]
+    assert named[0] == kept and set(named) == {kept, *left_out}
+    assert page.text.count("word0 word1 word2") == 4  # the kept row and those like it, side by side
+
+
+def test_a_sample_holds_the_rows_that_the_figures_name(demo: Project, loopback: Loopback) -> None:
+    alike(demo, loopback)
+    page = reported(demo, "demo", "--rows", "1")
+    kinds = Counter(row["kind"] for row in page.rows())
+    assert kinds["rejected"] == 3 and kinds["published"] in (1, 2)
+    assert {row["like"] for row in page.rows() if row["kind"] == "rejected"} <= {row["id"] for row in page.rows()}
+    assert reported(demo, "demo", "--rows", "0").rows() == []
+
+
+def test_a_row_of_a_mix_has_the_name_of_its_part_too() -> None:
+    detail = "of a.2 of maths@3 (validation), Jaccard 0.875"
+    like = likeness_of({"rule": "held_out", "detail": detail, "steps": []})
+    assert like == Likeness("a.2 of maths@3", 0.875)
+    record = {"id": "a.2.mix-2", "steps": [{"step": "1.generate"}, {"step": "mix", "from": "maths@3", "id": "a.2"}]}
+    assert list(names_of(record)) == ["a.2.mix-2", "a.2 of maths@3"]
+    assert likeness_of({"rule": "length", "detail": "of a"}) is None
+    assert likeness_of({"rule": "exact_duplicate", "detail": "something else"}) is None
+
+
+def test_a_mix_has_a_report(odd: Project) -> None:
+    odd.edit('name = "demo"', 'name = "more"')
+    odd.seeds([{"question": f"What is number {n}?"} for n in range(10, 40)])
+    odd.build()
+    mixed = odd.run("mix", "all", "demo:1", "more:1")
+    assert mixed.returncode == 0, mixed.stderr
+    page = reported(odd, "all")
+    assert "What it is mixed from" in page.text and "demo@1" in page.text and "more@1" in page.text
+    assert "A mix asks no teacher" in page.text and "calls of the run" not in page.text
+    rows = page.rows()
+    names = {
+        f"{step.get('id', row['id'])} of {step['from']}" for row in rows for step in row["steps"] if "from" in step
+    }
+    like = [row["like"] for row in rows if "like" in row]
+    assert len(like) == 10 and set(like) <= names
+
+
+def test_many_reasons_and_labels_are_folded_not_dropped() -> None:
+    shown, folded = shares(["reason", "rows", "share"], {f"rule {n}": 500 - n for n in range(500)})
+    assert len(shown.rows) + len(folded.rows) == 500 and folded.folded.startswith("and 480 more, with ")
+    assert len(list(shares(["reason", "rows", "share"], {"one": 1}))) == 1
+
+
+THREE = """
+description = "x"
+user = "{{ question }}"
+output = "json"
+
+[schema]
+type = "object"
+required = ["tasks"]
+[schema.properties.tasks]
+type = "array"
+[schema.properties.tasks.items]
+type = "object"
+required = ["answer"]
+[schema.properties.tasks.items.properties.answer]
+type = "string"
+"""
+
+
+def _two(body: dict[str, Any]) -> list[str]:
+    return [words(f"{body['messages'][-1]['content']} in {n}") for n in ("full", "brief")]
+
+
+def test_one_reply_behind_many_rows_is_counted_once(demo: Project, loopback: Loopback) -> None:
+    """Also when its rows do not follow each other: some are published, some rejected."""
+
+    def three(body: dict[str, Any]) -> Say:
+        return reply(json.dumps({"tasks": [{"answer": text} for text in ("Too short", *_two(body))]}))
+
+    loopback.behave = three
+    demo.seeds([{"question": f"What is number {n}?"} for n in range(5)])
+    demo.edit('prompt = "answer"', 'prompt = "three"\neach = true')
+    demo.write("prompts/three.toml", THREE)
+    demo.build()
+    page = reported(demo, "demo")
+    assert demo.manifest()["run"]["calls"] == 5 and demo.manifest()["rows"] == 10
+    assert re.search(r"1\.generate\s*main\s*5\s*35\s*55", page.text), page.text

@@ -1,6 +1,6 @@
 """What is different between two versions: rows by id, the recipe's keys, the funnel, cost and lengths."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,6 +107,19 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tu
     before, after = dict(_flat(old)), dict(_flat(new))
     keys = dict.fromkeys([*before, *after])
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
+
+
+def steps_in_order(old: Iterable[str], new: Iterable[str]) -> list[str]:
+    """Return the steps of two funnels, those of each in its order: what only the newer one has stands behind the step
+    that it follows there, or first of all."""
+    names, at = list(old), 0
+    for name in new:
+        if name in names:
+            at = names.index(name) + 1
+        else:
+            names.insert(at, name)
+            at += 1
+    return names
 
 
 def changes_of(manifest: Manifest, before: Manifest | None) -> list[str]:

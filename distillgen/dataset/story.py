@@ -107,9 +107,12 @@ def _with_training(version: Version, stories: list[Story]) -> list[Story]:
                     ids.remove(row["id"])
                     if not ids:
                         break
-    return [
-        Story(each.fate, each.record, found.get(each.record["id"]), _cost(version, each.record)) for each in stories
-    ]
+    return [  # of a mix, a row that was left out may have the id of one that was not
+        Story(
+            each.fate, each.record, found.get(each.record["id"]) if each.fate == "published" else None,
+            _cost(version, each.record),
+        ) for each in stories
+    ]  # fmt: skip
 
 
 def _paid(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

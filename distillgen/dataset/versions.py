@@ -3,14 +3,14 @@
 import contextlib
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from distillgen.dataset.manifest import DAMAGED, FILE_NAME, Manifest, read_manifest
 from distillgen.dataset.seal import has_seal, seal_holds
-from distillgen.errors import Damaged, DistillgenError, NewerFormat, NotFound, nearest
-from distillgen.files import safe_name, sync_folder
+from distillgen.errors import Damaged, DistillgenError, Locked, NewerFormat, NotFound, nearest
+from distillgen.files import Lock, safe_name, sync_folder
 
 SHORTEST_DIGEST = 4  # hexadecimal digits that may name a version
 EXCHANGING = ".exchanging-"  # before the name of a version in whose place a rewritten one is put just now
@@ -130,6 +130,27 @@ def homes_in(datasets: Path) -> list[Path]:
     """Return the folders of the datasets of a project, in order."""
     found = sorted(entry for entry in datasets.iterdir() if entry.is_dir()) if datasets.is_dir() else []
     return [home for home in found if not home.name.startswith(".")]
+
+
+@contextlib.contextmanager
+def locked_home(home: Path) -> Iterator[None]:
+    """Hold the lock of a dataset that may be new: where nothing came of it, no folder stays that was not there before.
+
+    Raises Locked, DiskFull, NotWritable.
+    """
+    new = [folder for folder in (home, home.parent) if not folder.exists()]
+    lock = home / ".lock"
+    with Lock(lock):
+        if not lock.exists():  # whoever held it before us made the folder, and took it away again
+            raise Locked("another distillgen was at work here", where=str(lock), fix="run the same command again")
+        try:
+            yield
+        finally:
+            if home in new and {path.name for path in home.iterdir()} <= {lock.name}:
+                with contextlib.suppress(OSError):  # somebody else puts something there just now
+                    lock.unlink()
+                    for folder in new:
+                        folder.rmdir()
 
 
 def no_dataset(name: str, datasets: Path) -> NotFound:

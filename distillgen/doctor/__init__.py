@@ -46,7 +46,7 @@ def _needs(recipe: Recipe, source: Source, state: Path | None, now: datetime) ->
     yield well("recipe", f"{source.path}: {recipe.name}")
     yield from running.examine(source.folder, state)
     yield from keys.examine(recipe.teachers, source.folder)
-    yield from ages.of_teachers(recipe, source.folder, now)
+    yield from ages.of_teachers(recipe, source, now)
     answered = endpoints.ask(recipe.teachers, source.folder)
     yield from endpoints.examine(recipe.teachers, source.folder, answered)
     yield network.clock(now, [heard.clock for heard in answered.values() if heard.clock is not None])
@@ -55,4 +55,6 @@ def _needs(recipe: Recipe, source: Source, state: Path | None, now: datetime) ->
 def _problems(recipe: Path, error: DistillgenError) -> Iterator[Finding]:
     for problem in error.problems:
         where = problem.where or str(recipe)
-        yield broken("recipe", f"{where}: {error.code} {problem.what}", problem.fix or f"distillgen explain {error.code}")
+        yield broken(
+            "recipe", f"{where}: {error.code} {problem.what}", problem.fix or f"distillgen explain {error.code}"
+        )

@@ -1,4 +1,4 @@
-"""How old what distillgen knows of prices and terms is, and what that means for a recipe's teachers."""
+"""How old what distillgen knows of prices and terms is, and what both mean for a recipe's teachers."""
 
 import functools
 import importlib.metadata
@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from datetime import date, datetime
 from pathlib import Path
 
-from distillgen.doctor.findings import Finding, note, warning, well
+from distillgen.doctor.findings import Finding, broken, note, warning, well
 from distillgen.doctor.keys import is_unknown
-from distillgen.errors import DistillgenError
-from distillgen.recipe import Recipe
+from distillgen.errors import DistillgenError, TermsNotAccepted
+from distillgen.recipe import Recipe, Source
 from distillgen.settings import TeacherSettings
-from distillgen.teacher import providers
+from distillgen.step_settings import GenerateStep, JudgeStep
 from distillgen.teacher.cost import Prices, find_prices
-from distillgen.teacher.models import DEFAULT
-from distillgen.teacher.terms import Entry, entries, find
+from distillgen.teacher.terms import Entry, entries
+from distillgen.terms import weigh
 
 OLD_DAYS = 90  # prices change every few months
 UPGRADE = "pip install --upgrade genai-prices"
@@ -75,21 +75,41 @@ def _day(text: str) -> date | None:
         return None
 
 
-def of_teachers(recipe: Recipe, folder: Path, now: datetime) -> Iterator[Finding]:
-    """Yield what is found of the prices of a recipe's teachers, and which readings of their terms are past their day.
+def of_teachers(recipe: Recipe, source: Source, now: datetime) -> Iterator[Finding]:
+    """Yield what is found of the prices of a recipe's teachers, and of the terms of those that a step asks.
 
     `now` has a zone.
     """
     has_budget = recipe.budget.usd is not None or recipe.budget.usd_total is not None
-    late: dict[str, Entry] = {}
     for name, settings in recipe.teachers.items():
-        if is_unknown(settings):
-            continue
-        yield from _price(name, settings, now, has_budget=has_budget)
-        model = settings.model or (DEFAULT if settings.provider == providers.EMBEDDED else "")
-        if not settings.gguf:
-            known = find(settings.provider, model, settings.base_url)
-            late |= {entry.id: entry for entry in known if entry.is_overdue(now.date())}
+        if not is_unknown(settings):
+            yield from _price(name, settings, now, has_budget=has_budget)
+    yield from _terms(recipe, source, now.date())
+
+
+def _terms(recipe: Recipe, source: Source, today: date) -> Iterator[Finding]:
+    """Yield whether terms stop a build, and which readings of them are past their day.
+
+    Left out are weights of one's own: to know whose they are takes reading gigabytes.
+    """
+    asking = [step for _, step in recipe.all_steps() if isinstance(step, GenerateStep | JudgeStep)]
+    used = {name for step in asking for name in recipe.teachers_of(step)}
+    known = {name for name in used if not (is_unknown(recipe.teachers[name]) or recipe.teachers[name].gguf)}
+    try:
+        terms = weigh(recipe, source, known)
+    except DistillgenError:  # an embedded model that is not installed: its own finding says so
+        return
+    try:
+        terms.require()
+        if known and terms.verdict.stance == "unknown":
+            first = terms.verdict.judgements[0]
+            what = f"for the purpose {recipe.terms.purpose} the terms are unknown: {first.reason}"
+            yield note("terms", what, f"distillgen terms {first.entry.id}")
+        elif known:
+            yield well("terms", f"for the purpose {recipe.terms.purpose} the terms are: {terms.verdict.stance}")
+    except TermsNotAccepted as error:
+        yield broken("terms", error.problems[0].what, error.problems[0].fix)
+    late = {each.entry.id: each.entry for each in terms.verdict.judgements if each.entry.is_overdue(today)}
     for entry in late.values():
         what = f"{entry.id} ({entry.document}) was read on {entry.read}, and trusted until {entry.review_by}"
         yield warning("terms", what, f"read it again: {entry.url or f'distillgen terms {entry.id}'}")

@@ -48,9 +48,7 @@ def _key(teacher: str, settings: TeacherSettings, folder: Path, environment: Map
     return well("key", f"{teacher}: the key is in {place}")
 
 
-def _place(
-    settings: TeacherSettings, folder: Path, environment: Mapping[str, str]
-) -> tuple[str, str | None]:
+def _place(settings: TeacherSettings, folder: Path, environment: Mapping[str, str]) -> tuple[str, str | None]:
     """Return where a key is, and what stands there as it is; None of a file, which ends with a line break rightly."""
     if settings.api_key_file:
         return f"the file {folder / Path(settings.api_key_file).expanduser()}", None

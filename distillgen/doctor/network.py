@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import distillgen.teacher
 from distillgen.doctor.findings import Finding, broken, note, quoted, warning, well
 from distillgen.errors import UsageError
 from distillgen.report.console import clock as duration
-from distillgen.teacher.providers import is_loopback
+from distillgen.teacher import providers
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 BUNDLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -140,7 +139,9 @@ def clock(now: datetime, servers: Sequence[ServerClock]) -> Finding:
         worst = off[-1]
         direction = "ahead of" if worst.ahead_seconds > 0 else "behind"
         what = f"the clock is {duration(abs(worst.ahead_seconds))} {direction} that of {worst.host}: {HARM}"
-        agreeing = sorted({each.host for each in servers if each not in off and not is_loopback(_name(each.host))})
+        agreeing = sorted(
+            {each.host for each in servers if each not in off and not providers.is_loopback(_name(each.host))}
+        )
         if agreeing:
             what = f"{what}; {', '.join(agreeing)} agrees with this machine, so that server may be the one that is off"
         return warning("clock", what, fix)
@@ -158,7 +159,7 @@ def _name(host: str) -> str:
 
 def made_on() -> date:
     """Return the newest day in the tables that come with this distillgen: it was made then or later."""
-    folder = Path(distillgen.teacher.__file__).parent
+    folder = Path(providers.__file__).parent
     tables = [tomllib.loads((folder / name).read_text(encoding="utf-8")) for name in ("providers.toml", "terms.toml")]
     return max(day for table in tables for entry in table.values() for day in _days(entry))
 

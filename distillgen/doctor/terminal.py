@@ -50,7 +50,7 @@ def _colours(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield note("terminal", "NO_COLOR and FORCE_COLOR are both set", "unset one of them, or use --color")
     elif force and not is_terminal:
         what = "FORCE_COLOR is set: colour codes go into files, pipes and mails, too"
-        yield note("terminal", what, "unset FORCE_COLOR there, or use --color auto")
+        yield note("terminal", what, "unset FORCE_COLOR there, or use --color never")
     elif never:
         yield well("terminal", "no colours (NO_COLOR is set)")
     if is_terminal and term in ("", "dumb", "unknown"):
@@ -65,12 +65,13 @@ def _is_known(term: str) -> bool:
     """Whether the system's table of terminals has an entry; where there is no such table nothing can be told."""
     try:
         import curses
-
-        curses.setupterm(term, os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
     except ImportError:
         return True
-    except Exception:  # curses.error, which is no name without curses
-        return False
+    with open(os.devnull, "wb") as nothing:  # noqa: PTH123  (it wants some file to write to, and writes nothing)
+        try:
+            curses.setupterm(term, nothing.fileno())
+        except curses.error:
+            return False
     return True
 
 

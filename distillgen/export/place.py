@@ -12,27 +12,33 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from distillgen.dataset.manifest import FILE_NAME
+from distillgen.dataset.room import on_stop, when_full
 from distillgen.dataset.versions import Version
 from distillgen.errors import Locked, NotWritable, UsageError
 from distillgen.files import disk_errors, sync_folder
 
 _VERSION = re.compile(r"v[0-9]{4,9}")  # the name of a version's folder
 _SPARE = re.compile(r"\.exporting-[0-9]+-.+", re.DOTALL)
+RECIPE = "recipe.toml"
 _OWN = ("datasets", ".distillgen")  # folders of a project that hold nothing but its own files
 
 
-def may_stand_in(folder: Path, version: Version) -> None:
-    """Raise UsageError where a project keeps its own files, but for a version's `exports`; NotWritable for a file."""
-    place, home = folder.resolve(), version.folder.resolve()
+def may_stand_in(folder: Path, version: Version | None) -> None:
+    """Raise UsageError where a project keeps its own files, but for a version's `exports`; NotWritable for a file.
+
+    Without a version, for rows of a pipe, a project is told from its recipe.
+    """
+    place, home = folder.resolve(), version.folder.resolve() if version is not None else None
     for above in (place, *place.parents):
         is_numbered = _VERSION.fullmatch(above.name) is not None
-        is_version = above == home or (is_numbered and (above.parent == home.parent or (above / FILE_NAME).is_file()))
+        is_sibling = home is not None and above.parent == home.parent
+        is_version = above == home or (is_numbered and (is_sibling or (above / FILE_NAME).is_file()))
         if is_version:
             if place.relative_to(above).parts[:1] == ("exports",):
                 break
             raise _refused(folder, "belongs to a version, which never changes", version)
     else:
-        project = home.parent.parent.parent if home.parent.parent.name == _OWN[0] else None
+        project = _project_of(place, home)
         if project and place.is_relative_to(project) and place.relative_to(project).parts[:1] in [(n,) for n in _OWN]:
             raise _refused(folder, "is where the project keeps its own files", version)
     if folder.exists() and not folder.is_dir():
@@ -42,8 +48,16 @@ def may_stand_in(folder: Path, version: Version) -> None:
         )
 
 
-def _refused(folder: Path, why: str, version: Version) -> UsageError:
-    return UsageError(f"{folder} {why}", fix=f"choose another folder, or {version.folder / 'exports'}")
+def _project_of(place: Path, home: Path | None) -> Path | None:
+    """Return the project that a version is of, or else the one around a folder; None where there is none."""
+    if home is not None:
+        return home.parent.parent.parent if home.parent.parent.name == _OWN[0] else None
+    return next((above for above in place.parents if (above / RECIPE).is_file()), None)
+
+
+def _refused(folder: Path, why: str, version: Version | None) -> UsageError:
+    exports = f", or {version.folder / 'exports'}" if version is not None else ""
+    return UsageError(f"{folder} {why}", fix=f"choose another folder{exports}")
 
 
 class Spares:
@@ -81,7 +95,8 @@ def files_for(folder: Path) -> Iterator[Spares]:
 
     Sweeps those of exports that were killed. Raises Locked while another export writes there, and what a disk may do.
     """
-    with disk_errors(folder):
+    left = "what stood there before is as it was"
+    with on_stop(left), when_full(left), disk_errors(folder):
         is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         handle, spares = os.open(folder, os.O_RDONLY | os.O_DIRECTORY), Spares(folder)

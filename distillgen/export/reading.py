@@ -1,20 +1,26 @@
-"""Reads a version's rows for export, many at a time; a line that is no row is told with its file and its number."""
+"""Reads rows for export, many at a time, of a version or of a pipe; what is no row is told with its line's number."""
 
+import codecs
 import hashlib
-from collections.abc import Iterator, Mapping
+import os
+import select
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 
 from distillgen.dataset.versions import Version
-from distillgen.errors import Damaged, UsageError
+from distillgen.errors import Damaged, Problem, SeedsInvalid, UsageError
+from distillgen.seeds import read_json_lines
 
 Row: TypeAlias = dict[str, Any]
 AT_ONCE = 100  # rows that are passed on together: few enough to stay in a processor's cache, which triples the speed
 MOST_BYTES = 4_000_000  # of lines that are passed on together, so that long rows take no more memory than short ones
 PAIR = ("prompt", "chosen", "rejected")
 CONVERSATION = ("messages",)
+PIPE = "standard input"
+READ_BYTES = 1_000_000  # asked of a pipe at once; it gives what it has
 _TURN = {"role", "content"}
 
 
@@ -97,3 +103,83 @@ def _damaged(path: Path, line: int) -> Damaged:
 def is_pair(row: Mapping[str, Any]) -> bool:
     """Say whether a row is a preference pair; else it is a conversation."""
     return "chosen" in row
+
+
+class Line(NamedTuple):
+    """A line of a pipe: its number, its bytes, and the row that it is."""
+
+    number: int
+    raw: bytes
+    row: Row
+
+
+class Arriving:
+    """The rows of a pipe, in lists of what has come by then; `skipped` counts the bad lines gone over.
+
+    `out` is the number of a pipe that somebody reads: waiting for rows ends with a BrokenPipeError when nobody does any
+    more. Raises SeedsInvalid with the line that is no JSON object, unless `skip_bad`.
+    """
+
+    def __init__(self, number: int, out: int | None, *, skip_bad: bool) -> None:
+        self._number, self._out, self._skip_bad = number, out, skip_bad
+        self.skipped = 0
+
+    def __iter__(self) -> Iterator[list[Line]]:
+        before = 0
+        for lines in self._lines():
+            for start in range(0, len(lines), AT_ONCE):
+                rows, problem = self._rows(lines[start : start + AT_ONCE], before + start)
+                yield rows
+                if problem is not None:
+                    raise SeedsInvalid("bad row", problems=[problem])
+            before += len(lines)
+
+    def _rows(self, lines: Sequence[bytes], before: int) -> tuple[list[Line], Problem | None]:
+        """Return the rows of some lines, those after `before`, as far as there is nothing wrong that may not be."""
+        found: list[Line] = []
+        for place, row in read_json_lines(PIPE, lines):
+            at = int(place.rpartition(":")[2])
+            if not isinstance(row, Problem):
+                found.append(Line(before + at, lines[at - 1], row))
+            elif self._skip_bad:
+                self.skipped += 1
+            else:
+                fix = "mend it, or go over such lines: --skip-bad-rows"
+                return found, Problem(row.what, f"{PIPE}:{before + at}", fix)
+        return found, None
+
+    def _lines(self) -> Iterator[list[bytes]]:
+        """Yield whole lines as they come."""
+        begun: list[bytes] = []  # of a line whose end has not come
+        while content := self._read():
+            *whole, rest = content.split(b"\n")
+            if whole:
+                whole[0] = b"".join([*begun, whole[0]])
+                begun = []
+                yield [_without_mark(line) for line in whole]
+            if rest:
+                begun.append(rest)
+        if begun:
+            yield [_without_mark(b"".join(begun))]
+
+    def _read(self) -> bytes:
+        """Return what has come, b"" at the end."""
+        waiting = select.poll()
+        waiting.register(self._number, select.POLLIN)
+        if self._out is not None:
+            waiting.register(self._out, 0)
+        events = dict(waiting.poll())
+        try:
+            content = os.read(self._number, READ_BYTES) if self._number in events else None
+        except BlockingIOError:  # somebody else made it so
+            return self._read()
+        except OSError as error:
+            raise UsageError(f"cannot be read: {error.strerror}", where=PIPE) from None
+        if content == b"" or self._out not in events:
+            return content or b""
+        raise BrokenPipeError  # but not where all rows had left
+
+
+def _without_mark(line: bytes) -> bytes:
+    """Return a line without the mark that some files begin with; `cat` brings it into the middle of a stream."""
+    return line.removeprefix(codecs.BOM_UTF8)

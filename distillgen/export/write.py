@@ -1,8 +1,9 @@
-"""Writes a version in a format, streamed: to an open stream, or to a folder of which either all is new or nothing."""
+"""Writes a version, or the rows of a pipe, in a format, streamed: to an open stream, or to a folder of which either all
+is new or nothing."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -11,24 +12,32 @@ from distillgen.dataset.versions import Version
 from distillgen.errors import Damaged, DistillgenError, NameInvalid, UsageError
 from distillgen.export.formats import Format, Made, Unfit, system_of
 from distillgen.export.options import Options
+from distillgen.export.piped import Columns, NoTrainingRow, training_row
 from distillgen.export.place import files_for, may_stand_in
-from distillgen.export.reading import batches, first_row, is_pair
-from distillgen.export.sinks import SINKS, require_pyarrow
+from distillgen.export.reading import PIPE, Arriving, Line, Row, batches, first_row, is_pair
+from distillgen.export.sinks import SINKS, Sink, require_pyarrow
 from distillgen.files import safe_name
 
 LONGEST_ID = 80  # characters of an id that an error shows
 TOLD = 3  # rows that do not fit which an error names
+TRAIN = "train"  # the split of a pipe's row that names none
+MOST_SPLITS = 100  # of a pipe: each is an open file
+COLUMNS_FIX = (
+    "--prompt-column and --answer-column name columns; --rejected FILE takes such rows out of the way and goes on"
+)
+KEYS = ("reasoning_content", "thinking")  # placements of reasoning that give every row a key
 
 
 class _Misfits:
     """Rows that a format cannot carry: how many there are, and what is wrong with the first of them."""
 
-    def __init__(self, version: Version, form: Format) -> None:
-        self._version, self._form = version, form
+    def __init__(self, label: str, form: Format, *, where: str, fix: str) -> None:
+        self._label, self._form, self._where, self.fix = label, form, where, fix
         self.count = 0
         self._first: list[str] = []
 
     def add(self, row_id: str, why: str) -> None:
+        """Count a row."""
         self.count += 1
         if self.count <= TOLD:
             shown = row_id if row_id.isprintable() and len(row_id) <= LONGEST_ID else repr(row_id)[:LONGEST_ID]
@@ -36,19 +45,23 @@ class _Misfits:
 
     def error(self, more: str = "") -> DistillgenError:
         """Return the error that says which rows do not fit."""
-        label, form = self._version.label, self._form.name
         rest = f"; and {self.count - TOLD:,} more rows" if self.count > TOLD else ""
         return UsageError(
-            f"{label} does not fit the format {form}: {'; '.join(self._first)}{rest}{more}",
-            where=str(self._version.folder),
-            fix="another format may carry such rows; [dataset] `exclude` leaves single rows out of the next version",
+            f"{self._label} does not fit the format {self._form.name}: {'; '.join(self._first)}{rest}{more}",
+            where=self._where,
+            fix=self.fix,
         )
+
+
+def _of_version(version: Version, form: Format) -> _Misfits:
+    fix = "another format may carry such rows; [dataset] `exclude` leaves single rows out of the next version"
+    return _Misfits(version.label, form, where=str(version.folder), fix=fix)
 
 
 def export_to(out: IO[bytes], version: Version, form: Format, options: Options, *, split: str | None) -> int:
     """Write rows to an open stream; return how many. At a row that does not fit, those before it have gone out."""
     options = fitting(version, form, options)
-    misfits = _Misfits(version, form)
+    misfits = _of_version(version, form)
     sink, count = SINKS[form.suffix](out), 0
     for name in version.split_names(split):
         for made in _made(version, name, form, options, misfits, until_misfit=True):
@@ -75,7 +88,7 @@ def export_folder(
     """
     options, names = fitting(version, form, options), version.split_names(split)
     may_stand_in(folder, version)
-    misfits = _Misfits(version, form)
+    misfits = _of_version(version, form)
     with files_for(folder) as files:
         for name in names:
             path = files.add(file_name(name) if file_name else f"{name}{form.suffix}")
@@ -122,10 +135,7 @@ def fitting(version: Version, form: Format, options: Options) -> Options:
         student = version.manifest.recipe.get("student", {})
         is_one_turn = student.get("prompt") is not None and student.get("system") is None
         options = replace(options, as_text=is_one_turn and options.reasoning in ("think", "drop"))
-    if form.suffix == ".parquet":
-        require_pyarrow()
-    if form.name == "text":
-        _require_template(options)
+    _require(form, options)
     if form.name == "labels":
         options = replace(options, system=system_of(first["messages"]))
     if "reasoning" in first and options.reasoning not in (places := _places(form, options)):
@@ -157,8 +167,11 @@ def _places(form: Format, options: Options) -> tuple[str, ...]:
     return form.reasoning
 
 
-def _require_template(options: Options) -> None:
-    if options.template is None:
+def _require(form: Format, options: Options) -> None:
+    """Raise UsageError where a format needs something that is not there."""
+    if form.suffix == ".parquet":
+        require_pyarrow()
+    if form.name == "text" and options.template is None:
         raise UsageError(
             "the format text needs a chat template",
             fix="--template FILE: the student's chat_template.jinja or tokenizer_config.json",
@@ -194,3 +207,150 @@ def _made(
             yield held
         if until_misfit and misfits.count:
             return
+
+
+class Piped:
+    """The rows of a pipe on their way into a format.
+
+    `aside` takes a row that does not fit, with the reason; without it such a row is an error. What the version of a
+    dataset decides, its first row decides here: conversations or pairs, texts or messages, the system's message.
+    """
+
+    def __init__(
+        self, rows: Arriving, form: Format, options: Options, columns: Columns, *, split: str | None = None,
+        aside: Callable[[Line, str], None] | None = None,
+    ) -> None:  # fmt: skip
+        _require(form, options)
+        self.form = form
+        self._rows, self._options, self._columns = rows, options, columns
+        self._split, self._aside = split, aside
+        self._are_pairs: bool | None = None
+        fix = "another format may carry such rows; --rejected FILE takes them out of the way and goes on"
+        self.misfits = _Misfits(PIPE, form, where="", fix=fix)
+
+    def __iter__(self) -> Iterator[list[tuple[str, list[Made]]]]:
+        """Yield what is made of rows that came together, each with its split; up to a row that does not fit."""
+        for lines in self._rows:
+            held = []
+            for line in lines:
+                try:
+                    split = _split_of(line.row)
+                    if self._split in (None, split):
+                        held.append((split, self._made(line)))
+                except Unfit as unfit:
+                    if self._aside is not None:
+                        self._aside(line, str(unfit))
+                        continue
+                    if isinstance(unfit, NoTrainingRow):
+                        self.misfits.fix = COLUMNS_FIX
+                    self.misfits.add(f"at line {line.number}", str(unfit))
+                    break
+            yield held
+
+    def _made(self, line: Line) -> list[Made]:
+        row = training_row(line.row, f"line {line.number}", self._columns, are_labels=self.form.name == "labels")
+        are_pairs = is_pair(row)
+        if self.form.takes == ("conversation" if are_pairs else "pair"):
+            what = "one preference pair; --format preference" if are_pairs else "one conversation, and no pair"
+            raise Unfit(f"it is {what}")
+        if self._are_pairs not in (None, are_pairs):
+            raise Unfit(f"it is {'a pair' if are_pairs else 'a conversation'}, and the rows before it are not")
+        options = self._options if self._are_pairs is not None else _decided(self.form, self._options, row)
+        places = _places(self.form, options)
+        if "reasoning" in row and options.reasoning not in places:
+            raise Unfit(
+                f"it has reasoning, which cannot go where {options.reasoning!r} says: "
+                f"{self.form.why or 'there is no such key'}; --reasoning {' or '.join(places)}"
+            )
+        if options.reasoning in KEYS and options.reasoning in places:
+            row.setdefault("reasoning", "")
+        rendered = self.form.render(row, options)
+        made = [rendered] if isinstance(rendered, dict) else list(rendered)
+        if (why := next(filter(None, map(self.form.wrong, made)), None)) is not None:
+            raise Unfit(why)
+        self._options, self._are_pairs = options, are_pairs
+        return made
+
+
+def _decided(form: Format, options: Options, row: Row) -> Options:
+    """Return the options with what the first row decides."""
+    if options.as_text is None:
+        is_one_turn = not is_pair(row) and [turn["role"] for turn in row["messages"]] == ["user", "assistant"]
+        options = replace(options, as_text=is_one_turn and options.reasoning in ("think", "drop"))
+    return replace(options, system=system_of(row["messages"])) if form.name == "labels" else options
+
+
+def _split_of(row: Mapping[str, object]) -> str:
+    """Return the split that a row names. Raises Unfit for one that can be no file's name."""
+    name = row.get("split")
+    if name is None:
+        return TRAIN
+    try:
+        return safe_name(name, "split") if isinstance(name, str) else _no_split(name)
+    except NameInvalid:
+        return _no_split(name)
+
+
+def _no_split(name: object) -> str:
+    raise Unfit(f"its `split` is {str(name)[:40]!r}, which can be no file's name")
+
+
+def pipe_to(out: IO[bytes], rows: Piped, *, each: bool) -> int:
+    """Write the rows of a pipe to an open stream as they come, with `each` one by one; return how many.
+
+    At a row that does not fit, those before it have gone out.
+    """
+    sink, count = SINKS[rows.form.suffix](out), 0
+    try:
+        for made in rows:
+            together = (
+                [[row] for _, some in made for row in some] if each else [[row for _, some in made for row in some]]
+            )
+            for some in together:
+                sink.write(some)
+                out.flush()
+                count += len(some)
+            if rows.misfits.count:
+                raise rows.misfits.error(f" ({count:,} rows before it were written)")
+    except DistillgenError:
+        sink.close()
+        raise
+    sink.close()
+    out.flush()
+    return count
+
+
+def pipe_to_folder(folder: Path, rows: Piped) -> list[Path]:
+    """Write the rows of a pipe into a folder, a file per split; return them, put in place when all are whole.
+
+    Raises UsageError at a row that does not fit, or when no row came; Locked, and what a disk may do.
+    """
+    may_stand_in(folder, None)
+    with files_for(folder) as files:
+        with ExitStack() as open_files:
+            sinks: dict[str, Sink] = {}
+            for made in rows:
+                for split, some in made:
+                    if split not in sinks:
+                        if len(sinks) == MOST_SPLITS:
+                            raise UsageError(f"over {MOST_SPLITS} splits in the rows' column `split`", where=PIPE)
+                        file = open_files.enter_context(_written(files.add(f"{split}{rows.form.suffix}")))
+                        sinks[split] = open_files.enter_context(_closed(SINKS[rows.form.suffix](file)))
+                    sinks[split].write(some)
+                if rows.misfits.count:
+                    raise rows.misfits.error()
+            if not sinks:
+                raise UsageError("no rows came, so nothing is written", where=PIPE)
+        return files.put_in_place()
+
+
+@contextmanager
+def _closed(sink: Sink) -> Iterator[Sink]:
+    """End a sink: well, or when something went wrong without a word."""
+    try:
+        yield sink
+    except BaseException:
+        with suppress(Exception):  # as in _write_file
+            sink.close()
+        raise
+    sink.close()

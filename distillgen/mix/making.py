@@ -16,10 +16,11 @@ from distillgen import __version__
 from distillgen.dataset.figures import replies_of
 from distillgen.dataset.manifest import Manifest, read_manifest
 from distillgen.dataset.publication import Publication
-from distillgen.dataset.versions import Version, latest
+from distillgen.dataset.room import on_stop, when_full
+from distillgen.dataset.versions import Version, latest, locked_home
 from distillgen.errors import Damaged, Locked
 from distillgen.excluded import FORGOTTEN
-from distillgen.files import Lock, disk_errors, room_for_files, safe_name
+from distillgen.files import disk_errors, room_for_files, safe_name
 from distillgen.mix.choosing import TRAIN, choose, turns
 from distillgen.mix.parts import HELD_OUT, STEP, Part, all_keys, prices_of, teacher_names, united
 from distillgen.mix.terms import MixedTerms, Said, weigh_parts
@@ -81,7 +82,10 @@ def mix(name: str, parts: Sequence[Part], datasets: Path, wanted: Wanted, *, is_
     with contextlib.ExitStack() as held:
         if not is_dry:
             terms.require()
-            held.enter_context(Lock(home / ".lock"))
+            left = "nothing was published, and nothing else has changed"
+            held.enter_context(on_stop(left))
+            held.enter_context(when_full(left))
+            held.enter_context(locked_home(home))
         newest = latest(home)
         before = newest.manifest.terms if newest is not None else {}
         choose(parts, home, rows=wanted.rows, near=wanted.near, seed=wanted.seed)

@@ -14,11 +14,12 @@ import orjson
 from pydantic import ValidationError
 
 from distillgen.dataset.manifest import FILE_NAME, FORMAT, Manifest, read_manifest
+from distillgen.dataset.room import on_stop, when_full
 from distillgen.dataset.seal import seal_holds, sealed
-from distillgen.dataset.versions import Version, folder_of, point_latest, sweep, version_numbers
+from distillgen.dataset.versions import Version, folder_of, locked_home, point_latest, sweep, version_numbers
 from distillgen.errors import Damaged, DiskFull, DistillgenError, NameInvalid, NewerFormat, NotFound, UsageError
 from distillgen.excluded import FORGOTTEN, FORGOTTEN_FILE, Excluded, read_forgotten
-from distillgen.files import Lock, disk_errors, read_jsonl, safe_name, sync_folder, write_atomically
+from distillgen.files import disk_errors, read_jsonl, safe_name, sync_folder, write_atomically
 from distillgen.remote.address import HubAddress, StoreAddress, parsed
 from distillgen.remote.hub import Hub, HubVersion
 from distillgen.remote.places import Store, StoredVersion
@@ -56,7 +57,8 @@ def pull(origin: str, datasets: Path, name: str | None = None) -> Pulled:
     if wanted != manifest.name:
         raise NotFound(f"it holds {shown(manifest.name)}, not {wanted[:100]!r}", where=address.shown)
     home = datasets / manifest.name
-    with Lock(home / ".lock"):
+    left = "nothing of the version is kept"
+    with on_stop(left), when_full(left), locked_home(home):
         with disk_errors(home):
             sweep(home)  # a pull that was killed may have left a version without naming it latest
         same = _same_content(home, manifest)

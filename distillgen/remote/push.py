@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from distillgen.dataset.manifest import FILE_NAME, Manifest
 from distillgen.dataset.publication import REFUSED
+from distillgen.dataset.room import when_full
 from distillgen.dataset.versions import Version
 from distillgen.errors import Damaged, NotFound, UsageError
 from distillgen.remote.address import HubAddress, StoreAddress, parsed
@@ -18,10 +19,11 @@ from distillgen.remote.places import LATEST, Store
 from distillgen.remote.public import require_public
 from distillgen.remote.source import MANIFEST_LIMIT
 from distillgen.upkeep.check import check_version
-from distillgen.upkeep.findings import DATA_FILE, shown
+from distillgen.upkeep.findings import DATA_FILE, Finding, shown
 
 SIDECARS = ("provenance.jsonl.zst", "rejected.jsonl.zst", "failed.jsonl.zst")
 TOLD = 20  # findings that an error names
+LINES_TOLD = 5  # lines of each
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,28 @@ def require_whole(folder: Path, *, shown_as: str = "") -> None:
         raise checked.newer
     if not checked.findings:
         return
-    told = [f"{shown(each.file)}: {each.what}" for each in checked.findings[:TOLD]]
-    if len(checked.findings) > TOLD:
-        told.append(f"... and {len(checked.findings) - TOLD:,} more")
+    told = _grouped(checked.findings)
+    if len(told) > TOLD:
+        told = [*told[:TOLD], f"... and {len(told) - TOLD:,} more"]
     fix = "a copy that is whole, or pushing it again there" if shown_as else "`distillgen check` tells more"
     raise Damaged(f"{checked.label} is damaged: {'; '.join(told)}", where=shown_as or str(folder), fix=fix)
+
+
+def _grouped(findings: Sequence[Finding]) -> list[str]:
+    """Return what was found, each thing of a file once, with the lines where it is so."""
+    lines: dict[tuple[str, str], list[int | None]] = {}
+    for each in findings:
+        lines.setdefault((each.file, each.what), []).append(each.line)
+    return [f"{shown(file) if file else 'the folder'}: {what}{_at(found)}" for (file, what), found in lines.items()]
+
+
+def _at(lines: Sequence[int | None]) -> str:
+    """Return on which lines something was found: nothing where it is of the whole file."""
+    known = [f"{line:,}" for line in lines if line is not None]
+    if not known:
+        return ""
+    more = f" and {len(known) - LINES_TOLD:,} more" if len(known) > LINES_TOLD else ""
+    return f" (line{'s' if len(known) > 1 else ''} {', '.join(known[:LINES_TOLD])}{more})"
 
 
 def _tag(version: Version) -> str:
@@ -196,7 +215,8 @@ def _push_to_store(version: Version, store: Store, names: Sequence[str]) -> Push
             "this is a project's own folder of datasets", where=store.address.shown,
             fix="`distillgen pull` in that project, which takes its lock",
         )  # fmt: skip
-    with store.held(version.manifest.name):
+    left = "it is no version there before the same command has sent the rest"
+    with when_full(left), store.held(version.manifest.name):
         return _send(version, store, names)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from distillgen.dataset.compare import Changes, compare_rows
 from distillgen.dataset.looking import training_rows
@@ -16,14 +16,14 @@ from distillgen.report.version_report import about, distribution
 KINDS = ("added", "removed", "changed")
 
 
-def write_comparison(path: Path, old: Version, new: Version, most_rows: int) -> None:
+def write_comparison(target: Path | IO[bytes], old: Version, new: Version, most_rows: int) -> None:
     """Write the report of two versions, with at most so many rows of each kind. Raises Damaged, UsageError, DiskFull.
 
     Memory: some 250 bytes for each row of `old`, and the rows that are shown as changed.
     """
     changes = compare_rows(old, new, most=most_rows)
     shown = [Shown(kind, len(changes.ids[kind]), getattr(changes, kind)) for kind in KINDS]
-    write_page(path, _page(old, new, changes), shown, packed(_rows(old, new, changes)))
+    write_page(target, _page(old, new, changes), shown, packed(_rows(old, new, changes)))
 
 
 def _page(old: Version, new: Version, changes: Changes) -> Page:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
 
-WIDTH = 640  # units of the drawing, not pixels: it fills the page's width
+WIDTH = 640  # units of the funnel, not pixels: it fills the page's width
+HALF = 460  # of columns, of which two fit side by side
 LINE = 26
 TALL = 120  # height of the tallest column
 WIDEST = 80  # width of a column, where there are few
@@ -73,14 +74,14 @@ def columns(bins: Sequence[tuple[str, float]], what: str, said: Callable[[float]
     """
     if not bins:
         return Markup("")
-    most, step = max(value for _, value in bins), WIDTH / len(bins)
+    most, step = max(value for _, value in bins), HALF / len(bins)
     parts = [_column(place * step, step, value / (most or 1), f"{label}: {said(value)}")
              for place, (label, value) in enumerate(bins)]  # fmt: skip
     parts += _labels([label for label, _ in bins], step)
     parts.append(Markup('<text class="most" x="0" y="10">most: {}</text>').format(said(most)))
-    parts.append(Markup('<path class="axis" d="M0 {y} H{width}"/>').format(y=TALL + 14.5, width=WIDTH))
+    parts.append(Markup('<path class="axis" d="M0 {y} H{width}"/>').format(y=TALL + 14.5, width=HALF))
     told = "; ".join(f"{label}: {said(value)}" for label, value in bins if value)
-    return _picture("columns", WIDTH, TALL + 36, f"{what}. {told}", parts)
+    return _picture("columns", HALF, TALL + 36, f"{what}. {told}", parts)
 
 
 def _column(left: float, step: float, share: float, told: str) -> Markup:
@@ -96,7 +97,7 @@ def _labels(labels: Sequence[str], step: float) -> Iterator[Markup]:
     if step >= ROOM:
         places = [(place, place * step + 1, "start") for place in range(len(labels))]
     else:
-        places = [(0, 0.0, "start"), (last // 2, (last // 2 + 0.5) * step, "middle"), (last, float(WIDTH), "end")]
+        places = [(0, 0.0, "start"), (last // 2, (last // 2 + 0.5) * step, "middle"), (last, float(HALF), "end")]
     for place, x, anchor in places:
         yield Markup('<text x="{:.1f}" y="{}" text-anchor="{}">{}</text>').format(x, TALL + 30, anchor, labels[place])
 

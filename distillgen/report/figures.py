@@ -8,12 +8,12 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from distillgen.dataset.compare import Changes, changed_keys
+from distillgen.dataset.compare import Changes, changed_keys, steps_in_order
 from distillgen.dataset.figures import Figures, Lengths, histograms, usd_of
 from distillgen.dataset.versions import Version
 from distillgen.files import dumps
-from distillgen.report.console import number, safe
-from distillgen.report.tables import Bar, Table, one_line, table
+from distillgen.report.console import number
+from distillgen.report.tables import Bar, Folded, Table, one_line, table
 
 MOST_LABELS = 12
 LEFT_OUT = ("rejected", "failed")
@@ -48,7 +48,7 @@ def _of(lengths: Lengths) -> dict[str, Any]:
 
 def figures_shown(version: Version, figures: Figures) -> Iterator[RenderableType]:
     """Yield the parts of the picture of a version, an empty line between them; of what there is none, none."""
-    yield Text(safe(headline(version)), style="bold")
+    yield Folded(headline(version), style="bold")
     parts = (_funnel(version), _lengths(figures), _answers(figures), *_shares_of(figures), _teachers(version, figures))
     for part in parts:
         if part is not None:
@@ -92,6 +92,19 @@ def left_out_shown(version: Version, kind: str) -> Table | None:
     return _shares(f"{kind} by", dict(found.most_common())) if found else None
 
 
+def shown_of(version: Version, kind: str, shown: int, split: str | None, rule: str | None) -> str:
+    """Return of how many rows some are shown: `3 of 1,234 rows of demo@2 · train 1,100 · validation 134`."""
+    manifest = version.manifest
+    if kind != "published":
+        reasons = [each for step in manifest.funnel for each in reasons_of(step) if each[0] == kind]
+        total = sum(count for _, reason, count in reasons if rule in (None, reason))
+        return f"{shown:,} of {number(total, 'row')} {kind} in {version.label}" + (f" by {rule}" if rule else "")
+    if split is not None:
+        return f"{shown:,} of {number(manifest.splits.get(split, 0), 'row')} of {version.label}, split {split}"
+    splits = "".join(f" · {name} {count:,}" for name, count in manifest.splits.items())
+    return f"{shown:,} of {number(manifest.rows, 'row')} of {version.label}{splits}"
+
+
 def _lengths(figures: Figures) -> Table | None:
     rows = [
         [name, f"{len(each):,}", f"{each.mean:,.0f}", *_marks(each)]
@@ -105,8 +118,13 @@ def _lengths(figures: Figures) -> Table | None:
 def _answers(figures: Figures) -> Table | None:
     bins = figures.lengths["answer"].histogram()
     most = max((count for _, _, count in bins), default=0)
-    rows = [[f"{low:,} to {high:,}", f"{count:,}", Bar(count / most)] for low, high, count in bins]
+    rows = [[_range(low, high), f"{count:,}", Bar(count / most)] for low, high, count in bins]
     return table("", ["characters of answers", "rows#", "|"], rows) if rows else None
+
+
+def _range(low: int, high: int) -> str:
+    """Return what a bin holds."""
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _shares_of(figures: Figures) -> Iterator[Table]:
@@ -175,7 +193,7 @@ def comparison_shown(old: Version, new: Version, changes: Changes) -> Iterator[R
     """Yield the parts of the picture of two versions."""
     said = ", ".join(f"{getattr(changes, kind):,} {kind}" for kind in ("added", "removed", "changed"))
     moved = f" ({changes.moved:,} of them in another split)" if changes.moved else ""
-    yield Text(safe(f"{old.label} -> {new.label}: {said}{moved}, {changes.same:,} the same"), style="bold")
+    yield Folded(f"{old.label} -> {new.label}: {said}{moved}, {changes.same:,} the same", style="bold")
     for sign, kind in (("+", "added"), ("-", "removed"), ("~", "changed")):
         for row_id in changes.ids[kind]:
             yield Text(f"{sign} {one_line(row_id)}")
@@ -183,8 +201,10 @@ def comparison_shown(old: Version, new: Version, changes: Changes) -> Iterator[R
             yield Text(f"{sign} ... and {more:,} more")
     if different := recipe_changes(old, new):
         yield Text("")
-        yield table("", ["recipe", old.label, new.label], [[key, *map(short, pair)] for key, pair in different.items()])
-    for name, measures in (("rows", _rows_measured(old, new)), ("run", _runs_measured(old, new))):
+        yield Text("recipe", style="bold")
+        for key, (before, after) in different.items():
+            yield Folded(one_line(f"{key}: {short(before)} -> {short(after)}"), indent=4)
+    for name, measures in (("rows out", _rows_measured(old, new)), ("run", _runs_measured(old, new))):
         yield Text("")
         yield _beside(name, old, new, measures)
     if any(map(len, changes.lengths)):
@@ -235,13 +255,15 @@ def _rows_measured(old: Version, new: Version) -> list[Measure]:
     steps = [step for funnel in funnels for step in funnel.values()]
     most = max([old.manifest.rows, new.manifest.rows, *(step["in"] + step["born"] for step in steps)])
     found = [Measure("published", (old.manifest.rows, new.manifest.rows), most)]
-    for step in dict.fromkeys([*funnels[0], *funnels[1]]):
+    for step in steps_in_order(*funnels):
         both = [funnel.get(step) for funnel in funnels]
-        found.append(Measure(f"{step}: rows out", _pair(each and each["out"] for each in both), most))
+        found.append(Measure(step, _pair(each["out"] if each else None for each in both), most))
         reasons = [{(kind, reason): count for kind, reason, count in reasons_of(each)} if each else {} for each in both]
         for kind, reason in dict.fromkeys([*reasons[0], *reasons[1]]):
-            counted = _pair(each and own.get((kind, reason), 0) for each, own in zip(both, reasons, strict=True))
-            found.append(Measure(f"{step}: {kind} by {reason}", counted, most))
+            counted = _pair(
+                own.get((kind, reason), 0) if each else None for each, own in zip(both, reasons, strict=True)
+            )
+            found.append(Measure(f"  {kind}: {reason}", counted, most))
     return found
 
 
@@ -269,7 +291,7 @@ def _bins(changes: Changes) -> list[Measure]:
     """Return how many answers of both are how long."""
     bins = histograms(changes.lengths)
     most = max((count for _, _, found in bins for count in found), default=0)
-    return [Measure(f"{low:,} to {high:,}", _pair(found), most) for low, high, found in bins]
+    return [Measure(_range(low, high), _pair(found), most) for low, high, found in bins]
 
 
 def _pair(values: Iterable[float | None]) -> tuple[float | None, float | None]:
@@ -296,7 +318,7 @@ def side_by_side(old: Version, new: Version, changes: Changes) -> list[list[str]
     """Return the figures of two versions: what each is of, the old one, the new one."""
     rows = [["rows", *(f"{each.manifest.rows:,}" for each in (old, new))]]
     funnels = [{step["step"]: step for step in each.manifest.funnel} for each in (old, new)]
-    for step in dict.fromkeys([*funnels[0], *funnels[1]]):
+    for step in steps_in_order(*funnels):
         rows.append([f"{step}: rows out", *(f"{each[step]['out']:,}" if step in each else "-" for each in funnels)])
         for kind in ("rejected", "failed"):
             for reason in dict.fromkeys(reason for each in funnels for reason in each.get(step, {}).get(kind, ())):

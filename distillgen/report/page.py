@@ -1,6 +1,7 @@
 """Writes the report: one HTML file that needs no server, no network and no script for its figures."""
 
 import base64
+import contextlib
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -109,14 +110,22 @@ def write_page(target: Path | IO[bytes], page: Page, shown: Sequence[Shown], blo
     Raises UsageError when the target is a folder, NotWritable, DiskFull, and what `blocks` raises.
     """
     if not isinstance(target, Path):
-        return _write(target, page, shown, blocks)
+        _write(target, page, shown, blocks)
+        return
     require_file(target)
+    with _opened(target) as file:
+        _write(file, page, shown, blocks)
+
+
+@contextlib.contextmanager
+def _opened(target: Path) -> Iterator[IO[bytes]]:
     if target.exists() and not target.is_file():
         with disk_errors(target), target.open("wb") as file:
-            return _write(file, page, shown, blocks)
+            yield file
+        return
     path = target.resolve()
     with written_whole(path, path.parent, f".{path.name[:60]}.") as file:
-        _write(file, page, shown, blocks)
+        yield file
 
 
 def _write(file: IO[bytes], page: Page, shown: Sequence[Shown], blocks: Iterable[str]) -> None:
@@ -127,7 +136,11 @@ def _write(file: IO[bytes], page: Page, shown: Sequence[Shown], blocks: Iterable
 def _pieces(page: Page, shown: Sequence[Shown], blocks: Iterable[str]) -> Iterator[str]:
     style, script = _asset("page.css"), "".join(map(_asset, SCRIPTS))
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined, finalize=_visible
+        autoescape=True,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_visible,
     )
     meta = {"shown": [{"kind": part.kind, "shown": part.shown, "of": part.of} for part in shown]}
     stream = environment.from_string(_asset("page.html")).stream(

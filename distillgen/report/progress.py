@@ -4,231 +4,322 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.cells import cell_len, chop_cells
+from rich.text import Text
 
-from distillgen.report.console import clock, counts, safe, say, stderr
+from distillgen.report.console import clock, counts, note, safe, say, stderr
 from distillgen.report.screen import Screen, can_draw, can_show, is_same_terminal, size_of
+from distillgen.report.watch import Figures, Speed, Watch
 from distillgen.tally import StepCount, Tally
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from distillgen.teacher import Teacher
-    from distillgen.teacher.limits import Pool
-
 REFRESH_SECONDS = 0.25
 LINE_SECONDS = 30.0
-SPEED_SECONDS = 10.0  # of which calls and tokens per second are the mean
-OUTLOOK_SECONDS = 60.0  # of which the time left is reckoned
-LEAST_SECONDS, LEAST_SEEDS = 2.0, 5  # before there is something to reckon from
 MOST_STEPS, MOST_POOLS, MOST_CAUSES = 5, 4, 3
 BAR_CELLS = 40
-NARROW = 20
+TOLD = (
+    "total", "rows", "rejected", "failed", "calls", "in_flight", "prompt_tokens", "completion_tokens", "usd",
+    "unpriced_calls",
+)  # fmt: skip
+MOST_NAME = 24  # cells
 BOLD, YELLOW, PLAIN = "bold", "yellow", ""
 
 Line = tuple[str, str]  # a text and the name of its style
 
 
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """How fast the teachers of one pool of limits are asked, in calls or tokens per second, and how fast they may be.
+class Progress:
+    """Shows a tally while it grows: a few live lines on a terminal, one plain line every half minute elsewhere.
 
-    `limit` is None where none is in sight. `origin` says where it is from: set, stated, learned, starting. `token_use`
-    and `token_limit` are of the kind of tokens whose limit is used most, None without such a limit.
+    Live lines and rows do not go together on one terminal. `rows_on_stdout` says whether the command prints rows; when
+    not given, one that does not know how many seeds there are is taken for a part of a pipe.
     """
 
-    name: str
-    in_flight: int
-    calls: float
-    limit: float | None
-    origin: str
-    is_paused: bool = False
-    token_use: float | None = None
-    token_limit: float | None = None
-    token_origin: str = ""
+    def __init__(self, tally: Tally, total: int | None, *, rows_on_stdout: bool | None = None) -> None:
+        self._tally, self._watch = tally, Watch(tally, total)
+        self._console = stderr()
+        prints_rows = total is None if rows_on_stdout is None else rows_on_stdout
+        self._is_live = (
+            not self._console.quiet
+            and can_draw(sys.stderr)
+            and not (prints_rows and is_same_terminal(sys.stdout, sys.stderr))
+        )
+
+    @contextlib.asynccontextmanager
+    async def shown(self) -> AsyncIterator[None]:
+        """Show it for the time of a block."""
+        async with contextlib.AsyncExitStack() as ends:
+            tasks = [asyncio.create_task(self._lines())]
+            if self._is_live:
+                screen = ends.enter_context(Screen(sys.stderr, paint=paint_of(self._console)))
+                tasks.append(asyncio.create_task(self._live(screen)))
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _live(self, screen: Screen) -> None:
+        signs = Signs.of(screen.stream)
+        while True:
+            figures = self._watch.read()
+            if size := size_of(screen.stream):
+                lines = picture(figures, self._tally.steps, columns=size[0], rows=size[1], signs=signs)
+                # In a thread: a terminal that was told to wait (Ctrl-S) must not hold up the run.
+                await asyncio.to_thread(screen.draw, lines)
+            await asyncio.sleep(REFRESH_SECONDS)
+
+    async def _lines(self) -> None:
+        """Say a line now and then; where there are live lines, to a log file only."""
+        while True:
+            figures = self._watch.read()
+            ticks = max(round(LINE_SECONDS), 1)
+            for _ in range(ticks):
+                await asyncio.sleep(LINE_SECONDS / ticks)
+                figures = self._watch.read()
+            tell = note if self._is_live else say
+            text = line(figures, self._tally.steps, Signs.of(sys.stderr))
+            tell(text, event="progress", **told(figures, seeds=self._tally.seeds))
+
+
+def told(figures: Figures, *, seeds: int) -> dict[str, Any]:
+    """Return the figures for a log of events; `seeds` were read."""
+    return {name: getattr(figures, name) for name in TOLD} | {"seeds": seeds, "seconds": round(figures.seconds, 3)}
+
+
+def paint_of(console: "Console") -> dict[str, str]:
+    """Return the escapes for our styles, as far as a console takes any."""
+    if console.color_system is None:
+        return {}
+    return {BOLD: "\x1b[1m"} | ({} if console.no_color else {YELLOW: "\x1b[33m"})
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """What a run has come to, and where it is going, at one moment. None is what cannot be known yet.
+class Signs:
+    """The signs that lines are made of."""
 
-    `seeds` have come to the end of the road, out of `total`; `wanted` are the rows at which the run ends. `share` is
-    the part of the run that is done. `usd_in_all` is what the whole run is likely to cost.
+    between: str = " · "
+    cut: str = "…"
+    done: str = "█"
+    open: str = "░"
+
+    @classmethod
+    def of(cls, stream: TextIO | None) -> "Signs":
+        """Return the signs that the encoding of a stream has."""
+        signs = cls()
+        if stream is not None and can_show(stream, signs.between + signs.cut + signs.done + signs.open):
+            return signs
+        return cls(" | ", "...", "#", "-")
+
+
+def picture(figures: Figures, steps: Mapping[str, StepCount], *, columns: int, rows: int, signs: Signs) -> list[Line]:
+    """Return the figures as lines that fit a terminal, whatever its size; the most important first.
+
+    The last column stays free: terminals differ in what they do once it is written to.
     """
-
-    rows: int
-    wanted: int | None
-    seeds: int
-    total: int | None
-    rejected: int
-    failed: int
-    calls: int
-    in_flight: int
-    prompt_tokens: int
-    completion_tokens: int
-    completion_tokens_per_second: float
-    usd: float
-    unpriced_calls: int
-    usd_in_all: float | None
-    seconds: float
-    seconds_left: float | None
-    share: float | None
-    speeds: list[Speed] = field(default_factory=list)
-    errors: dict[str, int] = field(default_factory=dict)
-    last_error: str = ""
+    width = max(columns - 1, 1)
+    lines = [(_bar(figures, width, signs), BOLD)] if figures.share is not None or figures.seconds else []
+    for style, parts in parts_of(figures, signs):
+        lines += [(text, style) for text in flow(parts, width, signs)]
+    lines += [(text, YELLOW) for text in reasons(steps, width, signs)]
+    return [(cut(text, width, signs), style) for text, style in lines][: max(rows - 1, 1)]
 
 
-class Recent:
-    """What counters that only grow came to in the last minute. Times are seconds of a steady clock."""
-
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, Mapping[object, float]]] = deque()
-
-    def note(self, now: float, counters: Mapping[object, float]) -> None:
-        """Remember their values, once a second at most."""
-        while len(self._samples) > 1 and self._samples[1][0] <= now - OUTLOOK_SECONDS:
-            self._samples.popleft()
-        if not self._samples or now - self._samples[-1][0] >= 1.0:
-            self._samples.append((now, counters))
-
-    def forget(self) -> None:
-        """Begin anew."""
-        self._samples.clear()
-
-    def growth(self, name: object, value: float, now: float, within: float) -> tuple[float, float]:
-        """Return by how much a counter has grown to `value`, and in how many seconds, looking back so far at most."""
-        for at, counters in self._samples:
-            if at >= now - within and name in counters:
-                return value - counters[name], now - at
-        return 0.0, 0.0
-
-    def per_second(self, name: object, value: float, now: float) -> float:
-        """Return the speed of a counter."""
-        grown, seconds = self.growth(name, value, now, SPEED_SECONDS)
-        return max(grown, 0.0) / seconds if seconds > 0.2 else 0.0
+def line(figures: Figures, steps: Mapping[str, StepCount], signs: Signs) -> str:
+    """Return the same figures on one line, however long."""
+    parts = [part for _, several in parts_of(figures, signs) for part in several]
+    return signs.between.join([*times(figures), *parts, *reasons(steps, 10_000, signs)])
 
 
-class Watch:
-    """Reads a tally from time to time, and reckons from what has changed. `total` is the number of seeds, if known."""
+def _bar(figures: Figures, width: int, signs: Signs) -> str:
+    words = signs.between.join(times(figures))
+    cells = min(BAR_CELLS, width - cell_len(words) - 2)
+    if figures.share is None or cells < 4:
+        return words
+    done = int(figures.share * cells)
+    return f"{signs.done * done}{signs.open * (cells - done)}  {words}"
 
-    def __init__(self, tally: Tally, total: int | None) -> None:
-        self._tally, self._total = tally, total
-        self._recent = Recent()
-        self._first_call: tuple[float, float] | None = None  # seeds passed and rows published before it
-        self._before = (0, 0.0, 0.0)  # calls, seeds passed, rows at the last look
-        self._last_error = ""
-        self._seen: dict[object, str] = {}
 
-    def read(self, now: float | None = None) -> Figures:
-        """Return the figures of this moment."""
-        now = time.monotonic() if now is None else now
-        tally = self._tally
-        calls, (prompt, completion), passed = tally.calls, tally.tokens, tally.seeds_passed
-        self._look_back(calls, passed)
-        pools = tally.pools
-        counters: dict[object, float] = {"seeds": passed, "rows": tally.published, "completion": completion}
-        for pool, teachers in pools.items():
-            counters.update({(pool, kind): used for kind, used in used_of(teachers).items()})
-        speeds = [self._speed(pool, teachers, counters, now) for pool, teachers in pools.items()]
-        speed = self._recent.per_second("completion", completion, now)
-        share, left, seeds_left = self._outlook(counters, now)
-        self._recent.note(now, counters)
-        return Figures(
-            rows=tally.published, wanted=tally.wanted, seeds=int(passed) + tally.known, total=self._total,
-            rejected=tally.rejected, failed=tally.failed, calls=calls, in_flight=tally.in_flight,
-            prompt_tokens=prompt, completion_tokens=completion, completion_tokens_per_second=speed,
-            usd=tally.usd, unpriced_calls=tally.unpriced, usd_in_all=self._usd_in_all(counters, seeds_left),
-            seconds=now - tally.started, seconds_left=left, share=share, speeds=speeds,
-            errors=self._errors(pools), last_error=self._last_error,
-        )  # fmt: skip
+def times(figures: Figures) -> Iterator[str]:
+    """Yield how far the run is, how long it has taken, and how long it is likely to take."""
+    if figures.share is not None:
+        yield f"{int(figures.share * 100)}%"
+    if figures.seconds_left is not None:
+        yield f"about {clock(figures.seconds_left)} left"
+    yield f"{clock(figures.seconds)} so far"
 
-    def _look_back(self, calls: int, passed: float) -> None:
-        """Begin anew with the first call, for stored answers are fast and free, and where rows take the road again."""
-        calls_before, *before = self._before
-        if passed < before[0]:
-            self._recent.forget()
-        if calls and self._first_call is None:
-            self._recent.forget()
-            self._first_call = (before[0], before[1])
-        self._before = (calls, passed, float(self._tally.published))
 
-    def _speed(
-        self, pool: "Pool", teachers: Sequence["Teacher"], counters: Mapping[object, float], now: float
-    ) -> Speed:
-        def use(kind: str) -> float:
-            return self._recent.per_second((pool, kind), counters[pool, kind], now)
+def parts_of(figures: Figures, signs: Signs) -> Iterator[tuple[str, list[str]]]:
+    """Yield the figures in groups, each with its style: rows; calls; tokens; money; errors."""
+    total = f" of {figures.total:,}" if figures.total is not None else ""
+    wanted = f" of {figures.wanted:,} wanted" if figures.wanted is not None else ""
+    yield BOLD, [
+        f"rows {figures.rows:,}{wanted}", f"seeds {figures.seeds:,}{total}",
+        f"rejected {figures.rejected:,}", f"failed {figures.failed:,}",
+    ]  # fmt: skip
+    calls = [f"calls {figures.calls:,}", f"{figures.in_flight:,} in flight"]
+    if len(figures.speeds) == 1:
+        yield PLAIN, [*calls, *speed_parts(figures.speeds[0])]
+    else:
+        each = f"{rate(sum(speed.calls for speed in figures.speeds))} calls/s"
+        yield PLAIN, [*calls, each]
+        for speed in figures.speeds[:MOST_POOLS]:
+            name = cut(safe(speed.name), MOST_NAME, signs)
+            yield PLAIN, [f"  {name}: {speed.in_flight:,} in flight", *speed_parts(speed)]
+    yield PLAIN, [
+        f"tokens {figures.prompt_tokens:,} in", f"{figures.completion_tokens:,} out",
+        f"{figures.completion_tokens_per_second:,.0f} out/s",
+    ]  # fmt: skip
+    yield PLAIN, list(cost_parts(figures))
+    if figures.errors:
+        number = sum(figures.errors.values())
+        yield YELLOW, [f"errors {number:,}: {counts(figures.errors, MOST_CAUSES)}"]
+        yield YELLOW, [f"last error {one_line(figures.last_error)}"]
 
-        limits = {limit.kind: limit for limit in pool.in_force}
-        requests = limits.pop("requests", None)
-        tokens = max(limits.values(), key=lambda limit: use(limit.kind) / limit.per_minute, default=None)
-        return Speed(
-            name="+".join(teacher.identity.name for teacher in teachers), in_flight=pool.in_flight,
-            calls=use("requests"), limit=requests.per_minute / 60 if requests else None,
-            origin=requests.origin if requests else "", is_paused=pool.breaker.is_open,
-            token_use=use(tokens.kind) if tokens else None, token_limit=tokens.per_minute / 60 if tokens else None,
-            token_origin=tokens.origin if tokens else "",
-        )  # fmt: skip
 
-    def _outlook(
-        self, counters: Mapping[object, float], now: float
-    ) -> tuple[float | None, float | None, tuple[str, float] | None]:
-        """Return the share that is done, the seconds left, and the seeds or rows that are left."""
-        tally = self._tally
-        if tally.wanted is not None:
-            counter, whole = "rows", float(tally.wanted)
-        elif self._total is not None:
-            counter, whole = "seeds", float(self._total - tally.known)
+def speed_parts(speed: Speed) -> Iterator[str]:
+    """Yield how fast a pool is asked, and what the limit is and where it is from."""
+    if speed.is_paused:
+        yield "paused: most requests fail, one is sent now and then"
+    limit = "no limit known" if speed.limit is None else f"of {rate(speed.limit)} ({ORIGINS[speed.origin]})"
+    yield f"{rate(speed.calls)} calls/s {limit}" if speed.limit is not None else f"{rate(speed.calls)} calls/s"
+    if speed.token_use is not None and speed.token_limit is not None:
+        yield f"{rate(speed.token_use)} tokens/s of {rate(speed.token_limit)} ({ORIGINS[speed.token_origin]})"
+
+
+ORIGINS = {"set": "set", "stated": "stated", "learned": "learned", "starting": "no limit met yet"}
+
+
+def cost_parts(figures: Figures) -> Iterator[str]:
+    """Yield what was spent, and what the whole run is likely to cost."""
+    yield f"cost {price(figures.usd, figures.unpriced_calls, figures.calls)}"
+    if figures.usd_in_all is not None:
+        yield f"about ${figures.usd_in_all:,.4f} in all"
+
+
+def rate(per_second: float) -> str:
+    """Return a speed with as many digits as matter: 0.33, 8.3, 83, 8,300."""
+    digits = 0 if per_second >= 10 or not per_second else 1 if per_second >= 1 else 2
+    return f"{per_second:,.{digits}f}"
+
+
+def one_line(text: str, most: int = 200) -> str:
+    """Return words of a server or a model as one line that can do nothing to a terminal."""
+    return safe(" ".join(text[: 4 * most].split()))[:most]
+
+
+def reasons(steps: Mapping[str, StepCount], width: int, signs: Signs) -> list[str]:
+    """Return a line for each step that left rows out: why and how many, as many reasons as fit."""
+    lines = []
+    for name, step in steps.items():
+        if left_out := step.rejected + step.failed:
+            lines.append(reason_line(safe(name), left_out, width, signs))
+    if len(lines) > MOST_STEPS:
+        lines[MOST_STEPS - 1 :] = [f"  and {len(lines) - MOST_STEPS + 1} more steps that left rows out"]
+    return lines
+
+
+def reason_line(name: str, left_out: Counter[str], width: int, signs: Signs) -> str:
+    """Return `filter left out 40: length 31, exact_duplicate 9`; what does not fit ends it as a whole."""
+    text = f"{name} left out {left_out.total():,}:"
+    for place, (reason, number) in enumerate(left_out.most_common()):
+        part = f"{',' if place else ''} {safe(reason)} {number:,}"
+        room = width - cell_len(text) - (0 if place + 1 == len(left_out) else cell_len(signs.cut) + 2)
+        if cell_len(part) > room:
+            return f"{text}{',' if place else ''} {signs.cut}"
+        text += part
+    return text
+
+
+def flow(parts: Sequence[str], width: int, signs: Signs) -> Iterator[str]:
+    """Yield lines of as many parts as fit side by side, so that none is cut where there is room for it."""
+    text = ""
+    for part in parts:
+        longer = f"{text}{signs.between}{part}" if text else part
+        if text and cell_len(longer) > width:
+            yield text
+            text = f"  {part}"
         else:
-            return None, None, None
-        if whole <= 0:
-            return None, None, None
-        done = counters[counter]
-        left = max(whole - done, 0.0)
-        grown, seconds = self._recent.growth(counter, done, now, OUTLOOK_SECONDS)
-        reckoned = left * seconds / grown if seconds >= LEAST_SECONDS and grown >= LEAST_SEEDS and left else None
-        return min(done / whole, 1.0), reckoned, (counter, left)
-
-    def _usd_in_all(self, counters: Mapping[object, float], ahead: tuple[str, float] | None) -> float | None:
-        """Return what was spent and what the rest costs if it costs as much; None while too little is known."""
-        usd = self._tally.usd
-        if ahead is None or self._first_call is None or not usd:
-            return None
-        counter, left = ahead
-        paid = counters[counter] - self._first_call[counter == "rows"]
-        return usd + left * usd / paid if paid >= LEAST_SEEDS else None
-
-    def _errors(self, pools: "Mapping[Pool, object]") -> dict[str, int]:
-        """Return how often each cause was met, the commonest first: by requests, and else by rows. Notes the last."""
-        errors: Counter[str] = Counter()
-        for pool in pools:
-            errors += pool.faults
-        for cause, number in self._tally.causes.items():
-            errors[cause] = max(errors[cause], number)
-        said: dict[object, str] = {"rows": self._tally.last_failure} | {pool: pool.last_fault for pool in pools}
-        for where, words in said.items():
-            if words and (errors != self._count_of(where) or words != self._seen.get(where)):
-                pass
-            if words and words != self._seen.get(where):
-                self._last_error = words
-        self._seen = said
-        return dict(errors.most_common())
-
-    def _count_of(self, where: object) -> object:
-        return where
+            text = longer
+    yield text
 
 
-def used_of(teachers: Iterable["Teacher"]) -> dict[str, float]:
-    """Return what the teachers of a pool have used so far of what limits count."""
-    calls = prompt = completion = 0
-    for teacher in teachers:
-        calls += teacher.calls
-        prompt += teacher.usage.prompt
-        completion += teacher.usage.completion
-    return {
-        "requests": calls, "tokens": prompt + completion, "input_tokens": prompt, "output_tokens": completion,
-    }  # fmt: skip
+def cut(text: str, width: int, signs: Signs) -> str:
+    """Return what fits of a text."""
+    if cell_len(text) <= width:
+        return text
+    room = width - cell_len(signs.cut)
+    return f"{chop_cells(text, room)[0]}{signs.cut}" if room > 0 else signs.cut[:width]
+
+
+def price(usd: float, unpriced: int, calls: int) -> str:
+    """Return what calls cost: `$0.0123`, with how many calls of unknown price if there are any."""
+    if unpriced and unpriced == calls:
+        return "cost unknown"
+    return f"${usd:,.4f}" + (f" and {unpriced:,} calls of unknown price" if unpriced else "")
+
+
+def money(tally: Tally) -> str:
+    """Return what a run's calls cost: see price."""
+    return price(tally.usd, tally.unpriced, tally.calls)
+
+
+def summary(tally: Tally, *, skipped: int) -> None:
+    """Print what became of the rows, step by step, and what was asked."""
+    console = stderr()
+    console.width = console.width or 80  # COLUMNS=0
+    between = Signs.of(sys.stderr).between
+    for place, text in enumerate(step_lines(tally.steps, console.width)):
+        console.print(Text(text, style=PLAIN if place else BOLD))
+    prompt, completion = tally.tokens
+    seconds = time.monotonic() - tally.started
+    asked = [f"calls {tally.calls:,}", f"tokens {prompt:,} in, {completion:,} out", money(tally), clock(seconds)]
+    console.print(between.join(asked))
+    if skipped:
+        console.print(f"bad seeds skipped: {skipped:,}")
+
+
+def step_lines(steps: Mapping[str, StepCount], columns: int) -> Iterator[str]:
+    """Yield a table of what became of the rows, step by step; reasons that do not fit go on below."""
+    if not steps:
+        return
+    signs = Signs.of(sys.stderr)
+    names = {name: cut(safe(name), MOST_NAME, signs) for name in steps}
+    longest = max(4, *(cell_len(name) for name in names.values()))
+    yield f"{'step':<{longest}} {'rows in':>9} {'rows out':>9}  left out"
+    for name, step in steps.items():
+        pad = " " * (longest - cell_len(names[name]))
+        head = f"{names[name]}{pad} {step.rows_in + step.born:>9,} {step.out:>9,}  "
+        why = [
+            [f"{safe(rule)} {number:,}" for rule, number in Counter(left_out).most_common()]
+            for left_out in (step.rejected, step.failed)
+        ]
+        for word, parts in zip(("rejected", "failed"), why, strict=True):
+            if parts:
+                parts[:] = [f"{word}:", *commas(parts)]
+        yield from hanging(head, [part for parts in why for part in parts], columns)
+
+
+def commas(parts: Sequence[str]) -> list[str]:
+    """Return parts with a comma after each but the last."""
+    return [*(f"{part}," for part in parts[:-1]), *parts[-1:]]
+
+
+def hanging(head: str, parts: Sequence[str], columns: int) -> Iterator[str]:
+    """Yield a head and after it its parts, on as many lines as they need, below one another."""
+    longest = max(map(cell_len, parts), default=0)
+    indent = " " * (cell_len(head) if cell_len(head) + longest <= columns else 4)
+    text, is_empty = head, True
+    for part in parts:
+        if cell_len(text) + cell_len(part) + (not is_empty) > columns:
+            yield text.rstrip()
+            text, is_empty = indent, True
+        text, is_empty = f"{text}{'' if is_empty else ' '}{part}", False
+    yield text.rstrip()

@@ -2,7 +2,7 @@
 
 import base64
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -12,6 +12,7 @@ import orjson
 from distillgen.dataset.looking import records_of, training_rows
 from distillgen.dataset.versions import Version
 from distillgen.errors import Damaged
+from distillgen.report.alike import likeness_of
 from distillgen.report.numbers import SIDECARS
 
 IN_A_BLOCK = 500  # rows that are packed together
@@ -44,9 +45,9 @@ def shown_of(version: Version, most: int | None) -> list[Shown]:
     return [Shown(kind, there[kind] if most is None else min(most, there[kind]), there[kind]) for kind in SIDECARS]
 
 
-def blocks(version: Version, shown: Iterable[Shown]) -> Iterator[str]:
-    """Yield the rows of a version that are shown, in blocks. Raises Damaged."""
-    return packed(row for part in shown for row in _spread(_rows(version, part.kind), part))
+def blocks(version: Version, shown: Iterable[Shown], also: Collection[str] = ()) -> Iterator[str]:
+    """Yield the rows of a version that are shown, and those with the ids `also`, in blocks. Raises Damaged."""
+    return packed(row for part in shown if part.shown for row in _spread(_rows(version, part.kind), part, also))
 
 
 def packed(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
@@ -57,13 +58,13 @@ def packed(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
         yield base64.b64encode(packer.compress(orjson.dumps(block)) + packer.flush()).decode()
 
 
-def _spread(rows: Iterator[dict[str, Any]], part: Shown) -> Iterator[dict[str, Any]]:
+def _spread(rows: Iterator[dict[str, Any]], part: Shown, also: Collection[str]) -> Iterator[dict[str, Any]]:
     """Yield rows from all over, evenly: the same ones each time."""
     if not part.is_sample:
         yield from rows
         return
     for place, row in enumerate(rows):
-        if place * part.shown // part.of != (place + 1) * part.shown // part.of:
+        if place * part.shown // part.of != (place + 1) * part.shown // part.of or row["id"] in also:
             yield row
 
 
@@ -76,9 +77,16 @@ def _rows(version: Version, kind: str) -> Iterator[dict[str, Any]]:
             "id": record["id"],
             "kind": kind,
             "why": record.get("rule") or record.get("cause") or "",
-            "detail": f"{record['step']}: {record['detail']}",
+            "step": record["step"],
+            "detail": record["detail"],
+            **_likeness(record),
             **_story(record),
         }
+
+
+def _likeness(record: Mapping[str, Any]) -> dict[str, Any]:
+    like = likeness_of(record)
+    return {} if like is None else {"like": like.kept, "similarity": like.similarity}
 
 
 def _published(version: Version) -> Iterator[dict[str, Any]]:

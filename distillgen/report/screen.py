@@ -71,7 +71,7 @@ class Screen:
 
     def __init__(self, stream: TextIO, *, paint: Mapping[str, str] | None = None) -> None:
         """`paint` maps the names of styles to escapes that begin them."""
-        self._stream, self._paint = stream, paint or {}
+        self.stream, self._paint = stream, paint or {}
         self._lock = threading.RLock()
         self._frame = ""
         self._is_at_start = True  # of a line; where another one stopped halfway nothing is drawn
@@ -97,13 +97,13 @@ class Screen:
     def _is_ours(self) -> bool:
         """Whether we are in the foreground: what runs behind a shell does not draw over its prompt."""
         try:
-            return os.tcgetpgrp(self._stream.fileno()) == os.getpgrp()
+            return os.tcgetpgrp(self.stream.fileno()) == os.getpgrp()
         except (OSError, ValueError):
             return True
 
     def _send(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
+        self.stream.write(text)
+        self.stream.flush()
 
     def write(self, text: str) -> int:
         """Write a text above the lines."""
@@ -126,7 +126,7 @@ class Screen:
             self._is_closed, self._frame = True, ""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.stream, name)
 
     def __enter__(self) -> "Screen":
         sys.stderr = cast(TextIO, self)
@@ -134,5 +134,5 @@ class Screen:
 
     def __exit__(self, *_: object) -> None:
         if cast(Any, sys.stderr) is self:
-            sys.stderr = self._stream
+            sys.stderr = self.stream
         self.close()

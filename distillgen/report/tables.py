@@ -14,7 +14,7 @@ from itertools import zip_longest
 from typing import Any, Literal, TypeAlias
 
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from distillgen.dataset.figures import BARS, bar
@@ -24,9 +24,11 @@ from distillgen.report.console import safe
 GAP = 2  # between columns
 NARROW = 44  # columns of a terminal in which a table that does not fit is told in blocks
 USUAL = 80  # columns of a terminal that does not say how many it has
-LEAST_TEXT, MOST_LEAST_TEXT, LEAST_LABEL, LEAST_BAR = 20, 40, 12, 6
+LEAST_TEXT, MOST_LEAST_TEXT, LEAST_LABEL, MOST_LABEL, LEAST_BAR = 20, 40, 12, 40, 6
 MOST_BAR = 30
 C_LOCALES = ("C", "POSIX")
+PLAIN = str.maketrans({"─": "-", "·": "|"})
+HISTOGRAMS = (("number", "bar"), ("number", "number", "bar"))  # kinds behind the first column
 NOTHING = ("", "-")  # cells that need no line of their own
 
 Kind: TypeAlias = Literal["name", "number", "text", "label", "bar"]
@@ -41,9 +43,22 @@ def stdout() -> Console:
 
     What the encoding of standard output cannot say stands there as an escape.
     """
+    _take_every_character()
+    out = console.stdout()
+    if out.width < 1:  # COLUMNS=0, and rich would print nothing
+        out.width = USUAL
+    return out
+
+
+def tell(text: str, end: str = "\n") -> None:
+    """Print lines as they are, but safe, on standard output; what its encoding cannot say stands there as an escape."""
+    _take_every_character()
+    print(safe(text), end=end)
+
+
+def _take_every_character() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    return console.stdout()
 
 
 def is_looked_at() -> bool:
@@ -106,9 +121,22 @@ def paper(out: Console) -> Paper:
 # -- conversations ---------------------------------------------------------------------------------------------------
 
 
-def conversation(row: Mapping[str, Any]) -> Iterable[Text]:
+@dataclass(frozen=True)
+class Heading:
+    """A line above a row. Its signs are plain ones where the console takes ASCII alone."""
+
+    text: str
+    style: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the line."""
+        line = f"── {one_line(self.text)}"
+        yield _line(line.translate(PLAIN) if is_ascii(console) else line, self.style)
+
+
+def conversation(row: Mapping[str, Any]) -> Iterable[RenderableType]:
     """Yield a training row as a conversation, or as one with two endings, made safe for a terminal."""
-    yield Text(safe(f"── {row['id']}"), style="dim")
+    yield Heading(row["id"], style="dim")
     for turn in row.get("messages") or row["prompt"]:
         if turn["role"] == "assistant" and row.get("reasoning"):
             yield Text.assemble(("reasoning: ", "dim"), (safe(row["reasoning"]), "dim"))
@@ -176,26 +204,37 @@ class Table:
         yield from self._blocks(on, on.width)
 
     def _plans(self, width: int) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
-        """Yield which columns may stand side by side and which below their row: all, all but bars, then ever fewer."""
-        yield range(len(self.heads)), ()
-        if width >= NARROW:
-            plain = [place for place, kind in enumerate(self.kinds) if kind != "bar"]
-            for count in range(len(plain), 1, -1):
-                yield plain[:count], plain[count:]
+        """Yield which columns may stand side by side and which below their row, the best first.
+
+        All; all but bars; ever fewer with the rest below; and the same without bars.
+        """
+        everything = range(len(self.heads))
+        yield everything, ()
+        if width < NARROW:
+            return
+        plain = [place for place in everything if self.kinds[place] != "bar"]
+        yield plain, ()
+        for with_bars in (True, False):
+            for count in range(len(plain) - 1, 1, -1):
+                below = plain[count:]
+                yield [place for place in (everything if with_bars else plain) if place not in below], below
 
     def _widths(self, beside: Sequence[int], width: int) -> list[int]:
-        """Return the columns' widths, none if they do not fit: texts have room first, bars what is left."""
-        natural = [self._natural(place) for place in beside]
+        """Return the columns' widths, none if they do not fit: texts have room first, then bars, one as much as another
+        so that they can be compared."""
+        natural = [
+            min(self._natural(place), MOST_LABEL) if self.kinds[place] == "label" else self._natural(place)
+            for place in beside
+        ]
         widths = [_least(self.kinds[place], full) for place, full in zip(beside, natural, strict=True)]
         left = width - sum(widths) - GAP * (len(widths) - 1)
         if left < 0:
             return []
-        for of_bars in (False, True):
-            for place, column in enumerate(beside):
-                if (self.kinds[column] == "bar") is of_bars:
-                    more = min(natural[place] - widths[place], left)
-                    widths[place] += more
-                    left -= more
+        bars = [place for place, column in enumerate(beside) if self.kinds[column] == "bar"]
+        for place in (*(place for place in range(len(widths)) if place not in bars), *bars):
+            more = min(natural[place] - widths[place], left // len(bars) if place in bars else left)
+            widths[place] += more
+            left -= 0 if place in bars else more
         return widths
 
     def _natural(self, place: int) -> int:
@@ -233,16 +272,25 @@ class Table:
             yield from _folded(line, on.width, 4)
 
     def _blocks(self, on: Paper, width: int) -> Iterator[Text]:
-        """Yield each row as a block: its name, then a line for each other cell."""
+        """Yield each row as a block: its name, then a line for each other cell; of a histogram a line and a bar."""
+        if self.heads[0]:
+            yield from (_line(line, "bold") for line in _folded(self.heads[0], width, 0))
+        is_histogram = tuple(self.kinds[1:]) in HISTOGRAMS
         for number, row in enumerate(self.rows):
-            if number:
+            if number and not is_histogram:
                 yield Text("")
-            for place, cell in enumerate(row):
+            name = on.cut(str(row[0]), width) if self.kinds[0] == "label" else str(row[0])
+            if is_histogram:
+                numbers = ", ".join(cell for cell in row[1:] if isinstance(cell, str))
+                fits = cell_len(name) + 2 + cell_len(numbers) <= width
+                yield from map(_line, (f"{name}: {numbers}",) if fits else (name, f"  {numbers}"))
+            else:
+                yield _line(name, "bold")
+            for place, cell in enumerate(row[1:], 1):
                 if isinstance(cell, Bar):
-                    yield _line("  " + on.bar(cell.share, min(cell.most, max(width - 2, 1))))
-                elif not place:
-                    yield _line(on.cut(cell, width) if self.kinds[0] == "label" else cell, "bold")
-                elif cell not in NOTHING:
+                    if drawn := on.bar(cell.share, min(cell.most, max(width - 2, 1))):
+                        yield _line(f"  {drawn}")
+                elif cell not in NOTHING and not is_histogram:
                     yield from map(_line, self._named(place, cell, width))
 
     def _named(self, place: int, cell: str, width: int) -> Iterator[str]:

@@ -1,33 +1,35 @@
 """The report of one version: what its sections say, from its manifest and the numbers of its rows."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from distillgen.dataset.figures import Lengths, Spent, usd_of
 from distillgen.dataset.manifest import Manifest
 from distillgen.dataset.versions import Version
-from distillgen.report.console import clock
+from distillgen.report.alike import Member
+from distillgen.report.console import clock, number
 from distillgen.report.drawing import Stage, bar, columns, funnel
 from distillgen.report.figures import in_steps
 from distillgen.report.numbers import Numbers, numbers_of
-from distillgen.report.page import Line, Page, Part, Section, write_page
+from distillgen.report.page import Line, Link, Page, Part, Section, write_page
 from distillgen.report.rows_data import blocks, shown_of
+from distillgen.report.speed_section import speed_parts
 
-BINS = 32
-MOST_LABELS = 40
+FEWEST_BINS, MOST_BINS = 8, 32
+MOST_LINES = 20  # of a table of counts; the rest is folded
 
 
-def write_report(path: Path, version: Version, store: Path | None, most_rows: int | None) -> None:
+def write_report(target: Path | IO[bytes], version: Version, store: Path | None, most_rows: int | None) -> None:
     """Write the report of a version; of each kind of rows at most so many are in it, None for all.
 
     `store` is the project's file of stored answers, where there is one. Raises Damaged, UsageError, DiskFull.
     """
     numbers = numbers_of(version, store)
     shown = shown_of(version, most_rows)
-    write_page(path, page_of(version, numbers), shown, blocks(version, shown))
+    write_page(target, page_of(version, numbers), shown, blocks(version, shown, numbers.shown_ids))
 
 
 def page_of(version: Version, numbers: Numbers) -> Page:
@@ -35,13 +37,14 @@ def page_of(version: Version, numbers: Numbers) -> Page:
     manifest = version.manifest
     sections = [
         Section("funnel", "From seeds to rows", list(_funnel(manifest))),
+        Section("parts", "What it is mixed from", list(_parts(manifest))),
         Section("left-out", "Left out, and why", list(_left_out(manifest))),
         Section("cost", "Money and tokens", list(_cost(version, numbers))),
-        Section("speed", "Speed", list(_speed(manifest, numbers))),
+        Section("speed", "Speed", list(speed_parts(manifest.run, numbers.speed))),
         Section("lengths", "Lengths", list(_lengths(numbers))),
-        Section("scores", "Scores and labels", list(_scores(numbers))),
+        Section("scores", "Scores and labels", list(_scores(version, numbers))),
         Section("duplicates", "Rows that are alike", list(_duplicates(numbers))),
-        Section("splits", "Splits", [shares(["split", "rows", "share"], manifest.splits)]),
+        Section("splits", "Splits", list(shares(["split", "rows", "share"], manifest.splits))),
         Section("terms", "Terms", list(_terms(manifest.terms))),
         Section("recipe", "Recipe and prompts", list(_recipe(manifest))),
     ]
@@ -65,11 +68,16 @@ def about(manifest: Manifest) -> str:
 def tiles(manifest: Manifest) -> list[tuple[str, str]]:
     """Return the figures that stand at the top."""
     run, steps = manifest.run, manifest.funnel
-    tokens = run.get("tokens", {})
-    return [
+    counted = [
         ("rows", f"{manifest.rows:,}"),
         ("rejected", f"{_left(steps, 'rejected'):,}"),
         ("failed", f"{_left(steps, 'failed'):,}"),
+    ]
+    if "mix" in manifest.recipe:  # asks nobody
+        return counted
+    tokens = run.get("tokens", {})
+    return [
+        *counted,
         ("calls of the run", f"{run.get('calls', 0):,}"),
         ("tokens in", f"{tokens.get('prompt', 0):,}"),
         ("tokens out", f"{tokens.get('completion', 0):,}"),
@@ -90,11 +98,23 @@ def _left(steps: Sequence[Mapping[str, Any]], kind: str) -> int:
     return sum(sum(step.get(kind, {}).values()) for step in steps)
 
 
-def shares(heads: Sequence[str], numbers: Mapping[str, int], heading: str = "") -> Part:
-    """Return a table of counts, each with its share of all and a bar."""
+def shares(
+    heads: Sequence[str], numbers: Mapping[str, int], heading: str = "", kinds: Mapping[str, str] | None = None
+) -> Iterator[Part]:
+    """Yield a table of counts, each with its share of all and a bar, the first ones to see and the rest folded.
+
+    `kinds` says of which kind of rows a name is a group in the browser of rows.
+    """
     total, most = sum(numbers.values()) or 1, max(numbers.values(), default=0) or 1
-    rows = [Line([name, f"{count:,}", f"{count / total:.1%}"], bar(count / most)) for name, count in numbers.items()]
-    return Part(heading=heading, heads=heads, rows=rows)
+    rows = [
+        Line([
+            Link(name, kind=kinds[name], group=name) if kinds else name, f"{count:,}", f"{count / total:.1%}"
+        ], bar(count / most)) for name, count in numbers.items()
+    ]  # fmt: skip
+    yield Part(heading=heading, heads=heads, rows=rows[:MOST_LINES])
+    if rest := rows[MOST_LINES:]:
+        counted = sum(list(numbers.values())[MOST_LINES:])
+        yield Part(folded=f"and {len(rest):,} more, with {number(counted, 'row')}", heads=heads, rows=rest)
 
 
 def _funnel(manifest: Manifest) -> Iterator[Part]:
@@ -104,7 +124,7 @@ def _funnel(manifest: Manifest) -> Iterator[Part]:
         left_out = {**step.get("rejected", {}), **step.get("failed", {})}
         stages.append(Stage(step["step"], step["in"] + step["born"], step["out"], left_out))
     stages += [Stage(f"split {name}", count, count) for name, count in manifest.splits.items()]
-    yield Part(picture=funnel(stages))
+    yield Part(picture=funnel(stages), is_wide=True)
     yield Part(
         heads=["step", "rows in", "made more of", "merged", "rejected", "failed", "rows out"],
         rows=[
@@ -116,22 +136,43 @@ def _funnel(manifest: Manifest) -> Iterator[Part]:
     )  # fmt: skip
 
 
+def _parts(manifest: Manifest) -> Iterator[Part]:
+    mix = manifest.recipe.get("mix")
+    if not isinstance(mix, list):
+        return
+    yield Part(
+        heads=["version", "share", "rows", "duplicates", "held out", "not drawn"],
+        rows=[
+            Line([
+                str(part["version"]), f"{part['ratio']:.1%}",
+                *(f"{part.get(name, 0):,}" for name in ("rows", "duplicates", "held_out", "not_drawn")),
+            ]) for part in mix
+        ],
+    )  # fmt: skip
+
+
 def _left_out(manifest: Manifest) -> Iterator[Part]:
-    found = {
-        f"{step['step']}: {reason}": count
-        for step in manifest.funnel
-        for kind in ("rejected", "failed")
-        for reason, count in step.get(kind, {}).items()
-    }
+    found, kinds = dict[str, int](), dict[str, str]()
+    for step in manifest.funnel:
+        for kind in ("rejected", "failed"):
+            for reason, count in step.get(kind, {}).items():
+                name = f"{step['step']}: {reason}"
+                found[name], kinds[name] = found.get(name, 0) + count, kind
     if not found:
         yield Part(text="Nothing was left out.")
         return
-    yield shares(["step and reason", "rows", "share"], dict(sorted(found.items(), key=lambda each: -each[1])))
+    ordered = dict(sorted(found.items(), key=lambda each: -each[1]))
+    yield from shares(["step and reason", "rows", "share"], ordered, kinds=kinds)
 
 
 def _cost(version: Version, numbers: Numbers) -> Iterator[Part]:
     run = version.manifest.run
-    yield Part(text=f"The run that published this version: {run.get('calls', 0):,} calls, {money_of(run)}.")
+    if "mix" in version.manifest.recipe:
+        yield Part(text="A mix asks no teacher. What its parts cost is on record with each of them.")
+    else:
+        yield Part(text=f"The run that published this version: {run.get('calls', 0):,} calls, cost {money_of(run)}.")
+    if run.get("calls") and run.get("teachers"):
+        yield _teachers(run["teachers"])
     if not numbers.asked:
         return
     most = max(spent.completion for spent in numbers.asked.values()) or 1
@@ -151,38 +192,22 @@ def _cost(version: Version, numbers: Numbers) -> Iterator[Part]:
     )
 
 
+def _teachers(teachers: Mapping[str, Mapping[str, Any]]) -> Part:
+    return Part(
+        heading="The run, by teacher",
+        heads=["teacher", "answered as", "calls", "tokens in", "tokens out", "cost"],
+        rows=[
+            Line([
+                name, ", ".join(each.get("answered_as", {})), f"{each.get('calls', 0):,}",
+                *(f"{each.get('tokens', {}).get(way, 0):,}" for way in ("prompt", "completion")), money_of(each),
+            ]) for name, each in teachers.items()
+        ],
+    )  # fmt: skip
+
+
 def _usd(version: Version, teacher: str, spent: Spent) -> str:
     usd = usd_of(version, teacher, spent)
     return "unknown" if usd is None else f"${usd:,.4f}"
-
-
-def _speed(manifest: Manifest, numbers: Numbers) -> Iterator[Part]:
-    speed = numbers.speed
-    if not speed.received:
-        yield Part(
-            text="When replies came is in the answer store of the project that asked, which is not here.", is_quiet=True
-        )
-        return
-    throughput = speed.throughput()
-    if throughput:
-        width = max(speed.span / len(throughput), 1e-9)
-        yield Part(
-            heading=f"Replies over time (each column: {_width(width)})",
-            picture=columns([(_moment(moment), count) for moment, count in throughput], "Replies over time"),
-        )
-    lengths = Lengths()
-    for seconds in speed.seconds:
-        lengths.add(round(seconds * 1000))
-    if len(lengths):
-        yield distribution("Milliseconds until the reply was there", lengths)
-
-
-def _width(seconds: float) -> str:
-    return clock(seconds) if seconds >= 10 else f"{seconds:.2g} s"
-
-
-def _moment(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _lengths(numbers: Numbers) -> Iterator[Part]:
@@ -194,15 +219,9 @@ def _lengths(numbers: Numbers) -> Iterator[Part]:
 def distribution(heading: str, lengths: Lengths) -> Part:
     """Return a histogram of whole numbers with its marks."""
     marks = lengths.quantiles()
-    bins = [(_range(low, high), count) for low, high, count in lengths.histogram(BINS)]
-    said = {
-        "p0": "least",
-        "p25": "a quarter below",
-        "p50": "median",
-        "p75": "a quarter above",
-        "p95": "95 % below",
-        "p100": "most",
-    }
+    number_of_bins = min(max(2 * round(len(lengths) ** 0.5), FEWEST_BINS), MOST_BINS)
+    bins = [(_range(low, high), count) for low, high, count in lengths.histogram(number_of_bins)]
+    said = {"p0": "least", "p25": "25 %", "p50": "median", "p75": "75 %", "p95": "95 %", "p100": "most"}
     return Part(
         heading=heading,
         picture=columns(bins, heading),
@@ -215,29 +234,66 @@ def _range(low: int, high: int) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _scores(numbers: Numbers) -> Iterator[Part]:
+def _scores(version: Version, numbers: Numbers) -> Iterator[Part]:
     for name, values in numbers.figures.scores.items():
-        yield Part(heading=name, picture=columns(list(in_steps(values).items()), name))
+        said = (
+            f"{number(len(values), 'published row')}, mean {sum(values) / len(values):.3g}, from {min(values):.3g} to"
+        )
+        picture = columns(list(in_steps(values).items()), name)
+        yield Part(heading=name, note=f"{said} {max(values):.3g}", picture=picture)
+    learnt = version.manifest.labels
+    total = Counter[str]()
+    for counts in learnt.values():
+        total.update(counts)
+    if total:
+        yield from _balance(total, learnt)
     for name, found in numbers.figures.labels.items():
-        yield shares([name, "rows", "share"], dict(found.most_common(MOST_LABELS)), heading=f"Balance of {name}")
+        if found != total:
+            yield from shares([name, "rows", "share"], dict(found.most_common()), heading=f"Balance of {name}")
+
+
+def _balance(total: Counter[str], splits: Mapping[str, Mapping[str, int]]) -> Iterator[Part]:
+    """Yield how the labels that are learnt are balanced, in all and in each split."""
+    heads = ["label", *splits, "all", "share"]
+    most = max(total.values())
+    lines = [
+        Line([
+            label, *(f"{counts.get(label, 0):,}" for counts in splits.values()), f"{count:,}",
+            f"{count / total.total():.1%}",
+        ], bar(count / most)) for label, count in total.most_common()
+    ]  # fmt: skip
+    yield Part(heading="Balance of labels, by split", heads=heads, rows=lines[:MOST_LINES])
+    if rest := lines[MOST_LINES:]:
+        yield Part(folded=f"and {len(rest):,} more labels", heads=heads, rows=rest)
 
 
 def _duplicates(numbers: Numbers) -> Iterator[Part]:
-    clusters = numbers.clusters()
-    if not clusters:
+    groups = numbers.alike.largest()
+    if not groups:
         return
-    yield Part(
-        text=f"{numbers.duplicates.total():,} rows were left out because they resemble one of "
-        f"{len(numbers.duplicates):,} kept rows. The largest groups:"
-    )
-    most = clusters[0][1]
+    counts = numbers.alike.counts
+    said = f"{number(counts.total(), 'row')} left out for resemblance to {number(len(counts), 'other row')}"
+    yield Part(text=f"{said}. The largest groups, and rows of each:")
     yield Part(
         heads=["kept row", "rows like it", "least similarity"],
         rows=[
-            Line([kept, f"{count:,}", f"{similarity:.2f}" if similarity is not None else ""], bar(count / most))
-            for kept, count, similarity in clusters
+            Line([Link(kept, row=kept), f"{count:,}", f"{similarity:.2f}"], bar(count / groups[0][1]))
+            for kept, count, similarity in groups
         ],
     )
+    for kept, count, _ in groups:
+        if numbers.members.get(kept):
+            yield Part(
+                folded=f"{kept}: {number(count, 'row')} like it",
+                heads=["row", "similarity", "text that was compared"],
+                rows=[_member(member) for member in numbers.members[kept]],
+                are_texts=True,
+            )
+
+
+def _member(member: Member) -> Line:
+    like = "kept" if member.similarity is None else "equal" if member.similarity == 1 else f"{member.similarity:.3f}"
+    return Line([Link(member.id, row=member.id), like, member.text])
 
 
 def _terms(terms: Mapping[str, Any]) -> Iterator[Part]:
@@ -245,12 +301,23 @@ def _terms(terms: Mapping[str, Any]) -> Iterator[Part]:
         return
     yield Part(text=f"For the purpose {terms['purpose']} (competing: {terms['competing']}): {terms['stance']}.")
     judged = [(name, each) for name, entries in terms.get("teachers", {}).items() for each in entries]
-    yield Part(lines=[f"{name}: {each['verdict']}: {each['reason']}" for name, each in judged])
+    yield Part(
+        heads=["teacher", "verdict", "why", "document", "read"],
+        rows=[Line([name, each["verdict"], each["reason"], *_document(each.get("entry") or {})])
+              for name, each in judged], are_texts=True,
+    )  # fmt: skip
     if terms.get("conditions"):
         yield Part(heading="Conditions", lines=[str(each.get("text", each)) for each in terms["conditions"]])
     if terms.get("note"):
         yield Part(text=str(terms["note"]))
     yield Part(text=str(terms.get("advice", "")), is_quiet=True)
+
+
+def _document(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """Return which document an entry rests on and where it is, and when it was read and is to be read again."""
+    document = ", ".join(str(entry[name]) for name in ("document", "section", "url") if entry.get(name))
+    again = f", again by {entry['review_by']}" if entry.get("review_by") else ""
+    return document, f"{entry.get('read') or ''}{again}"
 
 
 def _recipe(manifest: Manifest) -> Iterator[Part]:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,21 +25,22 @@ from distillgen.upkeep.rewriting import records_of
 
 @dataclass
 class Behind:
-    """What the recipes of a project tell of a row: keys of answers, the datasets that asked, the seed's places."""
+    """What the recipes of a project tell of rows: keys of answers, the datasets that asked about which seeds, the
+    seeds' places."""
 
     keys: set[bytes] = field(default_factory=set)
-    homes: set[Path] = field(default_factory=set)
+    homes: dict[Path, set[str]] = field(default_factory=dict)  # datasets -> ids of seeds
     seeds: list[str] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
 
 
 def in_recipes(
-    project: Path, state: Path, homes: Sequence[Path], target: Target, *, is_held: bool
+    project: Path, state: Path, homes: Sequence[Path], target: Target, held: Collection[str]
 ) -> Behind:  # fmt: skip
-    """Look into the recipes for the seed's place, and for answers about it that no row names.
+    """Look into the recipes for the seeds' places, and for answers about them that no row names.
 
     Those are first replies that were asked again, those of failed rows, those of a build that is not finished.
-    `is_held` tells whether a version holds the row: one sample that none holds is asked about nowhere.
+    `held` are the seeds of which a version holds a row: one sample that none holds is asked about nowhere.
     """
     found, by_name = Behind(), {home.name: home for home in homes}
     for path in sorted(project.glob("*.toml")):
@@ -48,21 +49,26 @@ def in_recipes(
             if name not in by_name:
                 continue
             prepared = readied(path, state)
-            places = list(prepared.seeds.places(target.origin))
+            places = list(prepared.seeds.places(*target.origins))
         except DistillgenError as error:
             what = f"this recipe cannot be followed: {error.problems[0].what}"
             fix = "answers that no version tells of are not looked for there, nor is the place of the seed"
             found.warnings.append(Problem(what, str(path), fix))
             continue
         found.seeds += [f"{place} ({row.id})" for place, row in places]
-        seed = next((row for _, row in places if row.id == target.origin), None)
+        known = {*held, *(each for ids in found.homes.values() for each in ids)}
+        seeds = {row.id: row for _, row in places if row.id in target.origins}
         store = state / "answers.sqlite"
-        if seed is not None and store.is_file() and (is_held or found.homes or target.is_seed):
-            keys = _looked_up(prepared, store, seed)
-            keys -= _named_by_others(homes, target, keys)
+        asked = {
+            origin: _looked_up(prepared, store, seed)
+            for origin, seed in (seeds.items() if store.is_file() else ())
+            if origin in known or target.is_seed(origin)
+        }
+        _leave_to_others(homes, target, asked)
+        for origin, keys in asked.items():
             if count_stored(store, keys) or asked_in_batches(state, keys):
                 found.keys |= keys
-                found.homes.add(by_name[name])
+                found.homes.setdefault(by_name[name], set()).add(origin)
     found.seeds = list(dict.fromkeys(found.seeds))
     return found
 
@@ -79,18 +85,19 @@ def _looked_up(prepared: Prepared, store: Path, seed: Row) -> set[bytes]:
     return keys
 
 
-def _named_by_others(homes: Iterable[Path], target: Target, keys: set[bytes]) -> set[bytes]:
-    """Return those of some keys that rows of the same seed name which stay: none when the whole seed goes."""
-    named = set[bytes]()
-    if target.is_seed:
-        return named
+def _leave_to_others(homes: Iterable[Path], target: Target, asked: Mapping[str, set[bytes]]) -> None:
+    """Take from the keys of each seed those that rows of it name which stay: none when the whole seed goes."""
+    partly = [keys for origin, keys in asked.items() if not target.is_seed(origin)]
+    if not any(partly):
+        return
     for home in homes:
         for version in versions_in(home):
             for name in SIDECARS:
                 for line in records_of(version, name):
                     if target.is_near(line) and target.treated(line) is not None:
-                        named |= keys & keys_in(line)
-    return named
+                        named = keys_in(line)
+                        for keys in partly:
+                            keys -= named
 
 
 def count_stored(store: Path, keys: Collection[bytes]) -> int:

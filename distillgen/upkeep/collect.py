@@ -16,8 +16,9 @@ from typing import Any, Literal, TypeAlias
 
 from distillgen.dataset.manifest import Manifest, read_manifest
 from distillgen.dataset.publication import REFUSED
+from distillgen.dataset.room import when_full
 from distillgen.dataset.versions import EXCHANGING, Version, folder_of, homes_in, no_dataset, version_numbers
-from distillgen.errors import DistillgenError, Locked, Problem, UsageError
+from distillgen.errors import DistillgenError, Locked, NotFound, Problem, UsageError
 from distillgen.files import digest, disk_errors, dumps, file_sha256, safe_name, sync_folder
 from distillgen.preparation import Prepared
 from distillgen.teacher.sent import logs
@@ -87,7 +88,12 @@ def collect(project: Path, state: Path, name: str | None, wanted: Wanted, *, wil
     if name is not None and wanted.answers:
         raise UsageError("answers are shared by all datasets", fix="leave the dataset's name out")
     homes = _homes(project / "datasets", name)
-    with at_rest(of_project(state, homes), will_do=will_do):
+    if not homes and not state.is_dir():
+        raise NotFound("no dataset here", where=str(project / "datasets"), fix="`distillgen build` makes one")
+    with (
+        when_full("what was removed stays removed, and no version is half there"),
+        at_rest(of_project(state, homes), will_do=will_do),
+    ):
         return _Collection(project, state, homes, name, wanted).run(will_do=will_do)
 
 

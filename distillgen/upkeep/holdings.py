@@ -1,7 +1,8 @@
 """What versions hold of a row that must go: its records, by what became of it, and the keys of its answers."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from distillgen.dataset.manifest import FILE_NAME, read_manifest
 from distillgen.dataset.publication import REFUSED, SIDECARS
 from distillgen.dataset.versions import Version, folder_of, version_numbers
 from distillgen.errors import UsageError
-from distillgen.excluded import FORGOTTEN, covers, origin_of
+from distillgen.excluded import FORGOTTEN, origin_of
 from distillgen.upkeep.check import MADE_LATER
 from distillgen.upkeep.rewriting import records_of
 
 _KEY = re.compile(rb'"key":"([0-9a-f]{64})"')
+_HASHED = re.compile(rb'"([a-z2-7]{16})')  # how a string begins that may be the id of a row of a seed
+FEW = 4  # ids for which a line is sooner looked through for each
 _QUOTING = {"outvoted", "no_pair"}  # rules whose detail quotes another sample of the same prompt
 
 
@@ -33,6 +36,7 @@ class Holding:
     keys: set[bytes] = field(default_factory=set)
     made_later: list[str] = field(default_factory=list)
     strays: list[str] = field(default_factory=list)
+    of_ids: Counter[str] = field(default_factory=Counter)  # of each id that is meant: how many rows go for it
     digest: str = ""  # once it is written anew
 
     @property
@@ -42,20 +46,34 @@ class Holding:
 
 
 class Target:
-    """The row that is meant, or the seed with all its rows, and what becomes of each record."""
+    """The rows that are meant, seeds with all their rows among them, and what becomes of each record.
 
-    def __init__(self, row_id: str) -> None:
-        self.row_id, self.origin = row_id, origin_of(row_id)
-        self._found_by = self.origin.encode(errors="surrogateescape")  # what a shell hands on need be no text
+    `ids` are those of no row that goes with another of them anyway; `origins` are their seeds.
+    """
 
-    @property
-    def is_seed(self) -> bool:
+    def __init__(self, row_ids: Iterable[str]) -> None:
+        wanted = dict.fromkeys(row_ids)
+        self.ids = [each for each in wanted if _shortest(each, wanted) == each]
+        self._ids = frozenset(self.ids)
+        self.origins = frozenset(map(origin_of, self.ids))
+        # What a shell hands on need be no text.
+        by = {origin: origin.encode(errors="surrogateescape") for origin in self.origins}
+        hashed = {each for each in by.values() if len(by) > FEW and _HASHED.fullmatch(b'"' + each)}
+        self._hashes, self._found_by = frozenset(hashed), [each for each in by.values() if each not in hashed]
+
+    def is_seed(self, origin: str) -> bool:
         """Whether all rows of a seed are meant."""
-        return self.row_id == self.origin
+        return origin in self._ids
 
     def is_near(self, line: bytes) -> bool:
-        """Whether a record's line may be about the row's seed: a glance, where reading JSON takes time."""
-        return self._found_by in line
+        """Whether a record's line may be about one of the seeds: a glance, where reading JSON takes time."""
+        if self._hashes and not self._hashes.isdisjoint(_HASHED.findall(line)):
+            return True
+        return any(each in line for each in self._found_by)
+
+    def wanted(self, name: str) -> str | None:
+        """Return which of the ids covers that of a row: the row's own, or one of what it was made from."""
+        return _shortest(name, self._ids)
 
     def treated(self, line: bytes) -> bytes | None:
         """Return what becomes of a record's line: None when its row goes."""
@@ -72,19 +90,35 @@ class Target:
         for step in record["steps"]:
             if step.get("keep") == "pair":
                 names += [step[side]["id"] for side in ("chosen", "rejected")]
-        return any(covers(name, self.row_id) for name in names)
+        return any(self.wanted(name) is not None for name in names)
+
+    def id_of(self, record: Mapping[str, Any]) -> str:
+        """Return for which of the ids a record goes."""
+        names = (record["id"], record["origin"], record["parent"] or "")
+        found = next(filter(None, map(self.wanted, names)), None)
+        of_seed = (each for each in self.ids if origin_of(each) == record["origin"])  # it is a pair's other side
+        return found or next(of_seed, self.ids[0])
 
     def _scrubbed(self, record: dict[str, Any]) -> bool:
         """Take text of the row out of another's record, which stays; return whether there was any."""
         was = orjson.dumps(record)
-        if record["origin"] == self.origin and record.get("rule") in _QUOTING:
-            record["detail"] = f"what it said of other samples was erased with {self.row_id}"
+        if record["origin"] in self.origins and record.get("rule") in _QUOTING:
+            gone = ", ".join(each for each in self.ids if origin_of(each) == record["origin"])
+            record["detail"] = f"what it said of other samples was erased with {gone}"
         for step in record["steps"]:
             shown, ids = record["columns"].get("examples"), step.get("examples")
             if isinstance(shown, list) and isinstance(ids, list) and len(ids) == len(shown):
-                texts = ["" if covers(each, self.row_id) else text for each, text in zip(ids, shown, strict=True)]
+                texts = ["" if self.wanted(each) else text for each, text in zip(ids, shown, strict=True)]
                 record["columns"]["examples"] = texts
         return orjson.dumps(record) != was
+
+
+def _shortest(name: str, wanted: Collection[str]) -> str | None:
+    """Return the first of a row's beginnings that is wanted: of `a.2.0` that is `a`, then `a.2`, then itself."""
+    beginnings = [name]
+    while shorter := beginnings[-1].rpartition(".")[0]:
+        beginnings.append(shorter)
+    return next((each for each in reversed(beginnings) if each in wanted), None)
 
 
 def holding_of(version: Version, target: Target) -> Holding | None:
@@ -98,6 +132,7 @@ def holding_of(version: Version, target: Target) -> Holding | None:
             record = orjson.loads(line)
             if record.get("rule") != FORGOTTEN:
                 holding.rows.setdefault(fate, []).append(record["id"])
+                holding.of_ids[target.id_of(record)] += 1
                 holding.keys |= keys_in(line)
     if not holding.rows:
         return None

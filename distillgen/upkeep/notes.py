@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,17 +16,25 @@ FOLDER = "forgetting"  # of notes, in the state folder
 
 @dataclass
 class Note:
-    """What a run of `forget` had found of one id: keys of answers, digests of versions, names of datasets."""
+    """What a run of `forget` had found of some ids: keys of answers, digests of versions, names of datasets."""
 
+    ids: set[str] = field(default_factory=set)
     keys: set[bytes] = field(default_factory=set)
     digests: set[str] = field(default_factory=set)
     datasets: set[str] = field(default_factory=set)
     reason: str = ""
 
 
-def place_of(state: Path, row_id: str) -> Path:
-    """Return the file of the note about an id."""
-    return state / FOLDER / f"{hashlib.sha256(row_id.encode(errors='surrogateescape')).hexdigest()[:32]}.json"
+def place_of(state: Path, row_ids: Collection[str]) -> Path:
+    """Return the file of the note about some ids."""
+    name = hashlib.sha256("\n".join(sorted(row_ids)).encode(errors="surrogateescape")).hexdigest()[:32]
+    return state / FOLDER / f"{name}.json"
+
+
+def notes_about(state: Path, row_ids: Collection[str]) -> dict[Path, Note]:
+    """Return the notes that runs left which were killed, of any of some ids."""
+    found = {path: read_note(path) for path in sorted((state / FOLDER).glob("*.json"))}
+    return {path: note for path, note in found.items() if not note.ids.isdisjoint(row_ids)}
 
 
 def read_note(path: Path) -> Note:
@@ -33,17 +42,18 @@ def read_note(path: Path) -> Note:
     try:
         note = orjson.loads(path.read_bytes())
         keys = {bytes.fromhex(key) for key in note["keys"]}
-        return Note(keys, set(note["digests"]), set(note["datasets"]), note["reason"])
+        ids = set(note.get("ids") or [note["id"]])
+        return Note(ids, keys, set(note["digests"]), set(note["datasets"]), note["reason"])
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return Note()
 
 
-def write_note(path: Path, row_id: str, note: Note) -> None:
+def write_note(path: Path, note: Note) -> None:
     """Write it, where there is a state folder. Raises DiskFull or NotWritable."""
     if not path.parent.parent.is_dir():
         return
     table = {
-        "id": row_id, "keys": sorted(key.hex() for key in note.keys), "digests": sorted(note.digests),
+        "ids": sorted(note.ids), "keys": sorted(key.hex() for key in note.keys), "digests": sorted(note.digests),
         "datasets": sorted(note.datasets), "reason": note.reason,
     }  # fmt: skip
     with disk_errors(path):

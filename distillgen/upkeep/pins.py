@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from distillgen.dataset.room import when_full
 from distillgen.dataset.versions import folder_of
 from distillgen.errors import Damaged
 from distillgen.files import Lock, disk_errors, write_atomically
@@ -56,7 +57,7 @@ def unpin(home: Path, number: int) -> bool:
 
 def _change(home: Path, change: Callable[[list[tuple[str, int | None]]], list[tuple[str, int | None]]]) -> bool:
     """Change the lines of the file, which keeps its comments; the last line takes the file with it."""
-    with Lock(home / ".lock"):
+    with when_full("the pins are as they were"), Lock(home / ".lock"):
         before = _lines(home)
         after = change(before)
         if after == before:

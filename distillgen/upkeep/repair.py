@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from distillgen.dataset.room import when_full
 from distillgen.dataset.versions import folder_of, homes_in, no_dataset, point_latest, version_numbers
 from distillgen.errors import NotFound
 from distillgen.files import disk_errors, safe_name, sync_folder
@@ -69,7 +70,8 @@ def _repair_all(datasets: Path, reference: str | None, *, will_do: bool, with_lo
 
 def _repair(home: Path, only: int | None, *, will_do: bool, with_loss: bool) -> Iterator[Repaired]:
     try:
-        with at_rest([home / ".lock"], will_do=will_do):
+        left = "what was mended so far stays mended, and no damaged byte is lost"
+        with when_full(left), at_rest([home / ".lock"], will_do=will_do):
             yield from _Work(home, will_do=will_do, with_loss=with_loss).through(only)
     except PermissionError as error:  # of reading: those of writing are errors of ours
         yield Repaired(home.name, home, stays=[unreadable(error)])
@@ -84,6 +86,7 @@ class _Work:
         self._date = time.strftime("%Y-%m-%d", time.gmtime(now))
         self._will_do, self._with_loss = will_do, with_loss
         self._whole: list[int] = []
+        self._moved: set[str] = set()  # folders of versions that are moved aside, or would be
         self._given_back: set[str] = set()
         self._manifests = Manifests(home)
 
@@ -143,6 +146,8 @@ class _Work:
             file = str(error.filename or "").removeprefix(f"{folder}/")
             work.stays.append(Finding("unreadable", f"cannot be read: {error.strerror}", file))
         self._do(work.actions)
+        if work.is_moved:
+            self._moved.add(folder.name)
         stays = work.stays
         if self._will_do and folder.is_dir():
             stays = check_version(folder, is_placed=True).findings
@@ -173,6 +178,7 @@ class _Work:
     def _latest(self, done: Repaired) -> Iterator[Action]:
         home = self._home.folder
         names = {folder_of(home, number).name for number in version_numbers(home)} | self._given_back
+        names -= self._moved
         if not names:
             return
         wrong = next(iter(check_latest(home, names)), None)

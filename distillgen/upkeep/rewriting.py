@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -33,13 +33,12 @@ Treat: TypeAlias = Callable[[bytes], bytes | None]  # of a record's line: the li
 @dataclass(frozen=True)
 class Erasure:
     """What is erased from a version: `treat` says what becomes of each line of a sidecar, `published` are the ids of
-    training rows, `count` how many rows go in all, and `tombstone` what the manifest says of it."""
+    training rows, `count` how many rows go in all, and `tombstones` what the manifest says of it, of each id."""
 
-    row_id: str
     treat: Treat
     published: frozenset[str]
     count: int
-    tombstone: Mapping[str, Any]
+    tombstones: Sequence[Mapping[str, Any]]
 
 
 def records_of(version: Version, name: str) -> Iterator[bytes]:
@@ -168,7 +167,7 @@ class _Writing:
         """Write one of the sidecars; of the rows that were erased, now or before, `rejected` tells at its end."""
         lines = records_of(self._version, name)
         file = JsonlFile(self._staging / f".{name}.jsonl.zst")
-        forgotten = {self._erasure.row_id} if name == "rejected" else set()
+        forgotten = {str(each["id"]) for each in self._erasure.tombstones} if name == "rejected" else set()
         for line in lines:
             if name == "rejected" and _FORGOTTEN in line and orjson.loads(line)["rule"] == FORGOTTEN:
                 if self._erasure.treat(line) is not None:
@@ -235,8 +234,8 @@ class _Writing:
             table["only_dates"] = {split: names for split, names in dates.items() if names}
         if table.get("labels"):
             table["labels"] = count_labels({split: self._lines(split) for split in splits})
-        tombstone = {**self._erasure.tombstone, "digest_before": self._version.manifest.digest}
-        table[FORGOTTEN] = [*table.get(FORGOTTEN, ()), tombstone]
+        before_it = {"digest_before": self._version.manifest.digest}
+        table[FORGOTTEN] = [*table.get(FORGOTTEN, ()), *({**each, **before_it} for each in self._erasure.tombstones)]
         return table
 
     def _lengths(self, split: str, lengths: Mapping[str, int]) -> dict[str, int]:

@@ -91,8 +91,22 @@ def scan(path: Path, kind: Kind, part: int = 0, of: int = 1) -> Scan:
     except OSError as error:
         found.trouble = f"cannot be read: {error.strerror}"
     except zstandard.ZstdError as error:
-        found.trouble = f"cannot be unpacked after line {found.rows}: {error}"
+        found.trouble = f"cannot be unpacked {_after(found.rows)}: {_in_words(error)}"
     return found
+
+
+def _after(rows: int) -> str:
+    return f"after line {rows:,}" if rows else "from its beginning on"
+
+
+def _in_words(error: zstandard.ZstdError) -> str:
+    """Return why a file could not be unpacked, as people say it."""
+    said = str(error)
+    if "checksum" in said:
+        return "what comes out has not the checksum that was packed with it"
+    if "Unknown frame" in said:
+        return "it is no packed file (zstd)"
+    return "its packed bytes are damaged"
 
 
 class _Hashed:
