@@ -98,8 +98,11 @@ def opened(page: Page, path: Path) -> tuple[float, float, list[float]]:
     page.wait_for_selector("#browser[data-ready]", timeout=120_000)
     ready = time.perf_counter() - started
     paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime") / 1000
-    search = """text => { const started = performance.now(); document.getElementById('search').value = text;
-        document.getElementById('browser').requestSubmit(); return performance.now() - started }"""
+    # Each search looks at all rows: one that goes on from the last looks only at what that found.
+    search = """text => { const field = document.getElementById('search'), form = document.getElementById('browser');
+        field.value = ''; form.requestSubmit();
+        const started = performance.now(); field.value = text; form.requestSubmit(); return performance.now() - started
+        }"""
     return paint, ready, [page.evaluate(search, text) for text in SEARCHED for _ in range(5)]
 
 

@@ -286,4 +286,4 @@ def test_a_slip_of_the_pen_gets_the_nearest_right_word(demo: Project) -> None:
     assert done.returncode == 0, done.stderr
     for (words, near), (status, said) in zip(SLIPS, json.loads(done.stdout), strict=True):
         assert status in (2, 10) or words[0] == "terms", (words, said)
-        assert near in said.replace(words[-1], ""), (words, said)
+        assert near in said, (words, said)

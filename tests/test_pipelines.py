@@ -349,7 +349,7 @@ MISSING = [
     ["plan"], ["build"], ["check", "nothing"], ["log", "nothing"], ["show", "nothing"], ["stats", "nothing"],
     ["diff", "nothing", "nothing@2"], ["trace", "nothing", "x"], ["report", "nothing"], ["export", "nothing"],
     ["mix", "nothing", "--to", "x"], ["push", "nothing", "out"], ["pull", "no/such/folder"], ["pin", "nothing"],
-    ["unpin", "nothing"], ["forget", "nothing", "--id", "x"], ["terms", "no-such-thing"], ["explain", "DG999"],
+    ["unpin", "nothing"], ["forget", "nothing", "--id", "x"], ["explain", "DG999"],
     ["prompts", "show", "no-such-prompt"], ["prompts", "render", "no-such-prompt"], ["generate"], ["filter"],
     ["deduplicate", "--against", "no.jsonl"], ["decontaminate", "--against", "no.jsonl"],
 ]  # fmt: skip

@@ -128,7 +128,7 @@ def export(
     line_buffered: LineBuffered = False,
     project: Annotated[Path, typer.Option("--project", metavar="DIR", help="The project's folder.")] = Path(),
 ) -> None:
-    """Write a version, or rows of a pipe, in a format that trainers take.
+    """Write a version, or rows of a pipe, for trainers.
 
     It goes to a folder or to standard output. Each row is checked by the format's own rules first; what a format
     cannot carry is refused, and nothing is written: of a pipe, nothing more.

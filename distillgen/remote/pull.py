@@ -49,7 +49,8 @@ def pull(origin: str, datasets: Path, name: str | None = None) -> Pulled:
     published (nothing is kept of it), NotFound, UsageError, CredentialsError, RemoteUnavailable, ExtraMissing.
     """
     address = parsed(origin)
-    with tempfile.TemporaryDirectory() as scratch:
+    left = "nothing of the version is kept"
+    with when_full(left), tempfile.TemporaryDirectory() as scratch:
         source = _source(address, name, Path(scratch))
         content = source.manifest()
     manifest = _readable(content, address.shown)
@@ -57,7 +58,6 @@ def pull(origin: str, datasets: Path, name: str | None = None) -> Pulled:
     if wanted != manifest.name:
         raise NotFound(f"it holds {shown(manifest.name)}, not {wanted[:100]!r}", where=address.shown)
     home = datasets / manifest.name
-    left = "nothing of the version is kept"
     with on_stop(left), when_full(left), locked_home(home):
         with disk_errors(home):
             sweep(home)  # a pull that was killed may have left a version without naming it latest

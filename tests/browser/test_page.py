@@ -123,6 +123,8 @@ def test_searching_and_filtering(seen: Seen) -> None:
     page.fill("#search", "NUMBER 77")
     assert seen.said() == "1 row"
     assert page.locator("mark").first.inner_text() == "number 77"
+    page.fill("#search", "number 7")
+    assert seen.said() == "11 rows"
     page.fill("#search", "")
     page.select_option("#of", "validation")
     split = page.locator("#list .id:nth-child(2)").all_inner_texts()

@@ -6,8 +6,8 @@ const byId = (id) => document.getElementById(id);
 const ui = Object.fromEntries(["kind", "of", "label", "search", "list", "said", "more", "browser", "listens"].map((id) => [id, byId(id)]));
 const meta = JSON.parse(byId("meta").textContent);
 const rows = [];
-const known = new Map(), alike = new Map();
-let found = [], drawn = 0, timer = 0;
+const known = new Map(), alike = new Map(), counts = new Map();
+let found = [], drawn = 0, timer = 0, last = null;
 
 const wanted = () => ui.search.value.toLowerCase();
 
@@ -39,6 +39,7 @@ async function load() {
 // A row of a mix has also the name that it has in its part.
 function takeIn(row) {
   rows.push({ row, text: searched(row) });
+  counts.set(row.kind, (counts.get(row.kind) || 0) + 1);
   const names = (row.steps || []).filter((step) => step.from).map((step) => `${step.id || row.id} of ${step.from}`);
   for (const name of [row.id, ...names]) if (!known.has(name)) known.set(name, row);
 }
@@ -71,15 +72,17 @@ function fillWith(select, names) {
   select.replaceChildren(new Option("all", ""), ...each);
 }
 
+// A search that goes on from the last one looks only at what that found.
 function choose() {
   const kind = ui.kind.value, group = ui.of.value, label = ui.label.value, text = wanted();
-  found = rows.filter((each) => each.row.kind === kind && (!group || groupOf(each.row) === group)
+  const goesOn = last && last.kind === kind && last.group === group && last.label === label && text.startsWith(last.text);
+  found = (goesOn ? found : rows).filter((each) => each.row.kind === kind && (!group || groupOf(each.row) === group)
     && (!label || labelOf(each.row) === label) && (!text || each.text.includes(text)));
+  last = { kind, group, label, text };
   ui.list.replaceChildren();
   drawn = 0;
   draw();
-  const part = meta.shown.find((each) => each.kind === kind);
-  const there = rows.filter(({ row }) => row.kind === kind).length;
+  const part = meta.shown.find((each) => each.kind === kind), there = counts.get(kind) || 0;
   const sample = part && there < part.of ? `; a sample of ${count(there)} of ${count(part.of)}` : "";
   ui.said.textContent = `${count(found.length)} ${found.length === 1 ? "row" : "rows"}${sample}`;
 }
