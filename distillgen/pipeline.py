@@ -141,6 +141,7 @@ async def go(
         tally.step(rejection.step, (rejection,))
     target = prepared.recipe.dataset.target_rows
     wanted = None if target is None else target - sum(publication.splits.values())
+    tally.wanted = wanted
     ahead = LookAhead(wanted, tally) if is_decided or wanted is not None else None
     if ahead is not None and ahead.is_reached:
         return "target_rows", memory
@@ -213,6 +214,7 @@ async def read_seeds(
     async for row in in_thread(rows) if prepared.seeds.is_stdin else _at_once(rows):
         tally.seeds += 1
         if row.id in known:
+            tally.known += 1
             continue
         outcome: Outcome = row
         if ahead is not None:

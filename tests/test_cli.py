@@ -38,7 +38,7 @@ def test_show_and_log_and_status(demo: Project) -> None:
         assert done.returncode == 10 and done.stdout == "" and "DG605" in done.stderr
     assert "did you mean 'validation'?" in demo.run("show", "demo", "--split", "validaton").stderr
     assert demo.run("show", "../demo").returncode == 2
-    assert json.loads(demo.run("log", "--json").stdout)[0]["rows"] == 20
+    assert json.loads(demo.run("log", "--json").stdout)["versions"][0]["rows"] == 20
     status = json.loads(demo.run("status", "--json").stdout)
     assert status["at_work"] is None and status["stored_answers"] == 20 and status["datasets"]["demo"]["number"] == 1
 

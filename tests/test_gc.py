@@ -92,8 +92,8 @@ def test_pinned_versions_are_listed_and_let_go(kept: Project) -> None:
     assert called(kept, "pin", f"demo@sha256:{digest[:12]}").exit_code == 0
     assert called(kept, "pin", "datasets/demo/latest").exit_code == 0
     assert (home(kept) / "pinned").read_text() == "v0002\nv0005\nv0007\n"
-    listed = json.loads(called(kept, "log", "--json").stdout)
-    assert [each["version"] for each in listed if each["pinned"]] == [7, 5, 2]
+    listed = json.loads(called(kept, "log", "--json").stdout)["versions"]
+    assert [each["number"] for each in listed if each["pinned"]] == [7, 5, 2]
     assert "demo@2 (pinned)" in kept.run("log", COLUMNS="200").stdout
     for name in ("demo@2", "demo@v5", "demo"):
         assert called(kept, "unpin", name).exit_code == 0

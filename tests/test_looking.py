@@ -116,7 +116,7 @@ def test_show_says_what_there_is(looked_at: Project, arguments: list[str], code:
 
 def test_trace_tells_where_a_row_came_from_and_where_it_went(looked_at: Project) -> None:
     row = looked_at.rows()[2]
-    [story] = told(looked_at, "trace", row["id"], "demo")
+    [story] = told(looked_at, "trace", row["id"], "demo")["rows"]
     [record] = [each for each in looked_at.sidecar("provenance") if each["id"] == row["id"]]
     assert story["fate"] == "published" and story["training"] == row
     assert {name: story[name] for name in record} == record and story["end"] == f"published in split {record['split']}"
@@ -125,7 +125,7 @@ def test_trace_tells_where_a_row_came_from_and_where_it_went(looked_at: Project)
     assert story["usd"] == pytest.approx((7 * 1000 + 11 * 10_000) / 1e6) and "\ncost $0.117000\n" in text
     assert "7 tokens in, 11 out" in text and record["steps"][0]["key"] in text and row["messages"][0]["content"] in text
     [refused] = [each for each in looked_at.sidecar("rejected") if each["rule"] == "length"]
-    [left_out] = told(looked_at, "trace", refused["id"], "demo")
+    [left_out] = told(looked_at, "trace", refused["id"], "demo")["rows"]
     assert left_out["fate"] == "rejected" and left_out["training"] is None
     assert left_out["end"] == f"rejected by 2.filter: length: {refused['detail']}"
 
@@ -134,7 +134,7 @@ def test_trace_of_a_seed_tells_of_all_its_rows(looked_at: Project) -> None:
     looked_at.edit('prompt = "answer"', 'prompt = "answer"\nsamples = 2')
     looked_at.build()
     seed = looked_at.sidecar("provenance", 2)[0]["origin"]
-    stories = told(looked_at, "trace", seed, "demo")
+    stories = told(looked_at, "trace", seed, "demo")["rows"]
     assert {story["id"] for story in stories} == {f"{seed}.0", f"{seed}.1"}
     done = looked_at.run("trace", "nobody", "demo")
     assert done.returncode == 10 and "demo@2 knows no row 'nobody'" in done.stderr
@@ -185,7 +185,7 @@ def test_diff_names_what_was_added_removed_and_changed(looked_at: Project, loopb
     assert "3 added, 1 removed, 0 changed, 16 the same" in text and f"+ {said['ids']['added'][0]}" in text
     assert re.search(r"\n2\.filter +18 +\S+ +20 +\S+ +\+2\n  rejected: length +1 +\S+ +0 +-1\n", text), text
     assert re.search(r"\ncost of the run +\$\d", text) and "\nsteps[1].rules[3].min_words: 5 -> 2\n" in text
-    second, first = told(looked_at, "log", "demo")
+    second, first = told(looked_at, "log", "demo")["versions"]
     assert (second["changed"], first["changed"]) == (["+2 rows", "recipe", "seeds"], [])
     assert "+2 rows, recipe, seeds" in " ".join(looked_at.run("log", COLUMNS="200").stdout.split())
 
@@ -363,7 +363,7 @@ def test_one_damaged_version_hides_no_other(looked_at: Project, loopback: Loopba
         replace(path, content)
         done = looked_at.run("log", "--json")
         assert done.returncode == code and said in done.stderr and str(path.parent.name) in done.stderr
-        assert [each["version"] for each in json.loads(done.stdout)] == [3, 1]
+        assert [each["number"] for each in json.loads(done.stdout)["versions"]] == [3, 1]
         done = looked_at.run("log", "demo")
         assert done.returncode == code and "demo@3" in done.stdout and "demo@2" not in done.stdout
         assert looked_at.run("show", f"demo@sha256:{first[:8]}", "-n", "1").returncode == 0
@@ -380,7 +380,7 @@ def test_a_folder_that_is_no_version_is_told_as_such(looked_at: Project) -> None
         code, said = (2, "cannot be a file name") if name == "." else (10, "no version in this folder")
         assert done.returncode == code and said in done.stderr, (name, done.stderr)
     listed = looked_at.run("log", "datasets/demo/latest", "--json")
-    assert listed.returncode == 0 and json.loads(listed.stdout)[0]["name"] == "demo"
+    assert listed.returncode == 0 and json.loads(listed.stdout)["versions"][0]["name"] == "demo"
     (looked_at.folder / "datasets/empty").mkdir()
     done = looked_at.run("log", "empty")
     assert done.returncode == 10 and "no dataset 'empty'" in done.stderr and "known: demo" in done.stderr
@@ -415,7 +415,7 @@ def test_json_for_programs_does_nothing_to_a_terminal_either(project: Project, l
 def test_a_seed_with_many_rows_is_traced_in_one_go(project: Project) -> None:
     made = [(f"s.{n}", "train" if n % 3 else "test", chat("?", f"answer {n}")) for n in range(300)]
     synthetic(project.folder / "datasets", "demo", made)
-    stories = told(project, "trace", "s", "demo")
+    stories = told(project, "trace", "s", "demo")["rows"]
     assert [story["training"]["messages"][1]["content"] for story in stories] == [f"answer {n}" for n in range(300)]
 
 

@@ -25,7 +25,6 @@ from distillgen.schemas import document, label_of, names, plain, schema_of
 
 LINES = {"show"}  # a document on each line
 EVENTS = {"event"}  # of a log, which no command prints
-LISTS = {"log", "trace"}  # which have no place for a `schema` of their own
 OPEN = {"run", "steps"}  # what a manifest or a step keeps, of which there may come more
 HOSTILE = "</script>\x1b[31m\x9b\u202eevil\u2028\x00é🙂\ufeff"
 NARROW = {"LANG": "C", "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}  # cron, and somebody's habit of long ago
@@ -96,7 +95,7 @@ def test_a_schema_is_strict_and_says_what_each_field_is(name: str) -> None:
             assert set(part["required"]) <= set(part["properties"]), path
 
 
-@pytest.mark.parametrize("name", sorted(set(names()) - LINES - LISTS))
+@pytest.mark.parametrize("name", sorted(set(names()) - LINES))
 def test_a_document_says_which_version_of_which_shape_it_has(name: str) -> None:
     schema = schema_of(name)
     assert label_of(name) == f"{name}/1" and schema["$id"] == f"urn:distillgen:{name}:1"
@@ -173,7 +172,7 @@ def test_a_build_and_what_it_leaves(asking: Project, loopback: Loopback) -> None
     assert (first["version"], first["unchanged"]) == (None, None)
     assert told(inside(asking, "stats", "demo", "--json"), "stats")["teachers"]["main"]["usd"] > 0
     [row] = lines(inside(asking, "show", "demo", "-n", "1", "--json"), "show")
-    [story] = told(inside(asking, "trace", row["id"], "demo", "--json"), "trace")
+    [story] = told(inside(asking, "trace", row["id"], "demo", "--json"), "trace")["rows"]
     assert story["training"] == row and story["usd"] == pytest.approx(float(ONE))
 
 
@@ -207,7 +206,7 @@ def test_a_price_that_is_not_known(demo: Project) -> None:
     assert (built["usd"], built["unpriced_calls"]) == (0, 20)
     assert told(inside(demo, "stats", "demo", "--json"), "stats")["teachers"]["main"]["usd"] is None
     [row] = lines(inside(demo, "show", "demo", "-n", "1", "--json"), "show")
-    assert told(inside(demo, "trace", row["id"], "demo", "--json"), "trace")[0]["usd"] is None
+    assert told(inside(demo, "trace", row["id"], "demo", "--json"), "trace")["rows"][0]["usd"] is None
 
 
 STOPS = {
@@ -276,9 +275,9 @@ def test_rows_that_mean_harm(project: Project, loopback: Loopback) -> None:
         done = project.run(*command, "--json", **NARROW)
         told(done, name)
         assert "\x1b" not in done.stdout and "\u202e" not in done.stdout
-    rows = lines(project.run("show", "demo", "--json"), "show")
+    rows = lines(project.run("show", "demo", "--json", **NARROW), "show")
     assert HOSTILE in rows[0]["messages"][-1]["content"]
-    stories = told(project.run("trace", rows[0]["id"], "demo", "--json"), "trace")
+    stories = told(project.run("trace", rows[0]["id"], "demo", "--json", **NARROW), "trace")["rows"]
     assert stories[0]["columns"][HOSTILE] == [HOSTILE, 1e308]
     told(project.run("forget", rows[0]["id"], "--json", **NARROW), "forget")
     told(project.run("terms", HOSTILE.replace("\x00", ""), "--json", **NARROW), "terms")
@@ -300,14 +299,14 @@ def kept(both: Path, tmp_path: Path) -> Project:
 
 
 def test_looking_at_versions(kept: Project) -> None:
-    assert len(told(inside(kept, "log", "--json"), "log")) == 2
+    assert len(told(inside(kept, "log", "--json"), "log")["versions"]) == 2
     assert told(kept.run("diff", "demo@1", "demo@2", "--json", **NARROW), "diff")["rows"]["added"] == 1
     assert told(inside(kept, "diff", "demo", "demo", "--exit-code", "--json"), "diff")["rows"]["same"] == 18
     told(inside(kept, "diff", "demo@1", "demo@2", "--exit-code", "--json"), "diff", code=1)
     for kind, count in (("--rejected", 2), ("--failed", 1)):
         records = lines(inside(kept, "show", "demo", kind, "--json"), "show")
         assert len(records) == count
-        [story] = told(inside(kept, "trace", records[0]["id"], "demo", "--json"), "trace")
+        [story] = told(inside(kept, "trace", records[0]["id"], "demo", "--json"), "trace")["rows"]
         assert story["fate"] == kind[2:] and story["training"] is None
 
 
@@ -318,7 +317,7 @@ def test_pairs_and_reasoning(project: Project, loopback: Loopback) -> None:
     told(project.run("build", "--json"), "build")
     [row] = lines(project.run("show", "demo", "-n", "1", "--json"), "show")
     assert row.keys() == {"id", "prompt", "chosen", "rejected", "reasoning"}
-    told(project.run("trace", row["id"], "demo", "--json"), "trace")
+    told(project.run("trace", row["id"], "demo", "--json"), "trace")["rows"]
     assert told(project.run("stats", "demo", "--json"), "stats")["characters"]["reasoning"]["rows"] == 4
 
 
@@ -331,7 +330,7 @@ def test_keeping_versions(kept: Project) -> None:
     assert answers["stored"] == 20
     inside(kept, "pin", "demo@1")
     assert told(inside(kept, "gc", "--keep", "1", "--yes", "--json"), "gc")["kept"] == [{"version": "demo@1", "why": "pinned"}]  # fmt: skip
-    assert told(inside(kept, "log", "--json"), "log")[1]["pinned"]
+    assert told(inside(kept, "log", "--json"), "log")["versions"][1]["pinned"]
 
 
 def test_damaged_versions(kept: Project) -> None:
@@ -349,7 +348,7 @@ def test_damaged_versions(kept: Project) -> None:
     stays = told(inside(kept, "repair", "--yes", "--json"), "repair", 8)["stays"]
     assert {each["version"] for each in stays} == {"demo@1"}
     (kept.version(1) / "manifest.json").write_text("{}")
-    assert [each["rows"] for each in told(inside(kept, "log", "--json"), "log", 8)] == [18]
+    assert [each["rows"] for each in told(inside(kept, "log", "--json"), "log", 8)["versions"]] == [18]
     for command in (["stats", "demo@1"], ["diff", "demo@1", "demo@2"], ["show", "demo@1"], ["trace", "x", "demo@1"]):
         done = inside(kept, *command, "--json")
         assert (done.returncode, done.stdout) == (8, ""), command
@@ -375,7 +374,7 @@ def test_forgetting(kept: Project) -> None:
     done = told(inside(kept, "forget", row, "--yes", "--json"), "forget")
     assert done["done"] and done["versions"][0]["digest"]
     assert told(inside(kept, "forget", row, "--yes", "--json"), "forget")["known"]
-    fates = {each["fate"] for each in told(inside(kept, "trace", row, "demo", "--json"), "trace")}
+    fates = {each["fate"] for each in told(inside(kept, "trace", row, "demo", "--json"), "trace")["rows"]}
     assert fates == {"rejected"}
     assert told(inside(kept, "plan", "--json"), "plan")["left_out"]["forgotten"] == 1
 
@@ -388,9 +387,9 @@ def test_mixing(kept: Project) -> None:
     assert not told(inside(kept, "mix", "all", "demo@1:1", "demo@2:1", "--json"), "mix")["published"]
     told(inside(kept, "stats", "all", "--json"), "stats")
     told(inside(kept, "diff", "demo", "all", "--json"), "diff")
-    assert {each["name"] for each in told(inside(kept, "log", "--json"), "log")} == {"all", "demo"}
+    assert {each["name"] for each in told(inside(kept, "log", "--json"), "log")["versions"]} == {"all", "demo"}
     row = lines(inside(kept, "show", "all", "-n", "1", "--json"), "show")[0]["id"]
-    told(inside(kept, "trace", row, "all", "--json"), "trace")
+    told(inside(kept, "trace", row, "all", "--json"), "trace")["rows"]
     told(inside(kept, "check", "all", "--json"), "check")
 
 

@@ -419,7 +419,8 @@ def test_a_manifest_of_which_half_is_left(kept: Project) -> None:
     assert note["lost"] == ["funnel", "software", "run"] and "seeds" in note["unverified"]
     assert "recipe" not in note["unverified"], "the other version's is the same"
     assert "demo@1 (repaired)" in kept.run("log", "demo").stdout
-    unconfirmed = {each["version"]: each["unconfirmed"] for each in json.loads(kept.run("log", "--json").stdout)}
+    listed = json.loads(kept.run("log", "--json").stdout)["versions"]
+    unconfirmed = {each["number"]: each["unconfirmed"] for each in listed}
     assert unconfirmed[1] == sorted({*note["lost"], *note["unverified"]}) and unconfirmed[2] == []
     card = (kept.version(1) / "README.md").read_text()
     for name in unconfirmed[1]:

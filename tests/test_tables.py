@@ -393,7 +393,7 @@ def test_show_says_that_nothing_was_left_out(two: Project) -> None:
 def test_trace_looks_in_all_datasets(two: Project) -> None:
     done = two.run("trace", "x" * 16)
     assert done.returncode == 0 and done.stdout.startswith(f"── {'x' * 16} in other@1\n"), done.stderr
-    [story] = json.loads(two.run("trace", f"{30:016d}", "--json").stdout)
+    [story] = json.loads(two.run("trace", f"{30:016d}", "--json").stdout)["rows"]
     assert story["version"] == "demo@2" and story["fate"] == "published"
     done = two.run("trace", "nobody")
     assert done.returncode == 10 and "no dataset here knows the row 'nobody' in demo@2, other@1" in done.stderr

@@ -281,16 +281,16 @@ async def _build(prepared: "Prepared", options: "Options", tally: "Tally") -> "R
     total = prepared.seed_count
     if total is not None and options.limit is not None:
         total = min(total, options.limit)
-    async with progress(tally, total):
+    async with progress(tally, total, rows_on_stdout=False):
         return await pipeline.build(prepared, options, tally)
 
 
-def progress(tally: "Tally", total: int | None) -> AbstractAsyncContextManager[None]:
+def progress(tally: "Tally", total: int | None, *, rows_on_stdout: bool) -> AbstractAsyncContextManager[None]:
     """Return what shows a run's progress while it goes on, and make room for the run."""
     from distillgen.report.progress import Progress
 
     _collect_less()
-    return Progress(tally, total).shown()
+    return Progress(tally, total, rows_on_stdout=rows_on_stdout).shown()
 
 
 def _collect_less() -> None:

@@ -63,15 +63,16 @@ def log(
       0 listed   2 a version is of a newer distillgen
       8 one is damaged (the others are listed)   10 no such dataset
     """
-    from distillgen.report.console import say
-    from distillgen.report.tables import stdout
+    from distillgen.report.console import say, stdout
+    from distillgen.schemas import document
     from distillgen.upkeep.pins import pinned
 
     homes = _homes(name, project)
     found, trouble = _manifests(homes)
     pins = {(home.name, number) for home in homes for number in pinned(home)}
     if as_json:
-        _print_json([_logged_as_json(m, before, (m.name, m.version) in pins) for m, before in found], indent=2)
+        listed = [_logged_as_json(m, before, (m.name, m.version) in pins) for m, before in found]
+        print(document("log", {"versions": listed}))
     elif found:
         stdout().print(_logged(found, pins))
     for error in trouble[:-1]:
@@ -123,7 +124,8 @@ def _logged_as_json(manifest: "Manifest", before: "Manifest | None", is_pinned: 
 
     return {
         "name": manifest.name,
-        "version": manifest.version,
+        "version": f"{manifest.name}@{manifest.version}",
+        "number": manifest.version,
         "parent": manifest.parent,
         "rows": manifest.rows,
         "splits": manifest.splits,
@@ -206,8 +208,8 @@ def show(
     from distillgen.dataset.looking import pick, rows_of
     from distillgen.errors import UsageError
     from distillgen.files import dumps
-    from distillgen.report.console import safe
-    from distillgen.report.tables import Heading, conversation, stdout
+    from distillgen.report.console import safe, stdout
+    from distillgen.report.tables import Heading, conversation
 
     if rejected and failed:
         raise UsageError("rejected rows and failed ones are not shown together", fix="leave one of the two out")
@@ -276,18 +278,17 @@ def trace(
     """
     from rich.text import Text
 
-    from distillgen.report.console import safe
-    from distillgen.report.tables import Heading, stdout
+    from distillgen.report.console import safe, stdout
+    from distillgen.report.tables import Heading
+    from distillgen.schemas import document
 
     stories, trouble = _stories(row_id, name, project)
     if as_json:
-        _print_json(
-            [
-                {"fate": each.fate, "end": each.end, **each.record, "training": each.training, "usd": each.usd,
-                 "version": version.label}
-                for version, each in stories
-            ]
-        )  # fmt: skip
+        rows = [
+            {"version": version.label, "fate": each.fate, "end": each.end, **each.record, "training": each.training,
+             "usd": each.usd} for version, each in stories
+        ]  # fmt: skip
+        print(document("trace", {"rows": rows}))
     else:
         out = stdout()
         for version, story in stories:
@@ -345,14 +346,15 @@ def stats(name: Name, project: Project = Path(), as_json: AsJson = False) -> Non
       0 printed   8 damaged   10 no such dataset or version
     """
     from distillgen.dataset.figures import figures_of
+    from distillgen.report.console import stdout
     from distillgen.report.figures import as_json as figures_as_json
     from distillgen.report.figures import figures_shown
-    from distillgen.report.tables import stdout
+    from distillgen.schemas import document
 
     version = find_in_project(name, project)
     figures = figures_of(version)
     if as_json:
-        _print_json(figures_as_json(version, figures))
+        print(document("stats", figures_as_json(version, figures)))
         return
     out = stdout()
     for part in figures_shown(version, figures):
@@ -395,13 +397,14 @@ def diff(
       10 no such dataset or version
     """
     from distillgen.dataset.compare import SHOWN, compare_rows
+    from distillgen.report.console import stdout
     from distillgen.report.figures import comparison_as_json, comparison_shown
-    from distillgen.report.tables import stdout
+    from distillgen.schemas import document
 
     versions = find_in_project(old, project), find_in_project(new, project)
     changes = compare_rows(*versions, most=SHOWN if rows is None and not as_json else rows)
     if as_json:
-        _print_json(comparison_as_json(*versions, changes))
+        print(document("diff", comparison_as_json(*versions, changes)))
     else:
         out = stdout()
         for part in comparison_shown(*versions, changes):

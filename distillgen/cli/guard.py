@@ -148,6 +148,8 @@ def run_until_stopped(
     `left` says what remains of work that was stopped.
     """
 
+    from distillgen.report.screen import restore_terminal
+
     async def main() -> T:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
@@ -156,6 +158,7 @@ def run_until_stopped(
         def stop(number: signal.Signals) -> None:
             received.append(number)
             if len(received) > 1:
+                restore_terminal()
                 os._exit(128 + number)
             on_stop()
             task.cancel()

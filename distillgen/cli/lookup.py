@@ -43,7 +43,8 @@ def list_prompts(context: typer.Context, project: Project = Path()) -> None:
     if context.invoked_subcommand:
         return
     from distillgen.prompts import library, load_prompt
-    from distillgen.report.tables import stdout, table
+    from distillgen.report.console import stdout
+    from distillgen.report.tables import table
 
     own = [path.stem for path in sorted((project / "prompts").glob("*.toml"))]
     rows = []
@@ -141,7 +142,8 @@ def list_teachers(context: typer.Context) -> None:
     """
     if context.invoked_subcommand:
         return
-    from distillgen.report.tables import Folded, stdout, table
+    from distillgen.report.console import stdout
+    from distillgen.report.tables import Folded, table
     from distillgen.teacher.models import is_installed, models
     from distillgen.teacher.providers import presets
 

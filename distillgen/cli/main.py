@@ -1,40 +1,61 @@
-"""The program: puts the commands together. Nothing heavy is imported here, so that --help is quick."""
+"""The program: puts the commands together, and loads only the one that is called, so that every start is quick."""
 
+import importlib
+import io
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from distillgen import __version__
-from distillgen.cli import (
-    build,
-    datasets,
-    doctor,
-    export,
-    forget,
-    lookup,
-    mix,
-    pipe,
-    reference,
-    remote,
-    report,
-    sieves,
-    space,
-    start,
-    status,
-    terms,
-    upkeep,
-)
+from distillgen.cli.helps import dress
 
-app = typer.Typer(
-    name="distillgen",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="First dataset: distillgen init demo && cd demo && distillgen build",
-)
+COMMANDS = {
+    "Make a dataset": {
+        "init": "start.init",
+        "plan": "build.plan",
+        "build": "build.build",
+        "status": "status.status",
+    },
+    "Use it in a pipe": {
+        "generate": "pipe.generate",
+        "filter": "sieves.filter_",
+        "deduplicate": "sieves.deduplicate",
+        "decontaminate": "sieves.decontaminate",
+    },
+    "Look at datasets": {
+        "log": "datasets.log",
+        "show": "datasets.show",
+        "stats": "datasets.stats",
+        "diff": "datasets.diff",
+        "trace": "datasets.trace",
+        "report": "report.report",
+    },
+    "Use datasets": {
+        "export": "export.export",
+        "mix": "mix.mix",
+        "push": "remote.push",
+        "pull": "remote.pull",
+    },
+    "Keep datasets": {
+        "check": "upkeep.check",
+        "repair": "upkeep.repair",
+        "gc": "space.gc",
+        "forget": "forget.forget",
+        "pin": "space.pin",
+        "unpin": "space.unpin",
+    },
+    "Look things up": {
+        "terms": "terms.terms",
+        "explain": "reference.explain",
+        "schema": "reference.schema",
+        "doctor": "doctor.doctor",
+        "prompts": "lookup.prompts",
+        "teachers": "lookup.teachers",
+    },
+}  # panel -> command -> module and what it has there
 
 
 def _version(wanted: bool) -> None:
@@ -43,7 +64,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def program(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
@@ -52,41 +72,46 @@ def program(
     """Turn seed prompts and a teacher model into versioned datasets for training a student model."""
 
 
-app.command("init", rich_help_panel="Make a dataset")(start.init)
-app.command("plan", rich_help_panel="Make a dataset")(build.plan)
-app.command("build", rich_help_panel="Make a dataset")(build.build)
-app.command("status", rich_help_panel="Make a dataset")(status.status)
-app.command("generate", rich_help_panel="Use it in a pipe")(pipe.generate)
-app.command("filter", rich_help_panel="Use it in a pipe")(sieves.filter_)
-app.command("deduplicate", rich_help_panel="Use it in a pipe")(sieves.deduplicate)
-app.command("decontaminate", rich_help_panel="Use it in a pipe")(sieves.decontaminate)
-app.command("log", rich_help_panel="Look at datasets")(datasets.log)
-app.command("show", rich_help_panel="Look at datasets")(datasets.show)
-app.command("stats", rich_help_panel="Look at datasets")(datasets.stats)
-app.command("diff", rich_help_panel="Look at datasets")(datasets.diff)
-app.command("trace", rich_help_panel="Look at datasets")(datasets.trace)
-app.command("report", rich_help_panel="Look at datasets")(report.report)
-app.command("export", rich_help_panel="Use datasets")(export.export)
-app.command("mix", rich_help_panel="Use datasets")(mix.mix)
-app.command("push", rich_help_panel="Use datasets")(remote.push)
-app.command("pull", rich_help_panel="Use datasets")(remote.pull)
-app.command("check", rich_help_panel="Keep datasets")(upkeep.check)
-app.command("repair", rich_help_panel="Keep datasets")(upkeep.repair)
-app.command("gc", rich_help_panel="Keep datasets")(space.gc)
-app.command("forget", rich_help_panel="Keep datasets")(forget.forget)
-app.command("pin", rich_help_panel="Keep datasets")(space.pin)
-app.command("unpin", rich_help_panel="Keep datasets")(space.unpin)
-app.add_typer(lookup.prompts, name="prompts", rich_help_panel="Look things up")
-app.add_typer(lookup.teachers, name="teachers", rich_help_panel="Look things up")
-app.command("terms", rich_help_panel="Look things up")(terms.terms)
-app.command("explain", rich_help_panel="Look things up")(reference.explain)
-app.command("schema", rich_help_panel="Look things up")(reference.schema)
-app.command("doctor", rich_help_panel="Look things up")(doctor.doctor)
+def program_of(words: Sequence[str] = ()) -> typer.Typer:
+    """Return the program: with the one command that the words begin with, or with all commands."""
+    app = typer.Typer(
+        name="distillgen",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        epilog="First dataset: distillgen init demo && cd demo && distillgen build",
+    )
+    app.callback()(program)
+    known = {name for names in COMMANDS.values() for name in names}
+    wanted = {*words[:1]} & known or (set() if list(words) == ["--version"] else known)
+    for panel, names in COMMANDS.items():
+        for name, place in names.items():
+            if name in wanted:
+                module, _, attribute = place.partition(".")
+                command = getattr(importlib.import_module(f"distillgen.cli.{module}"), attribute)
+                if isinstance(command, typer.Typer):
+                    app.add_typer(command, name=name, rich_help_panel=panel)
+                else:
+                    app.command(name, rich_help_panel=panel)(command)
+    return dress(app)
 
 
 def main() -> None:
-    """Run the program. Closed standard streams are opened on nothing, so that no file of ours gets their numbers."""
+    """Run the program.
+
+    Closed standard streams are opened on nothing, so that no file of ours gets their numbers. What the encoding of
+    standard output cannot say stands there as an escape.
+    """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: PTH123
-    app(prog_name="distillgen")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    program_of(sys.argv[1:])(prog_name="distillgen")
+
+
+def __getattr__(name: str) -> typer.Typer:
+    """Put the whole program together when somebody asks for `app`."""
+    if name == "app":
+        return program_of()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

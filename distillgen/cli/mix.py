@@ -156,8 +156,8 @@ def _part(text: str) -> tuple[str, Fraction]:
 
 
 def _show(mixed: "Mixed", wanted: int | None) -> None:
-    from distillgen.report.console import say
-    from distillgen.report.tables import stdout, table
+    from distillgen.report.console import say, stdout
+    from distillgen.report.tables import table
 
     rows = [
         [each["version"], f"{each['ratio']:.1%}",

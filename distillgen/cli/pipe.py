@@ -151,7 +151,7 @@ def generate(
         async def work() -> None:
             out = Outlet(each=line_buffered)
             writer = _Writer(tally, out, *aside)
-            async with progress(tally, None):
+            async with progress(tally, None, rows_on_stdout=True):
                 await pour(run(prepared, tally, writer.write, offline=offline), out)
 
         run_until_stopped(work(), say_stopping)

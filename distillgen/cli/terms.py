@@ -80,7 +80,8 @@ def terms(
 
 
 def _list(today: "datetime.date", as_json: bool) -> None:
-    from distillgen.report.tables import Folded, stdout, table
+    from distillgen.report.console import stdout
+    from distillgen.report.tables import Folded, table
     from distillgen.teacher.terms import NOT_ADVICE, entries
 
     if as_json:
@@ -105,7 +106,7 @@ def _list(today: "datetime.date", as_json: bool) -> None:
 
 
 def _explain(model: str, provider: str | None, base_url: str | None, today: "datetime.date", as_json: bool) -> None:
-    from distillgen.report.tables import stdout
+    from distillgen.report.console import stdout
 
     found = _found(model, provider, base_url)
     if as_json:

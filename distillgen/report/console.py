@@ -1,6 +1,7 @@
 """What a person is told, in a terminal, a log, or a mail from cron. Writes to standard error only."""
 
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -70,8 +71,15 @@ def console(*, is_stderr: bool, is_seen: bool) -> "Console":
     return Console(
         stderr=is_stderr, markup=False, highlight=False, emoji=False, soft_wrap=True, quiet=not is_seen,
         force_terminal=True if color == "always" else None, no_color=False if color == "always" else None,
-        color_system={"auto": "auto", "always": "standard", "never": None}[color],
+        color_system={"auto": "auto", "always": "standard", "never": None}[color], _environ=_environment(),
     )  # fmt: skip
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment without a COLUMNS that is no width: rich prints nothing at 0, and fails at `²`."""
+    stated = os.environ.get("COLUMNS", "")
+    is_width = stated.isascii() and stated.isdecimal() and int(stated) > 0
+    return {name: value for name, value in os.environ.items() if name != "COLUMNS" or is_width}
 
 
 def say(text: str, *, style: str = "", event: str = "message", **fields: Any) -> None:

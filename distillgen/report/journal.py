@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distillgen.errors import DistillgenError
-from distillgen.files import disk_errors
 from distillgen.report.console import LOG, NOTE, Color, Manner, console, note, say, speaking
 
 SCHEMA = "event/1"  # distillgen/schemas/event.schema.json
@@ -131,6 +130,8 @@ class _Events(logging.StreamHandler[Any]):
 
 
 def _log_file(path: Path, command: str, format_: LogFormat) -> logging.Handler:
+    from distillgen.files import disk_errors
+
     with disk_errors(path):
         handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(_Json(command) if format_ == "json" else _Lines(command))

@@ -5,9 +5,7 @@ table is as wide as what it holds, a line for each row. On a terminal texts are 
 its row; and where hardly anything fits, each row is a block of lines.
 """
 
-import io
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -18,7 +16,6 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from distillgen.dataset.figures import BARS, bar
-from distillgen.report import console
 from distillgen.report.console import safe
 
 GAP = 2  # between columns
@@ -38,32 +35,14 @@ KINDS: Mapping[str, Kind] = {"#": "number", "=": "name", "~": "label", "|": "bar
 # -- standard output -------------------------------------------------------------------------------------------------
 
 
-def stdout() -> Console:
-    """Return the console for what people read on standard output; it breaks no line by itself.
-
-    What the encoding of standard output cannot say stands there as an escape.
-    """
-    _take_every_character()
-    out = console.stdout()
-    if out.width < 1:  # COLUMNS=0, and rich would print nothing
-        out.width = USUAL
-    return out
-
-
 def tell(text: str, end: str = "\n") -> None:
-    """Print lines as they are, but safe, on standard output; what its encoding cannot say stands there as an escape."""
-    _take_every_character()
+    """Print lines as they are, but safe, on standard output."""
     print(safe(text), end=end)
-
-
-def _take_every_character() -> None:
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
-        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def is_looked_at() -> bool:
     """Whether standard output is a terminal."""
-    return room(stdout()) is not None
+    return room(console.stdout()) is not None
 
 
 def room(out: Console) -> int | None:
