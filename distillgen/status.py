@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.dataset.versions import Version, latest
-from distillgen.errors import Damaged, DistillgenError, NotFound
+from distillgen.errors import DistillgenError, NotFound
 from distillgen.files import Holder, holder, utc
 from distillgen.last_run import LastRun, last_run
 from distillgen.state import state_folder
@@ -65,7 +65,7 @@ def _read_store(folder: Path, status: Status) -> None:
         with contextlib.closing(AnswerStore(folder / "answers.sqlite")) as store:
             status.stored_answers, status.spent = store.count(), store.spent()
             status.unknown = [unknown for path in logs(folder) for unknown in store.unknown_in(path)[1]]
-    except Damaged as error:
+    except DistillgenError as error:  # damaged, or of a newer format
         status.stored_answers = status.spent = None
         status.damages.append(error)
 

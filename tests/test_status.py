@@ -83,7 +83,11 @@ def test_how_the_last_run_ended(demo: Project, loopback: Loopback) -> None:
     demo.edit("[student]", "[studnet]")
     assert demo.run("build").returncode == 2
     said = status(demo)
-    assert (said["last_run"]["exit_status"], said["last_run"]["error"], said["last_run"]["dataset"]) == (2, "DG103", "demo")
+    assert (said["last_run"]["exit_status"], said["last_run"]["error"], said["last_run"]["dataset"]) == (
+        2,
+        "DG103",
+        "demo",
+    )
     assert said["last_success"] == good and said["datasets"]["demo"]["rows"] > 0
     assert "last run  exit status 2 (DG103), " in (told := demo.run("status").stdout)
     assert f"; the last that ended with 0: {good} (" in told

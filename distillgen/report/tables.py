@@ -42,7 +42,9 @@ def tell(text: str, end: str = "\n") -> None:
 
 def is_looked_at() -> bool:
     """Whether standard output is a terminal."""
-    return room(console.stdout()) is not None
+    from distillgen.report.console import stdout
+
+    return room(stdout()) is not None
 
 
 def room(out: Console) -> int | None:

@@ -86,7 +86,14 @@ def proxy_of(url: str) -> httpx.Proxy | None:
             f"the environment names a {urlsplit(found).scheme} proxy for {host}; only http and https can be used",
             fix=f"unset it, or add {host} to NO_PROXY",
         )
-    return httpx.Proxy(found)
+    try:
+        return httpx.Proxy(found)
+    except (httpx.InvalidURL, ValueError):
+        raise UsageError(
+            f"the environment's proxy for {host} is no address",  # whose words may hold a password
+            where=f"{parts.scheme}_proxy or all_proxy",
+            fix="write http://host:port; unset it to go without",
+        ) from None
 
 
 def certificates() -> ssl.SSLContext:
