@@ -60,7 +60,7 @@ def offered(words: list[str], folder: Path, **environment: str) -> tuple[set[str
     return set(done.stdout.split()), done.stderr
 
 
-@pytest.mark.parametrize(("words", "wanted"), CASES, ids=lambda value: " ".join(value) or "nothing")
+@pytest.mark.parametrize(("words", "wanted"), CASES, ids=lambda value: " ".join(sorted(value)) or "nothing")
 def test_words_are_completed(words: list[str], wanted: set[str], published: Project) -> None:
     assert offered(words, published.folder) == (wanted, "")
 

@@ -15,7 +15,7 @@ from distillgen.cli.helps import dress
 COMMANDS = {
     "Make a dataset": {
         "init": "start.init",
-        "plan": "build.plan",
+        "plan": "plan.plan",
         "build": "build.build",
         "status": "status.status",
     },

@@ -7,7 +7,6 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from distillgen.cli import completion
-from distillgen.cli.build import Budget, Set, SkipBad, State, UnknownPrice, on_budget, progress, say_notes, say_stopping
 from distillgen.cli.guard import guarded, run_until_stopped
 from distillgen.cli.lines import (
     LEFT_OUT,
@@ -19,6 +18,8 @@ from distillgen.cli.lines import (
     say_what_was_left_out,
     standard_input,
 )
+from distillgen.cli.options import Budget, Set, SkipBad, State, UnknownPrice, on_budget
+from distillgen.cli.running import progress, say_notes, say_stopping
 
 if TYPE_CHECKING:
     from distillgen.recipe import Recipe, Source

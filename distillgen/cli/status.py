@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distillgen.cli.build import State
 from distillgen.cli.guard import guarded
+from distillgen.cli.options import State
 from distillgen.errors import Damaged
 
 if TYPE_CHECKING:

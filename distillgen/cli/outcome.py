@@ -1,0 +1,182 @@
+"""What came of a build: for people, as a document for programs, and in the log."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from distillgen.cli.running import say_notes
+from distillgen.errors import DistillgenError, Locked
+
+if TYPE_CHECKING:
+    from distillgen.last_run import LastRun
+    from distillgen.pipeline import Options, Result
+    from distillgen.preparation import Prepared
+    from distillgen.tally import Tally
+    from distillgen.teacher.batch import Pending
+
+
+class Told:
+    """What came of a build as one document on standard output, however it ends; printed once, and only if asked for."""
+
+    def __init__(self, is_wanted: bool) -> None:
+        self._is_wanted = is_wanted
+
+    def tell(self, result: "Result") -> None:
+        """Print what came of it."""
+        from distillgen.schemas import document
+
+        if self._is_wanted:
+            self._is_wanted = False
+            print(document("build", outcome(result)))
+
+    @contextlib.contextmanager
+    def unless_locked(self, tally: "Tally") -> Iterator[None]:
+        """Tell of an error that ends a block, with the figures so far; a lock may be free the next time."""
+        from distillgen.pipeline import Result
+
+        try:
+            yield
+        except Locked:
+            raise
+        except DistillgenError as error:
+            self.tell(Result(None, None, tally, stop=error))
+            raise
+
+    @contextlib.contextmanager
+    def always(self) -> Iterator[None]:
+        """Tell of a build that did not begin because another one is at work."""
+        from distillgen.pipeline import Result
+        from distillgen.tally import Tally
+
+        not_begun = Result(None, None, Tally(), stop=Locked("another build is at work"))
+        try:
+            yield
+        except Locked:
+            self.tell(not_begun)
+            raise
+        self.tell(not_begun)  # skipped; what came of any other has been told
+
+
+@contextlib.contextmanager
+def noted(run: "LastRun") -> Iterator[None]:
+    """Note a run's figures in the log when a block ends, however it ends."""
+    from distillgen.report.console import note
+
+    try:
+        yield
+    finally:
+        run.count()
+        figures = run.model_dump(include={
+            "dataset", "version", "unchanged", "seeds", "rows", "rejected", "failed", "calls", "prompt_tokens",
+            "completion_tokens", "usd", "unpriced_calls",
+        })  # fmt: skip
+        words = (
+            f"{run.rows:,} rows, {run.rejected:,} rejected, {run.failed:,} failed, {run.calls:,} calls, ${run.usd:,.4f}"
+        )
+        note(words, event="run", **figures)
+
+
+def outcome(result: "Result") -> dict[str, Any]:
+    """Return what came of a build, for programs."""
+    tally = result.tally
+    return {
+        "version": result.version.label if result.version else None,
+        "unchanged": result.unchanged.label if result.unchanged else None,
+        "ends": result.ends or None,
+        "stopped_by": result.stop.code if result.stop else None,
+        "rows": result.version.manifest.rows if result.version else tally.published,
+        "rejected": tally.rejected,
+        "failed": tally.failed,
+        "calls": tally.calls,
+        "usd": tally.usd,
+        "unpriced_calls": tally.unpriced,
+        "pending": [_pending(batch) for batch in result.pending],
+    }
+
+
+def _pending(batch: "Pending") -> dict[str, Any]:
+    from distillgen.files import utc
+
+    submitted = None if batch.submitted_at is None else utc(batch.submitted_at)
+    return {**asdict(batch), "id": batch.id or None, "reason": batch.reason or None, "submitted_at": submitted}
+
+
+def conclude(prepared: "Prepared", options: "Options", result: "Result") -> None:
+    """Print the summary, three rows, and the next commands; exit 3 when a rerun may mend rows."""
+    from distillgen.report import console
+    from distillgen.report.progress import summary
+    from distillgen.report.tables import conversation
+
+    say_notes(result.tally)
+    for warning in result.warnings:
+        console.say(f"warning: {warning}", style="yellow")
+    if result.pending:
+        for batch in result.pending:
+            name = f"batch {batch.id}" if batch.id else "requests not sent yet"
+            reason = f"; {batch.reason}" if batch.reason else ""
+            told = f"{name}: {batch.status}, {batch.completed:,} of {batch.requests:,} answered{reason}"
+            console.say(told, event="batch", **_pending(batch))
+        if held := result.tally.causes["over_budget"]:
+            console.say(f"{held:,} requests wait for another run: the budget of this one does not allow them")
+        console.say("nothing is published before these are in: run the same command again later", style="yellow")
+        raise typer.Exit(3)
+    out = console.stderr()
+    summary(result.tally, skipped=result.tally.skipped_seeds)
+    for row in result.tally.samples:
+        for line in conversation(row):
+            out.print(line)
+    counts = result.version.manifest.splits if result.version is not None else result.tally.splits
+    splits = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    rows = f"{console.number(sum(counts.values()), 'row')} ({splits})"
+    if result.version is not None:
+        label = f"{result.version.label}{ENDS[result.ends]}"
+        console.say(
+            f"published {label}: {rows} in {_short(result.version.folder)}", style="bold green", event="published",
+            version=result.version.label, rows=sum(counts.values()), splits=dict(counts),
+        )  # fmt: skip
+        console.say(_next(prepared))
+    elif result.unchanged is not None:
+        console.say(
+            f"nothing changed: {result.unchanged.label} has this content, nothing published", style="bold green",
+            event="unchanged", version=result.unchanged.label,
+        )  # fmt: skip
+    else:
+        console.say(f"not published, as asked: {rows}; the answers are kept", style="bold")
+    if result.stop is not None:
+        raise result.stop
+    if result.tally.passing_failures:
+        console.say(
+            f"{console.number(result.tally.passing_failures, 'row')} failed for reasons that may pass; "
+            f"last: {result.tally.last_failure}\nrun the same command again to mend them",
+            style="yellow",
+        )
+        raise typer.Exit(3)
+
+
+ENDS = {
+    "": "",
+    "limit": " (partial: --limit)",
+    "target_rows": " (as many seeds as target_rows needs)",
+    "stopped": " (partial: the seeds decided so far)",
+}
+
+
+def _next(prepared: "Prepared") -> str:
+    name, folder = prepared.recipe.name, prepared.source.folder
+    project = "" if folder == Path.cwd() else f" --project {_short(folder)}"
+    return (
+        f"next: distillgen show {name}{project}\n"
+        f"      distillgen export {name}{project} --format messages -o DIR\n"
+        f"      distillgen log{project}"
+    )
+
+
+def _short(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
