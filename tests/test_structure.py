@@ -20,7 +20,7 @@ ROAD = [
 ]  # fmt: skip
 # Typer itself loads pydantic to read options.
 HEAVY = {
-    "httpx", "aiohttp", "openai", "numpy", "scipy", "datasketch", "jinja2", "orjson", "zstandard",
+    "httpx", "aiohttp", "openai", "msgspec", "numpy", "scipy", "datasketch", "jinja2", "orjson", "zstandard",
     "jsonschema_rs", "regex", "py3langid", "math_verify", "wordllama", "genai_prices", "httpx2", "tenacity", "pyarrow", "xllamacpp", "datasets", "huggingface_hub", "fsspec", "s3fs", "botocore",
 }  # fmt: skip
 
