@@ -586,6 +586,21 @@ def test_processes_find_what_one_finds(built: Path, monkeypatch: pytest.MonkeyPa
     assert [replace(each, pieces=[]) for each in together] == [replace(each, pieces=[]) for each in alone]
 
 
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b'{"id":"a","messages":"\xff"}', "is no JSON"), (b'{"id":"a","messages":[1,2}', "is no JSON"),
+        (b'{"id":"a","messages":nul}', "is no JSON"), (b'{"id":"a","x":"\x01"}', "is no JSON"), (b"", "is empty"),
+        (b'["id"]', "is no JSON object"), (b'{"id":1}', "has no id"), (b'{"messages":[]}', "has no id"),
+    ],
+)  # fmt: skip
+def test_what_is_read_over_must_be_json_and_text_all_the_same(line: bytes, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"id":"first","messages":[]}\n' + line + b'\n{"id":"last","messages":["\xc3\xa9"]}\n')
+    found = scan(path, "data")
+    assert (found.flaws, found.rows, list(found.ids).count(0)) == ([(2, why)], 3, 1)
+
+
 @pytest.mark.parametrize("end", [b"", b'{"id":"last","split":"odd"}', b"{", b"\n\n"], ids=repr)
 @pytest.mark.parametrize("block", [3, 50, 1000])
 def test_parts_are_the_whole(

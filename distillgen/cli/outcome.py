@@ -138,7 +138,7 @@ def conclude(prepared: "Prepared", options: "Options", result: "Result") -> None
             f"published {label}: {rows} in {_short(result.version.folder)}", style="bold green", event="published",
             version=result.version.label, rows=sum(counts.values()), splits=dict(counts),
         )  # fmt: skip
-        console.say(_next(prepared))
+        out.print(console.safe(_next(prepared)))  # for a person at the terminal, not for a log
     elif result.unchanged is not None:
         console.say(
             f"nothing changed: {result.unchanged.label} has this content, nothing published", style="bold green",
