@@ -81,7 +81,7 @@ def test_limits_overrides_and_state(demo: Project) -> None:
 
 
 def test_a_plan_is_that_of_the_command(demo: Project) -> None:
-    assert plan(demo.recipe) == orjson.loads(demo.run("plan", "--json").stdout)
+    assert {"schema": "plan/1", **plan(demo.recipe)} == orjson.loads(demo.run("plan", "--json").stdout)
     assert plan(demo.recipe, limit=4)["seeds"] == 4
 
 

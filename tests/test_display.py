@@ -266,6 +266,7 @@ def test_ctrl_c_twice_leaves_the_terminal_as_it_was(
     seen.press(b"\x03")
     assert seen.end() == 130 and time.monotonic() - started < 5
     assert b"?25l" not in seen.raw  # the cursor was never hidden
+    assert "in flight" not in seen.text  # the live lines are gone
     assert not seen.screen.cursor.hidden and pyte.modes.DECAWM in seen.screen.mode
     assert termios.tcgetattr(seen._slave) == before
     loopback.behave = answer
@@ -593,6 +594,13 @@ def test_the_summary_fits_80_columns() -> None:
     assert all(len(each.split()) for each in step_lines(steps, 20))
 
 
+def read_rest(descriptor: int) -> None:
+    """Read what a terminal still has, until its other end is closed."""
+    with contextlib.suppress(OSError):
+        while os.read(descriptor, 65_536):
+            pass
+
+
 def test_the_terminal_is_restored_even_when_it_takes_nothing() -> None:
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
@@ -606,7 +614,7 @@ def test_the_terminal_is_restored_even_when_it_takes_nothing() -> None:
         assert stuck.is_alive()
         while stuck.is_alive():
             os.read(master, 65_536)
-        reading = threading.Thread(target=lambda: os.read(master, 65_536), daemon=True)
+        reading = threading.Thread(target=read_rest, args=(master,), daemon=True)
         reading.start()
     assert not isinstance(sys.stderr, Screen)
 

@@ -239,7 +239,14 @@ def test_a_sample_is_left_out_before_it_is_asked_for(project: Project, loopback:
     assert (generate["in"], generate["born"], generate["out"], generate["rejected"]) == (5, 10, 14, {"excluded": 1})
     assert whole(project) and "nothing changed" in project.build().stderr
     told = json.loads(called(project, "plan", "--json").stdout)
-    assert told["steps"][0] == {"step": "1.generate", "rows": 15, "calls": 0, "stored": 14}
+    assert told["steps"][0] == {
+        "step": "1.generate",
+        "rows": 15,
+        "calls": 0,
+        "stored": 14,
+        "more": None,
+        "rounds": None,
+    }
 
 
 def test_the_first_sample_left_out(project: Project, loopback: Loopback) -> None:

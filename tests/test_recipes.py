@@ -77,7 +77,7 @@ def test_a_new_project_can_be_planned_without_weights_or_calls(project: Project,
     planned = project.run("plan", "--json", DISTILLGEN_CACHE=str(project.folder / "no-weights"))
     assert planned.returncode == 0, planned.stderr
     outlook = json.loads(planned.stdout)
-    first = next(step for step in outlook["steps"] if "calls" in step)
+    first = next(step for step in outlook["steps"] if step["calls"] is not None)
     assert outlook["seeds"] > 0 and first["calls"] > 0 and outlook["usd"] == [0.0, 0.0]
     recipe = tomllib.loads(project.recipe.read_text())
     assert recipe["name"] == name and recipe["description"]
@@ -510,8 +510,8 @@ def test_a_plan_knows_the_round_that_is_next(tmp_path: Path, loopback: Loopback)
     project.build()
     seen = loopback.seen
     after = json.loads(project.run("plan", "--json").stdout)
-    assert sum(step.get("calls", 0) for step in after["steps"]) == 0 and loopback.seen == seen
-    assert sum(step.get("stored", 0) for step in after["steps"]) == seen
+    assert sum(step["calls"] or 0 for step in after["steps"]) == 0 and loopback.seen == seen
+    assert sum(step["stored"] or 0 for step in after["steps"]) == seen
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:

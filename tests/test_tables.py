@@ -30,8 +30,9 @@ from distillgen.dataset.figures import BARS, Figures, Lengths, bar, figures_of, 
 from distillgen.dataset.manifest import Manifest
 from distillgen.dataset.seal import sealed
 from distillgen.dataset.versions import find_version
+from distillgen.report.console import stdout
 from distillgen.report.figures import figures_shown
-from distillgen.report.tables import Bar, Folded, Paper, stdout, table
+from distillgen.report.tables import Bar, Folded, Paper, table
 
 HOSTILE = "\x1b[31mred\x1b[0m\u202e\n[bold]\ttext"
 STEPS = [
@@ -63,7 +64,8 @@ def seen(columns: int, work: Callable[[], None], encoding: str = "utf-8") -> str
 
     reader = threading.Thread(target=reads)
     reader.start()
-    with os.fdopen(slave, "w", encoding=encoding) as terminal, contextlib.redirect_stdout(terminal):
+    opened = os.fdopen(slave, "w", encoding=encoding, errors="backslashreplace")  # as the program opens it
+    with opened as terminal, contextlib.redirect_stdout(terminal):
         work()
     reader.join()
     os.close(master)

@@ -526,9 +526,9 @@ def test_a_name_that_is_not_utf8_is_shown_all_the_same(project: Project) -> None
 
 
 def test_an_overdue_entry_says_so_where_it_is_explained() -> None:
-    from distillgen.cli.terms import _lines
+    from distillgen.cli.terms import _parts
 
     found = find("openai", "gpt-5.2")
     late = found[0].review_by + datetime.timedelta(days=1)  # type: ignore[operator]
-    assert "OVERDUE, read it again" in "\n".join(_lines("gpt-5.2", "openai", found, late))
-    assert "OVERDUE" not in "\n".join(_lines("gpt-5.2", "openai", found, late - datetime.timedelta(days=1)))
+    assert "OVERDUE, read it again" in str(list(_parts(found[0], late)))
+    assert "OVERDUE" not in str(list(_parts(found[0], late - datetime.timedelta(days=1))))

@@ -139,10 +139,9 @@ class Outlet:
         if lines:
             await self._send(b"".join(lines))
 
-    def look(self) -> None:
-        """Raise BrokenPipeError when nobody reads any more."""
-        if any(event & (select.POLLERR | select.POLLHUP) for _, event in self._state.poll(0)):
-            raise BrokenPipeError
+    def _is_gone(self) -> bool:
+        """Whether nobody reads any more."""
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in self._state.poll(0))
 
     async def _send(self, content: bytes) -> None:
         """Write all of it, in pieces that do not make this process wait: a regular file takes it whole."""
@@ -174,6 +173,7 @@ class Outlet:
 
         Ends with an error, or when whoever writes has met one: it drains already, which nothing may cut short.
         """
+        was_gone = False
         while not self._has_failed:
             try:
                 async with asyncio.timeout(LOOK):
@@ -184,7 +184,10 @@ class Outlet:
                 await asyncio.sleep(TOGETHER)
             if not self._has_failed:
                 await self.flush()
-                self.look()
+                is_gone = self._is_gone()
+                if is_gone and was_gone:  # once is no proof: a reader that took everything goes before we have ended
+                    raise BrokenPipeError
+                was_gone = is_gone
 
 
 async def pour(work: Coroutine[Any, Any, None], out: Outlet) -> None:

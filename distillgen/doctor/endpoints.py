@@ -98,10 +98,8 @@ async def _ask(endpoint: Endpoint, seconds: float) -> Heard:
     try:
         proxy = proxy_of(endpoint.url)
         through = shown(str(proxy.url)) if proxy else ""
-    except DistillgenError as error:  # of a kind that cannot be used
+    except DistillgenError as error:  # of a kind that cannot be used, or no address
         return Heard(endpoint.url, trouble="proxy", words=error.problems[0].what)
-    except Exception:  # its words repeat the address, and that may hold a password
-        return Heard(endpoint.url, trouble="proxy", words="the proxy that the environment names has no valid address")
     try:
         async with asyncio.timeout(seconds):
             await _look_up(str(proxy.url) if proxy else endpoint.url)

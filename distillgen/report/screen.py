@@ -1,7 +1,7 @@
 """The lowest lines of a terminal, drawn anew in place; what anybody else writes to standard error goes above them.
 
-Not by rich's Live: it hides the cursor, which a second Ctrl-C or kill -9 leaves hidden; it counts lines, which a terminal
-that is resized wraps anew; and a terminal that was told to wait (Ctrl-S) stops the run.
+Not by rich's Live: it hides the cursor, which a second Ctrl-C or kill -9 leaves hidden; it counts lines, which a
+terminal that is resized wraps anew; and a terminal that was told to wait (Ctrl-S) stops the run.
 """
 
 import contextlib
