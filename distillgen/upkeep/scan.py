@@ -36,20 +36,20 @@ Kind: TypeAlias = Literal["data", "provenance", "rows", "bytes"]
 Task: TypeAlias = tuple[Path, Kind]
 
 
-class _Row(msgspec.Struct):
+class _Row(msgspec.Struct, gc=False):
     """What a row is known by. The rest of its line is read over, but must be JSON: no object is made of it."""
 
     id: str
 
 
-class _Record(_Row):
+class _Record(_Row, gc=False):
     """What is compared of a record of provenance."""
 
     split: str
     xxh3: str | None = None
 
 
-class _Anything(msgspec.Struct):
+class _Anything(msgspec.Struct, gc=False):
     """An object."""
 
 
@@ -275,8 +275,8 @@ def _take_rows(lines: Sequence[bytes], found: Scan) -> None:
 
 def _require_text(lines: Sequence[bytes]) -> None:
     """Raise ValueError where a line is no UTF-8, which nobody looks at in what is read over."""
-    for line in lines:
-        if not line.isascii():
+    if not all(map(bytes.isascii, lines)):
+        for line in lines:
             line.decode()
 
 
