@@ -6,14 +6,16 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, PrivateAttr, ValidationError
+from pydantic import BaseModel, Field, NonNegativeInt, PrivateAttr, ValidationError
 
 from distillgen.errors import DistillgenError, Locked, NotWritable
 from distillgen.files import write_atomically
 from distillgen.tally import Tally
 
 FILE = "last_run.json"
+Time = Annotated[float, Field(ge=0, lt=253402300800, allow_inf_nan=False)]  # seconds since 1970, until the year 9999
 
 
 class LastRun(BaseModel):
@@ -21,22 +23,22 @@ class LastRun(BaseModel):
 
     recipe: str
     dataset: str | None = None
-    started: float = 0.0
-    finished: float = 0.0
-    exit_status: int = 0
-    error: str | None = None
+    started: Time = 0.0
+    finished: Time = 0.0
+    exit_status: int = Field(0, ge=0, le=255)
+    error: str | None = Field(None, pattern=r"^DG[0-9]{3}$")
     version: str | None = None
     unchanged: str | None = None
-    seeds: int = 0
-    rows: int = 0
-    rejected: int = 0
-    failed: int = 0
-    calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    usd: float = 0.0
-    unpriced_calls: int = 0
-    last_success: float | None = None
+    seeds: NonNegativeInt = 0
+    rows: NonNegativeInt = 0
+    rejected: NonNegativeInt = 0
+    failed: NonNegativeInt = 0
+    calls: NonNegativeInt = 0
+    prompt_tokens: NonNegativeInt = 0
+    completion_tokens: NonNegativeInt = 0
+    usd: float = Field(0.0, ge=0, allow_inf_nan=False)
+    unpriced_calls: NonNegativeInt = 0
+    last_success: Time | None = None
     _tally: Tally | None = PrivateAttr(None)
 
     def follow(self, dataset: str, tally: Tally) -> None:
@@ -69,7 +71,8 @@ def on_record(recipe: Path, state: Path, metrics: Path | None = None) -> Iterato
     if metrics is not None:
         _require_place_for(metrics)
     before = last_run(state)
-    run = LastRun(recipe=str(recipe.absolute()), started=time.time())
+    name = str(recipe.absolute()).encode(errors="backslashreplace").decode()  # a name on disk need not be UTF-8
+    run = LastRun(recipe=name, started=time.time())
     if before is not None:  # the name too, should the recipe not be readable now
         run.dataset, run.last_success = before.dataset, before.last_success
     try:
@@ -87,8 +90,8 @@ def on_record(recipe: Path, state: Path, metrics: Path | None = None) -> Iterato
 
 def _require_place_for(metrics: Path) -> None:
     """Refuse before anything is sent what could not be written after it."""
-    if metrics.is_dir() or not os.access(metrics.absolute().parent, os.W_OK):
-        raise NotWritable(f"cannot write {metrics}", where="--metrics", fix="name a file in a folder that is there")
+    if (metrics.exists() and not metrics.is_file()) or not os.access(metrics.absolute().parent, os.W_OK):
+        raise NotWritable(f"cannot write {metrics}", where="--metrics", fix="name a plain file, new or old, in a folder that is there")
 
 
 def _put_down(run: LastRun, state: Path, metrics: Path | None) -> None:

@@ -8,9 +8,31 @@ A prompt template says what a teacher is asked about a row, and which columns it
 the library, `distillgen prompts show NAME` prints a template, `distillgen prompts render NAME --seed '{...}'` shows the
 messages that a teacher would get. To change one, copy it beside your recipe, where it comes first:
 
-    distillgen prompts show explain > prompts/explain.toml
+```sh
+distillgen prompts show explain > prompts/explain.toml
+```
 
-A template is a TOML file:
+A new name is a new prompt. This one writes two columns ([first dataset](first-dataset.md#a-prompt-of-your-own) has one
+that writes a text):
+
+```toml
+# prompts/quiz.toml, beside the recipe; a step takes it with prompt = "quiz"
+description = "Write a quiz question about a topic, with its answer"
+system = "You write quiz questions for a pub evening. The answer is one word or a short name."
+user = "Topic: {{ topic }}"
+output = "json"
+writes = ["question", "answer"]
+checks = ["not_empty", { rule = "length", column = "answer", max_words = 6 }]
+
+[schema]
+type = "object"
+required = ["question", "answer"]
+additionalProperties = false
+properties = { question = { type = "string" }, answer = { type = "string" } }
+```
+
+`distillgen prompts render quiz --seed '{"topic": "tides"}'` shows it as the teacher would see it, and
+`distillgen build --limit 3 --no-publish` what comes of it. A template is a TOML file:
 
 | key | meaning |
 |---|---|
@@ -24,7 +46,8 @@ A template is a TOML file:
 | `reads`, `sample`, `tried` | documentation: the columns, a seed to render, what came of it |
 
 Templates run in a sandbox and are strict: a variable that a row does not have is an error, unless the template tests it
-with `is defined` or gives a `default`. Text of seeds is data and is never rendered again.
+with `is defined` or gives a `default`. The line break behind a tag (`{% if ... %}`) is dropped, as Jinja2's
+`trim_blocks` does; that behind `{{ ... }}` stays. Text of seeds is data and is never rendered again.
 
 Each prompt below was run with the small embedded teacher on at least twenty seeds of everyday content
 (`bench/prompts.py` runs them again). The results shown are unedited, a good one and a bad one: a larger teacher does

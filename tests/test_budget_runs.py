@@ -189,7 +189,7 @@ def test_a_price_that_is_not_known_is_said_to_be_unknown(demo: Project) -> None:
 
 
 def test_the_summary_says_what_a_run_cost(project: Project, loopback: Loopback) -> None:
-    assert "calls 2 · tokens 14 in, 22 out · $0.2340 ·" in priced(project, loopback, 2).build().stderr
+    assert "calls 2 · tokens 14 in, 22 out · cost $0.2340 ·" in priced(project, loopback, 2).build().stderr
 
 
 def test_a_budget_below_one_request_says_so(project: Project, loopback: Loopback) -> None:

@@ -6,6 +6,8 @@ import os
 import re
 import shlex
 import shutil
+import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -22,6 +24,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_prometheus
 from till import late
 
+from distillgen.files import Lock
+from distillgen.report.console import say
+from distillgen.report.journal import Listeners, heard
 from distillgen.schemas import schema_of
 
 DISTILLGEN = Path(sys.executable).parent / "distillgen"
@@ -211,6 +216,186 @@ def test_what_happens_when_another_one_is_at_work(demo: Project, loopback: Loopb
     assert waiting.returncode == 0 and json.loads(out)["unchanged"] == "demo@1", said
     running.communicate(timeout=60)
     assert running.returncode == 0 and loopback.seen == 20
+
+
+def test_a_log_that_is_a_pipe_without_a_reader_is_refused_and_not_waited_for(demo: Project, loopback: Loopback) -> None:
+    os.mkfifo(demo.folder / "pipe")
+    done = unattended("build", str(demo.folder), "--log-file", str(demo.folder / "pipe"))
+    assert done.returncode == 2 and done.stderr.startswith("DG702 cannot write ") and loopback.seen == 0
+
+
+def test_a_log_that_cannot_be_opened_is_told_like_anything_else(demo: Project) -> None:
+    log = ("--log-file", "/nowhere/\x1b[31m\u202e")
+    assert "cannot write /nowhere/\\x1b[31m\\u202e" in unattended("status", *log, "-q").stderr
+    told = events(unattended("status", *log, "--log-format", "json").stderr)
+    assert [(each["event"], each.get("code")) for each in told] == [("error", "DG702"), ("ended", None)]
+
+
+def test_the_folder_of_a_log_may_go_away_and_come_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    with heard("build", Listeners(log_file=folder / "log")):
+        say("before")
+        shutil.rmtree(folder)
+        say("meanwhile")
+        say("still")
+        folder.mkdir()
+        say("after")
+    assert [line.partition("]: ")[2] for line in (folder / "log").read_text().splitlines()] == ["after"]
+    said = capsys.readouterr().err
+    assert said.count("the log file cannot be written") == 1
+    assert [line for line in said.splitlines() if "the log file" not in line] == [
+        "before",
+        "meanwhile",
+        "still",
+        "after",
+    ]
+
+
+@pytest.mark.parametrize("format_", ["text", "json"])
+def test_lines_of_several_processes_do_not_tear(tmp_path: Path, format_: str) -> None:
+    """Longer than a page of memory and than any buffer on the way."""
+    log = tmp_path / "log"
+    program = (
+        "import sys; from pathlib import Path; from distillgen.report.console import say\n"
+        "from distillgen.report.journal import Listeners, heard\n"
+        f"with heard('build', Listeners(quiet=True, log_file=Path({str(log)!r}), log_format={format_!r})):\n"
+        "    for _ in range(40): say(sys.argv[1] * 50_000)\n"
+    )
+    several = [subprocess.Popen([sys.executable, "-c", program, letter]) for letter in "XYZ"]
+    assert [process.wait(60) for process in several] == [0, 0, 0]
+    lines = log.read_text().splitlines()
+    found = [max(re.findall("X+|Y+|Z+", line), key=len) for line in lines]
+    assert len(lines) == 120 and {len(text) for text in found} == {50_000}
+
+
+@pytest.mark.parametrize("options", [(), ("--log-format", "json")], ids=["text", "events"])
+@pytest.mark.parametrize("where", ["full", "gone"])
+def test_that_nobody_reads_standard_error_does_not_stop_the_work(
+    demo: Project, options: tuple[str, ...], where: str
+) -> None:
+    target, other = (os.open("/dev/full", os.O_WRONLY), None) if where == "full" else reversed(os.pipe())
+    if other is not None:
+        os.close(other)
+    done = subprocess.run(
+        [DISTILLGEN, "build", str(demo.folder), "--json", *options], env=CRON, cwd="/", stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=target, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    os.close(target)
+    assert done.returncode == 0 and json.loads(done.stdout)["version"] == "demo@1"
+    assert json.loads((demo.folder / ".distillgen" / "last_run.json").read_bytes())["exit_status"] == 0
+
+
+def test_a_folder_that_was_removed_under_it(demo: Project, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["/bin/sh", "-c", f'mkdir -p {gone}; cd {gone} && rmdir {gone} && exec "$@"', "sh", DISTILLGEN, *arguments],
+            env=CRON, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+
+    done = run("build", str(demo.folder), "--json")
+    assert done.returncode == 0 and "published demo@1: 20 rows" in done.stderr, done.stderr
+    assert f" in {demo.version()}\n" in done.stderr
+    done = run("build", "--json")
+    assert done.returncode == 2 and json.loads(done.stdout)["stopped_by"] == "DG100"
+    assert done.stderr.startswith("DG100 the current folder is no longer there\n")
+
+
+def test_a_hangup_does_not_stop_what_nohup_began(demo: Project, loopback: Loopback, gate: threading.Event) -> None:
+    running = subprocess.Popen(
+        ["nohup", DISTILLGEN, "build", str(demo.folder)], env=CRON, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while loopback.seen == 0:
+        time.sleep(0.02)
+    running.send_signal(signal.SIGHUP)
+    time.sleep(0.2)
+    gate.set()
+    assert "published demo@1" in running.communicate(timeout=60)[1] and running.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["int", "term", "hup"])
+def test_a_signal_while_waiting(demo: Project, loopback: Loopback, number: signal.Signals) -> None:
+    with Lock(demo.folder / ".distillgen" / "lock"):
+        log = demo.folder / "log"
+        waiting = demo.start("build", "--wait", "--json", "--log-file", str(log), "--log-format", "json")
+        while not log.exists() or '"waiting"' not in log.read_text():
+            assert waiting.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.1)
+        waiting.send_signal(number)
+        out, said = waiting.communicate(timeout=60)
+    assert waiting.returncode == 128 + number and said.endswith("\nDG001 stopped; nothing was sent or changed\n")
+    assert json.loads(out)["stopped_by"] == "DG001" and loopback.seen == 0
+    assert [each["event"] for each in events(log.read_text())][-3:] == ["waiting", "error", "ended"]
+    assert not (demo.folder / ".distillgen" / "last_run.json").exists(), "one that only waited was no run"
+
+
+def test_a_signal_before_the_run_begins(demo: Project, loopback: Loopback) -> None:
+    demo.recipe.unlink()
+    os.mkfifo(demo.recipe)  # takes for ever to read
+    (demo.folder / ".distillgen").mkdir()
+    log = demo.folder / "log"
+    reading = demo.start("build", "--json", "--log-file", str(log))
+    while not log.exists():
+        time.sleep(0.02)
+    time.sleep(1.0)
+    reading.send_signal(signal.SIGTERM)
+    out, said = reading.communicate(timeout=60)
+    assert (reading.returncode, said) == (143, "DG001 stopped; nothing was sent\n")
+    assert json.loads(out)["stopped_by"] == "DG001" and log.read_text().endswith("]: exit status 143\n")
+    record = json.loads((demo.folder / ".distillgen" / "last_run.json").read_bytes())
+    assert (record["exit_status"], record["error"]) == (143, "DG001")
+
+
+def test_build_tells_what_came_of_it_however_it_ends(demo: Project, loopback: Loopback) -> None:
+    folder = str(demo.folder)
+    validator = jsonschema_rs.validator_for(schema_of("build"))
+    os.mkfifo(demo.folder / "pipe")
+    for status, code, arguments in (
+        (2, "DG101", ("/nowhere",)),
+        (2, "DG100", (folder, "--wait", "--skip-if-locked")),
+        (2, "DG100", (folder, "--wait-at-most", "soon")),
+        (2, "DG702", (folder, "--metrics", "/nowhere/m.prom")),
+        (2, "DG702", (folder, "--metrics", str(demo.folder / "pipe"))),
+        (2, "DG103", (folder, "--set", "steps=3")),
+        (2, "DG201", (folder, "--set", "seeds.path=none")),
+        (3, "DG409", (folder, "--offline")),
+        (4, "DG401", (folder, "--set", "teachers.main.api_key_env=NONE")),
+        (5, "DG411", (folder, "--set", "teachers.main.prices={input=9000,output=9000}", "--budget", "0.000001")),
+    ):
+        done = unattended("build", *arguments, "--json", "--quiet")
+        told = json.loads(done.stdout)
+        validator.validate(told)
+        assert (done.returncode, told["stopped_by"]) == (status, code), (arguments, done.stderr)
+        assert done.stderr.startswith(f"{code} ") and len(done.stderr.splitlines()) <= 10
+    assert loopback.seen == 0 and stat.S_ISFIFO((demo.folder / "pipe").stat().st_mode), "never replaced by a file"
+
+
+def test_a_project_whose_name_is_no_text(demo: Project, tmp_path: Path) -> None:
+    place = Path(os.fsdecode(os.fsencode(tmp_path) + b'/n\xff"\\\n'))
+    shutil.copytree(demo.folder, place, ignore=lambda folder, names: [name for name in names if folder == str(place)])
+    path = place / "m.prom"
+    options = (
+        "build",
+        str(place),
+        "-q",
+        "--metrics",
+        str(path),
+        "--log-file",
+        str(place / "log"),
+        "--log-format",
+        "json",
+    )
+    done = unattended(*options)
+    assert (done.returncode, done.stderr) == (0, "") and metrics(path)["rows"] == 20
+    assert events((place / "log").read_text())[-1]["exit_status"] == 0
+    [family, *_] = read_openmetrics(path.read_text())
+    assert family.samples[0].labels["recipe"].endswith('/n\\udcff"\\\n/recipe.toml')
+    assert json.loads((place / ".distillgen" / "last_run.json").read_bytes())["exit_status"] == 0
 
 
 def test_options_of_locks_that_make_no_sense(demo: Project) -> None:

@@ -15,7 +15,7 @@ import termios
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,8 +27,9 @@ from loopback import Loopback, Say, answer, error, reply
 from rich.cells import cell_len as cells
 
 from distillgen.report import progress
-from distillgen.report.progress import Progress, Signs, line, picture, step_lines
+from distillgen.report.progress import Progress, line, picture, step_lines
 from distillgen.report.screen import Screen, restore_terminal
+from distillgen.report.signs import ASCII, Signs, dollars
 from distillgen.report.watch import Figures, Speed, Watch
 from distillgen.rows import Failure, Rejection, Row
 from distillgen.settings import LimitSettings
@@ -71,7 +72,13 @@ class Terminal:
             self._size(columns, self.screen.lines)
 
     def start(
-        self, project: Project, *arguments: str, stdin: Any = subprocess.DEVNULL, stdout: Any = None, **environment: str
+        self,
+        project: Project,
+        *arguments: str,
+        stdin: Any = subprocess.DEVNULL,
+        stdout: Any = None,
+        program: Sequence[str] = (sys.executable, "-m", "distillgen"),
+        **environment: str,
     ) -> "subprocess.Popen[bytes]":
         """Run the command line with the terminal as its controlling one; standard output too goes there by default."""
         env = {"TERM": "xterm", **clean_environment(), **environment}
@@ -80,7 +87,7 @@ class Terminal:
         if "FORCE_COLOR" in environment:
             del env["NO_COLOR"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "distillgen", *arguments], cwd=project.folder, env=env, stdin=stdin,
+            [*program, *arguments], cwd=project.folder, env=env, stdin=stdin,
             stdout=self._slave if stdout is None else stdout, stderr=self._slave,
             preexec_fn=self._own,
         )  # fmt: skip
@@ -202,7 +209,7 @@ def test_the_display_shows_every_figure_whole(
     assert not live(end) and "░" not in end  # the live lines are gone
     assert re.search(r"^step +rows in +rows out +left out$", end, re.M), end
     assert re.search(rf"^1\.generate +{SEEDS} +{SEEDS}$", end, re.M), end
-    assert re.search(rf"calls {SEEDS} · tokens [\d,]+ in, [\d,]+ out · \$[\d.]+ · \d+ s", end), end
+    assert re.search(rf"calls {SEEDS} · tokens [\d,]+ in, [\d,]+ out · cost \$[\d.]+ · \d+ s", end), end
     assert "next: distillgen show demo" in end
 
 
@@ -340,7 +347,7 @@ def test_where_there_is_no_terminal_nothing_is_drawn(demo: Project, environment:
     ("environment", "bar"),
     [
         ({"FORCE_COLOR": "banana", "COLUMNS": "banana"}, "█"), ({"NO_COLOR": "1", "COLUMNS": "0"}, "█"),
-        ({"FORCE_COLOR": "", "LANG": "C"}, "█"), ({"PYTHONIOENCODING": "ascii", "LANG": "C"}, "#"),
+        ({"FORCE_COLOR": "", "LANG": "C"}, "#"), ({"PYTHONIOENCODING": "ascii", "LANG": "C"}, "#"),
     ],
     ids=str,
 )  # fmt: skip
@@ -352,6 +359,22 @@ def test_broken_variables_do_not_break_the_display(
     text = seen.wait(lambda text: f"{bar}{bar}" in text and "calls/s" in text)
     assert all(len(each) < 80 for each in live(text))
     assert seen.end() == 0 and b"Traceback" not in seen.raw
+
+
+def test_ctrl_z_leaves_the_shell_a_clean_screen_and_fg_brings_the_lines_back(
+    terminal: Callable[..., Terminal], slow: Project, loopback: Loopback
+) -> None:
+    slower(loopback)
+    seen = terminal(80)
+    script = f"exec 2>&1; {sys.executable} -m distillgen build; echo stopped; sleep 1; fg; echo ended"
+    seen.start(slow, program=["bash", "-ic", script])
+    seen.wait(lambda text: "in flight" in text)
+    seen.press(b"\x1a")
+    text = seen.wait(lambda text: re.search("^stopped$", text, re.M))
+    assert not live(text) and "in flight" not in text, text
+    assert live(seen.wait(lambda text: "in flight" in text))
+    seen.wait(lambda text: re.search("^ended$", text, re.M))
+    assert seen.end() == 0 and "published demo@1" in seen.text and not live(seen.text), seen.text
 
 
 GENERATE = ("generate", "-p", "answer", "-m", "scripted", "--set", "teachers.main.limits.max_in_flight=4")
@@ -423,7 +446,7 @@ def test_no_figure_is_cut_at_80_columns() -> None:
 @pytest.mark.parametrize("columns", [1, 2, 5, 20, 79, 80, 81, 120, 500])
 @pytest.mark.parametrize("rows", [1, 2, 5, 24])
 def test_every_size_is_filled_and_no_more(columns: int, rows: int) -> None:
-    for signs in (Signs(), Signs(" | ", "...", "#", "-")):
+    for signs in (Signs(), ASCII):
         drawn = picture(figures(), STEPS, columns=columns, rows=rows, signs=signs)
         assert 1 <= len(drawn) <= max(rows - 1, 1)
         assert all(cells(text) <= max(columns - 1, 1) for text, _ in drawn), drawn
@@ -617,6 +640,53 @@ def test_the_terminal_is_restored_even_when_it_takes_nothing() -> None:
         reading = threading.Thread(target=read_rest, args=(master,), daemon=True)
         reading.start()
     assert not isinstance(sys.stderr, Screen)
+
+
+def test_what_is_on_the_screen_is_not_sent_again() -> None:
+    written = io.StringIO()
+    with Screen(written) as screen:
+        screen.draw([("bar", ""), ("figures", "")])
+        once = written.tell()
+        screen.draw([("bar", ""), ("figures", "")])
+        assert written.tell() == once
+        screen.clear()
+        screen.draw([("bar", ""), ("figures", "")])
+        assert written.getvalue().count("figures") == 2
+
+
+@pytest.mark.parametrize(
+    ("usd", "told"),
+    [
+        (0, "$0.0000"), (0.00001, "$0.00001"), (0.0000123456, "$0.000012"), (1e-9, "$0.000000001"),
+        (0.0123, "$0.0123"), (1.23456, "$1.2346"), (99.99, "$99.9900"), (12_345.678, "$12,345.68"),
+    ],
+)  # fmt: skip
+def test_money_has_as_many_digits_as_matter(usd: float, told: str) -> None:
+    assert dollars(usd) == told
+
+
+def test_a_cost_that_is_not_known_is_said_once() -> None:
+    said = line(figures(usd=0.0, unpriced_calls=7, calls=7, usd_in_all=None), {}, Signs())
+    assert " · cost unknown · " in said
+
+
+@pytest.mark.parametrize("columns", [20, 30, 40, 60])
+def test_no_figure_is_cut_on_a_small_terminal(columns: int) -> None:
+    drawn = picture(figures(errors={}, seconds_left=12_345.0), {}, columns=columns, rows=99, signs=Signs())
+    text = " ".join(" ".join(each for each, _ in drawn).split())
+    for figure in (
+        "about 3 h 25 min left",
+        "4 days so far",
+        "seeds 12,345,678 of 98,765,432",
+        "about $1,234,567.89 in all",
+    ):
+        assert figure in text, text
+    assert "\u2026" not in text
+
+
+def test_a_step_with_a_long_name_still_says_why() -> None:
+    steps = {"2." + "long_" * 30: StepCount(rejected=Counter(length=31))}
+    assert progress.reasons(steps, 79, Signs()) == ["2.long_long_long_long_l\u2026 left out 31: length 31"]
 
 
 def test_what_others_write_goes_above_the_lines(capsys: pytest.CaptureFixture[str]) -> None:

@@ -441,3 +441,24 @@ def test_a_version_that_is_removed_while_it_is_listed_is_no_damage(looked_at: Pr
         ended.set()
         beside.join()
     assert {done.exit_code for done in listed} == {0}, [done.output for done in listed if done.exit_code][:1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["export", "demo", "--reasoning", "thnik"], "'thnik' is none of think, reasoning_content, thinking, drop; did you mean 'think'?"),
+        (["show", "demo", "--color", "alwys"], "'alwys' is none of auto, always, never; did you mean 'always'?"),
+        (["mix", "demo", "a:1", "--purpose", "reserch"], "did you mean 'research'?"),
+        (["mix", "demo", "a:1", "--competing", "unknwon"], "did you mean 'unknown'?"),
+        (["terms", "--log-format", "\x1b[2Jxml"], "'\\x1b[2Jxml' is none of text, json\n"),
+        (["show", "demo", "-n", "many"], "must be a whole number"), (["show", "demo", "-n", "0"], "must be 1 or more"),
+        (["build", "--budget", "much"], "must be a number"),
+    ],
+    ids=lambda each: " ".join(each).replace("\x1b", "") if isinstance(each, list) else "",
+)  # fmt: skip
+def test_a_word_that_an_option_does_not_know_gets_the_nearest(
+    project: Project, arguments: list[str], said: str
+) -> None:
+    done = project.run(*arguments)
+    assert done.returncode == 2 and done.stdout == ""
+    assert said in done.stderr and "Value error" not in done.stderr and "\x1b" not in done.stderr

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 from conftest import Project
 from loopback import Loopback, Say, answer, error, reply
 from till import ONE, called, late, number_of, priced
 
+from distillgen.schemas import schema_of
 from distillgen.teacher.answers import FORMAT, AnswerStore
 from distillgen.teacher.providers import presets
 from distillgen.teacher.sent import SentNotes, logs
@@ -102,6 +104,28 @@ def test_what_is_damaged_hides_nothing_else(demo: Project) -> None:
     assert done.returncode == 8 and said["stored_answers"] == 20 and said["last_run"] is None
     assert [each["code"] for each in said["damaged"]] == ["DG602"] and said["datasets"] == {}
     assert demo.run("status").returncode == 8 and demo.run("status", "--project", "nowhere").returncode == 10
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"recipe": "x", "started": 1e300}', '{"recipe": "x", "finished": -1e11}', '{"recipe": "x", "started": NaN}',
+        '{"recipe": "x", "last_success": 1e18}', '{"recipe": "x", "exit_status": -5}', '{"recipe": "x", "usd": Infinity}',
+        '{"recipe": "x", "error": "hello"}', '{"recipe": "x", "seeds": -1}', "[]", "", "null",
+    ],
+)  # fmt: skip
+def test_a_record_that_says_what_cannot_be_is_none(demo: Project, text: str) -> None:
+    demo.write(".distillgen/last_run.json", text)
+    done = called(demo, "status", "--json")
+    assert done.exit_code == 0 and json.loads(done.stdout)["last_run"] is None, done.stderr
+    assert called(demo, "status").exit_code == 0
+
+
+def test_the_record_of_a_newer_distillgen_is_read(demo: Project) -> None:
+    demo.write(".distillgen/last_run.json", '{"recipe": "x", "finished": 1700000000, "exit_status": 7, "new": [1]}')
+    said = status(demo)
+    assert (said["last_run"]["exit_status"], said["last_run"]["finished"]) == (7, "2023-11-14T22:13:20Z")
+    jsonschema_rs.validator_for(schema_of("status")).validate(said)
 
 
 def open_when_all_are_there(path: Path, barrier: Any) -> None:

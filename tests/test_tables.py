@@ -32,6 +32,7 @@ from distillgen.dataset.seal import sealed
 from distillgen.dataset.versions import find_version
 from distillgen.report.console import stdout
 from distillgen.report.figures import figures_shown
+from distillgen.report.signs import Signs
 from distillgen.report.tables import Bar, Folded, Paper, table
 
 HOSTILE = "\x1b[31mred\x1b[0m\u202e\n[bold]\ttext"
@@ -186,7 +187,7 @@ def test_a_long_label_is_cut_in_the_middle_where_there_is_a_terminal() -> None:
         assert "█" * 6 in text, text
     assert label in piped(labels)
     for width in range(1, 12):
-        assert cell_len(Paper(80, is_ascii=False).cut("数学" * 9, width)) <= width
+        assert cell_len(Paper(80, Signs()).cut("数学" * 9, width)) <= width
 
 
 names = st.text("abcxyz019_-@.", min_size=1, max_size=30)
@@ -374,7 +375,7 @@ def looked_at(project: Project, *arguments: str, columns: int = 80) -> str:
 
 def test_show_tells_a_person_of_how_many_rows_these_are(two: Project) -> None:
     text = looked_at(two, "show", "demo@1", "-n", "2")
-    assert text.startswith("2 of 60 rows of demo@1 · train 48 · validation 12\n── 0000") and "\x1b" not in text
+    assert text.startswith("2 of 60 rows of demo@1 (48 train, 12 validation)\n── 0000") and "\x1b" not in text
     assert looked_at(two, "show", "demo@1", "-n", "2", "--split", "train").startswith(
         "2 of 48 rows of demo@1, split train"
     )

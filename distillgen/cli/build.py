@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from distillgen.cli import running
-from distillgen.cli.guard import guarded, project_recipe, run_until_stopped
+from distillgen.cli.guard import guarded, project_recipe, run_until_stopped, stoppable
 from distillgen.cli.locks import SkipIfLocked, Wait, WaitAtMost, patiently
 from distillgen.cli.options import Budget, Limit, Recipe, Set, SkipBad, State, UnknownPrice, on_budget
 from distillgen.cli.outcome import Told, conclude, noted
@@ -92,11 +92,13 @@ def build(
 
     def attempt() -> None:
         tally = Tally()
-        with on_record(path, state_folder(path.parent, state), metrics) as run, noted(run), told.unless_locked(tally):
-            prepared = prepare(
-                path, overrides=(*(set_ or ()), *on_budget(budget)), skip_bad_seeds=skip_bad_seeds,
-                will_ask=not offline, allow_unknown_price=allow_unknown_price, state=state,
-            )  # fmt: skip
+        with on_record(path, state_folder(path.parent, state), metrics) as run, noted(run):
+            told.follow(tally)
+            with stoppable("nothing was sent"):
+                prepared = prepare(
+                    path, overrides=(*(set_ or ()), *on_budget(budget)), skip_bad_seeds=skip_bad_seeds,
+                    will_ask=not offline, allow_unknown_price=allow_unknown_price, state=state,
+                )  # fmt: skip
             run.follow(prepared.recipe.name, tally)
             result = _built(prepared, options, tally)
             run.version = result.version.label if result.version else None

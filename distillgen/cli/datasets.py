@@ -141,6 +141,7 @@ def _logged_as_json(manifest: "Manifest", before: "Manifest | None", is_pinned: 
 def _logged(found: "list[tuple[Manifest, Manifest | None]]", pins: set[tuple[str, int]]) -> "Table":
     """Return the table of versions."""
     from distillgen.dataset.compare import changes_of
+    from distillgen.report.signs import dollars
     from distillgen.report.tables import Bar, table
 
     most = max(m.rows for m, _ in found) or 1
@@ -152,7 +153,7 @@ def _logged(found: "list[tuple[Manifest, Manifest | None]]", pins: set[tuple[str
             f"{m.rows:,}",
             Bar(m.rows / most, BAR_OF_ROWS),
             f"{m.run.get('calls', 0):,}",
-            f"${m.run.get('usd', 0):,.4f}",
+            dollars(m.run.get("usd", 0)),
             m.run.get("finished", "")[:16].replace("T", " "),
             m.digest[:SHOWN_OF_DIGEST],
             f"{m.run.get('tokens', {}).get('completion', 0):,}",
@@ -228,7 +229,7 @@ def show(
             for line in conversation(record):
                 out.print(line)
         else:
-            reason = f"{record['step']} · {record.get('rule') or record.get('cause')}: {record['detail']}"
+            reason = f"{record['step']}, {record.get('rule') or record.get('cause')}: {record['detail']}"
             out.print(Heading(f"{record['id']}  {reason}", style="yellow"))
             out.print(Text(safe(dumps(record["columns"]))))
 

@@ -226,9 +226,10 @@ def _export_pipe(source: _Source, form: "Format", folder: Path | None, options: 
 
         def put_aside(line: "Line", why: str) -> None:
             nonlocal left_out
+            assert aside is not None
             left_out += 1
             said = {"step": "export", "rule": form.name, "detail": why}
-            write_row(aside, {**json.loads(line.raw), LEFT_OUT: said}, at_once=source.each)
+            write_row(aside, {**json.loads(line.raw), LEFT_OUT: said})
 
         out = files.enter_context(standard_output()) if folder is None else None
         arriving = Arriving(stdin, out.fileno() if out is not None else None, skip_bad=source.skip_bad)

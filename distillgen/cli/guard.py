@@ -1,12 +1,14 @@
 """What every command shares: an error is one block and an exit status, a signal drains, a closed pipe is no bug."""
 
 import asyncio
+import contextlib
+import dataclasses
 import functools
 import inspect
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
@@ -63,14 +65,17 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         from distillgen.report.journal import Listeners, heard
 
         shared: dict[str, Any] = {option: kwargs.pop(option) for option in SHARED}
+        listeners = Listeners(**shared)
         try:
-            with heard(name, Listeners(**shared)) as journal:
+            with heard(name, listeners) as journal:
                 journal.begin(__version__)
                 status = _exit_status(command, *args, **kwargs)
                 journal.end(status)
         except DistillgenError as error:  # the log file cannot be opened
-            print(error, file=sys.stderr)
-            status = error.exit_status
+            with heard(name, dataclasses.replace(listeners, log_file=None)) as journal:
+                status = _said(error)
+                journal.end(status)
+        _let_go_of_stderr()
         if status:
             raise typer.Exit(status)
 
@@ -98,25 +103,45 @@ def _exit_status(command: Callable[P, None], *args: P.args, **kwargs: P.kwargs) 
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except MemoryError:
-        return _said(MemoryFull("not enough memory", fix="close other programs, or lower max_in_flight"))
+    except MemoryError as error:
+        return _said(as_ours(error))
     except typer.Exit as ended:
         return ended.exit_code
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in FULL:  # what writes files of ours says so by itself
+        if isinstance(error, OSError) and error.errno in FULL:
             _quiet_stdout()
-            return _said(DiskFull(f"no room to write to standard output: {error.strerror}", fix="free some space"))
-        if isinstance(error, PermissionError) and error.filename:
-            return _said(UsageError(f"may not be read or written: {error.strerror}", where=os.fsdecode(error.filename)))
-        bug = DistillgenError(
-            f"this is a bug in distillgen: {type(error).__name__} at {_where(error)}",
-            fix="what was decided is kept; please report it, with DISTILLGEN_TRACEBACK=1 set for the details",
-        )
-        status = _said(bug)
-        if os.environ.get("DISTILLGEN_TRACEBACK"):
+        told = as_ours(error)
+        status = _said(told)
+        if told.code == DistillgenError.code and os.environ.get("DISTILLGEN_TRACEBACK"):
             raise
         return status
     return 0
+
+
+def as_ours(error: Exception) -> DistillgenError:
+    """Return what people are told of an error that nobody expected."""
+    if isinstance(error, DistillgenError):
+        return error
+    if isinstance(error, MemoryError):
+        return MemoryFull("not enough memory", fix="close other programs, or lower max_in_flight")
+    if isinstance(error, OSError) and error.errno in FULL:  # what writes files of ours says so by itself
+        return DiskFull(f"no room to write to standard output: {error.strerror}", fix="free some space")
+    if isinstance(error, PermissionError) and error.filename:
+        return UsageError(f"may not be read or written: {error.strerror}", where=os.fsdecode(error.filename))
+    if isinstance(error, FileNotFoundError) and here() is None:
+        return UsageError("the current folder is no longer there", fix="go to a folder that is, with cd")
+    return DistillgenError(
+        f"this is a bug in distillgen: {type(error).__name__} at {_where(error)}",
+        fix="what was decided is kept; please report it, with DISTILLGEN_TRACEBACK=1 set for the details",
+    )
+
+
+def here() -> Path | None:
+    """Return the current folder; None when it was removed while we are in it."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return None
 
 
 def _said(error: DistillgenError) -> int:
@@ -129,6 +154,15 @@ def _said(error: DistillgenError) -> int:
 def _quiet_stdout() -> None:
     """Let the interpreter's own flush of what could not be written be quiet."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _let_go_of_stderr() -> None:
+    """Drop what standard error did not take, for which the interpreter would end with a status of its own."""
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _where(error: Exception) -> str:
@@ -163,7 +197,8 @@ def run_until_stopped(
             on_stop()
             task.cancel()
 
-        for number in STOPS:
+        heeded = _heeded()
+        for number in heeded:
             loop.add_signal_handler(number, stop, number)
         try:
             return await work
@@ -172,10 +207,37 @@ def run_until_stopped(
                 raise
             raise Interrupted(f"stopped; {left}", signal_number=received[0]) from None
         finally:
-            for number in STOPS:
+            for number in heeded:
                 loop.remove_signal_handler(number)
 
     return asyncio.run(main())
+
+
+def _heeded() -> list[signal.Signals]:
+    """Return the signals that stop us: all, but that a terminal was closed where `nohup` says to go on all the same."""
+    is_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in STOPS if not (is_nohup and number == signal.SIGHUP)]
+
+
+@contextlib.contextmanager
+def stoppable(left: str) -> Iterator[None]:
+    """Let a signal end a block that is not async. Raises Interrupted; `left` says what remains."""
+    received: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in _heeded()}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped; {left}", signal_number=(received or [signal.SIGINT])[0]) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def project_recipe(recipe: Path | None) -> Path:

@@ -31,6 +31,7 @@ LEFT_OUT = "left_out"  # the key of the reason beside a row that was left out: n
 TOGETHER = 0.05  # seconds that a line may wait for others to leave with it
 BLOCK = 65_536  # bytes of lines that leave without waiting: what a pipe of Linux holds
 PIECE = select.PIPE_BUF  # bytes that a pipe with room takes without making the writer wait
+PARTING = 2.0  # seconds that a slow reader has to take the last lines of a command that was stopped
 LOOK = 0.5  # seconds after which a command with nothing to write looks whether anybody still reads
 
 
@@ -57,107 +58,74 @@ def _output_number() -> int:
 
 
 def opened(path: Path | None, files: contextlib.ExitStack) -> IO[bytes] | None:
-    """Open a file to write rows to, if one is named."""
+    """Open a file to write rows to, if one is named: unbuffered, and two may name the same.
+
+    Raises DiskFull or NotWritable, UsageError for standard input or output, whose rows it would destroy.
+    """
+    from distillgen.errors import UsageError
     from distillgen.files import disk_errors
 
     if path is None:
         return None
+    with disk_errors(path), contextlib.suppress(FileNotFoundError):
+        there = path.stat()
+        for number, name in ((0, "input"), (1, "output")):
+            if stat.S_ISREG(there.st_mode) and os.path.samestat(there, os.fstat(number)):
+                raise UsageError(f"standard {name} is this file", where=str(path), fix="choose another file")
     with disk_errors(path):
-        return files.enter_context(path.open("wb"))
+        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    return files.enter_context(os.fdopen(number, "wb", buffering=0))
 
 
-def write_row(file: IO[bytes] | None, row: dict[str, Any], *, at_once: bool) -> None:
-    """Write one row, if there is a file for it. Raises DiskFull or NotWritable, BrokenPipeError when nobody reads."""
+def write_row(file: IO[bytes], row: dict[str, Any]) -> None:
+    """Write one row. Raises DiskFull or NotWritable, BrokenPipeError when nobody reads."""
     from distillgen.files import json_line
 
-    if file is not None:
-        with _written(file):
-            file.write(json_line(row) + b"\n")
-            if at_once:
-                file.flush()
+    rest = memoryview(json_line(row) + b"\n")
+    with _written(file):
+        while rest:
+            rest = rest[file.write(rest) :]
 
 
-class Outlet:
-    """Standard output at the end of a command of a pipe: whole lines, in order, and an end when nobody reads any more.
+class _Way:
+    """Where lines leave, standard output or a file for what is left out; `held` are the bytes that have not left."""
 
-    A line that comes alone leaves at once. Of lines that come fast, the first leaves at once and the others together
-    with those of the next TOGETHER seconds, or as soon as they fill a BLOCK; `each` and a terminal make every line
-    leave by itself. Nothing here keeps the event loop waiting for a slow reader. The files that `put_aside` writes to
-    follow the same beat.
-
-    Raises BrokenPipeError when nobody reads, DiskFull and NotWritable.
-    """
-
-    def __init__(self, *, each: bool) -> None:
-        self._number = _output_number()
-        self._each = each or os.isatty(self._number)
-        self._is_file = stat.S_ISREG(os.fstat(self._number).st_mode)
+    def __init__(self, number: int, name: str) -> None:
+        self._number, self._name = number, name
+        self._is_file = stat.S_ISREG(os.fstat(number).st_mode)
         self._state = select.poll()
-        self._state.register(self._number, select.POLLOUT)
-        self._lines: list[bytes] = []
-        self._size = 0
-        self._left = 0.0  # when lines left last, monotonic seconds
-        self._aside: list[IO[bytes]] = []
-        self._some = asyncio.Event()
-        self._turn = asyncio.Lock()
-        self._has_failed = False
+        self._state.register(number, select.POLLOUT)
+        self.held = bytearray()
 
-    async def write(self, line: bytes) -> None:
-        """Take one line, without its end."""
-        self._lines.append(line + b"\n")
-        self._size += len(line) + 1
-        if self._each or self._size >= BLOCK or time.monotonic() - self._left >= TOGETHER:
-            await self.flush()
-        elif not self._some.is_set():
-            self._some.set()
-
-    def put_aside(self, file: IO[bytes] | None, row: dict[str, Any]) -> None:
-        """Write a row to a file for what is left out, if there is one."""
-        if file is None:
-            return
-        write_row(file, row, at_once=self._each)
-        if file not in self._aside:
-            self._aside.append(file)
-        self._some.set()
-
-    async def flush(self) -> None:
-        """Let everything leave that was taken."""
-        async with self._turn:
-            self._some.clear()
-            try:
-                await self._empty()
-            except Exception:
-                self._has_failed = True
-                raise
-            self._left = time.monotonic()
-
-    async def _empty(self) -> None:
-        for file in self._aside:
-            with _written(file):
-                file.flush()
-        lines, self._lines, self._size = self._lines, [], 0
-        if lines:
-            await self._send(b"".join(lines))
-
-    def _is_gone(self) -> bool:
+    def is_gone(self) -> bool:
         """Whether nobody reads any more."""
         return any(event & (select.POLLERR | select.POLLHUP) for _, event in self._state.poll(0))
 
-    async def _send(self, content: bytes) -> None:
-        """Write all of it, in pieces that do not make this process wait: a regular file takes it whole."""
-        rest = memoryview(content)
-        while rest:
-            if self._is_file or self._state.poll(0):
-                try:
-                    rest = rest[os.write(self._number, rest if self._is_file else rest[:PIECE]) :]
-                except BrokenPipeError:
-                    raise
-                except BlockingIOError:  # somebody else made the pipe so
+    async def empty(self) -> None:
+        """Let leave what is held. Cancelled, it keeps the rest; what is refused is given up, with an error."""
+        try:
+            while self.held:
+                if not (self._is_file or self._state.poll(0)) or not self._write():
                     await self._room()
-                except OSError as error:
-                    raise _refused(error, "standard output") from None
-            else:
-                await self._room()
+        except Exception:
+            self.held.clear()
+            raise
+
+    def _write(self) -> bool:
+        """Write a piece that does not make this process wait, of whole lines if it can; a regular file takes all.
+
+        Returns whether there was room for it.
+        """
+        end = len(self.held) if self._is_file else self.held.rfind(b"\n", 0, PIECE) + 1 or PIECE
+        try:
+            del self.held[: os.write(self._number, self.held[:end])]
+        except BlockingIOError:  # somebody else made the pipe so
+            return False
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _refused(error, self._name) from None
+        return True
 
     async def _room(self) -> None:
         """Wait until a piece can be written, or nobody reads."""
@@ -168,13 +136,65 @@ class Outlet:
         finally:
             loop.remove_writer(self._number)
 
-    async def attend(self) -> None:
-        """Let lines leave that waited long enough, and look now and then whether anybody reads.
 
-        Ends with an error, or when whoever writes has met one: it drains already, which nothing may cut short.
-        """
+class Outlet:
+    """The end of a command of a pipe: whole lines, in order, and an end when nobody reads standard output any more.
+
+    A line that comes alone leaves at once. Of lines that come fast, the first leaves at once and the others together
+    with those of the next TOGETHER seconds, or as soon as they fill a BLOCK; `each` and a terminal make every line
+    leave by itself. The files that `put_aside` writes to follow the same beat. Nothing here keeps the event loop
+    waiting for a slow reader, so that a signal is heard.
+
+    Raises BrokenPipeError when nobody reads, DiskFull and NotWritable.
+    """
+
+    def __init__(self, *, each: bool) -> None:
+        number = _output_number()
+        self._each = each or os.isatty(number)
+        self._main = _Way(number, "standard output")
+        self._aside: dict[int, _Way] = {}  # by number
+        self._left = 0.0  # when lines left last, monotonic seconds
+        self._some = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self.has_failed = False  # whoever writes has met an error, and drains
+
+    async def write(self, line: bytes) -> None:
+        """Take one line, without its end."""
+        await self._take(self._main, line, at_once=time.monotonic() - self._left >= TOGETHER)
+
+    async def put_aside(self, file: IO[bytes] | None, row: dict[str, Any]) -> None:
+        """Take a row for a file for what is left out, if there is one."""
+        from distillgen.files import json_line
+
+        if file is not None:
+            number = file.fileno()
+            way = self._aside.get(number) or self._aside.setdefault(number, _Way(number, str(file.name)))
+            await self._take(way, json_line(row), at_once=False)
+
+    async def _take(self, way: _Way, line: bytes, *, at_once: bool) -> None:
+        way.held += line
+        way.held += b"\n"
+        if not (at_once or self._each or len(way.held) >= BLOCK):
+            self._some.set()
+            return
+        try:
+            await self.flush()
+        except Exception:
+            self.has_failed = True
+            raise
+
+    async def flush(self) -> None:
+        """Let everything leave that was taken."""
+        async with self._turn:
+            self._some.clear()
+            for way in (*self._aside.values(), self._main):
+                await way.empty()
+            self._left = time.monotonic()
+
+    async def attend(self) -> None:
+        """Let lines leave that waited long enough, and look now and then whether anybody reads; ends with an error."""
         was_gone = False
-        while not self._has_failed:
+        while True:
             try:
                 async with asyncio.timeout(LOOK):
                     await self._some.wait()
@@ -182,47 +202,49 @@ class Outlet:
                 pass
             else:
                 await asyncio.sleep(TOGETHER)
-            if not self._has_failed:
-                await self.flush()
-                is_gone = self._is_gone()
-                if is_gone and was_gone:  # once is no proof: a reader that took everything goes before we have ended
-                    raise BrokenPipeError
-                was_gone = is_gone
+            await self.flush()
+            is_gone = self._main.is_gone()
+            if is_gone and was_gone:  # once is no proof: a reader that took everything goes before we have ended
+                raise BrokenPipeError
+            was_gone = is_gone
 
 
 async def pour(work: Coroutine[Any, Any, None], out: Outlet) -> None:
     """Run work that writes to `out`, until all has left.
 
     When nobody reads any more, or there is no room, the work is cancelled, so that it drains, and that error is raised.
+    Cancelled itself, it drains too, and lets leave what a slow reader takes within PARTING seconds.
     """
+    try:
+        error = await _first_error(work, out)
+    except asyncio.CancelledError:
+        with contextlib.suppress(Exception):  # that it was stopped says more
+            async with asyncio.timeout(PARTING):
+                await out.flush()
+        raise
+    if error is None:
+        await out.flush()
+        return
+    with contextlib.suppress(Exception):  # the first error says more
+        await out.flush()
+    raise error
+
+
+async def _first_error(work: Coroutine[Any, Any, None], out: Outlet) -> Exception | None:
+    """Run work and attend to its lines until it has ended, or has drained; return the error that ended it, if any."""
     task, attendant = asyncio.ensure_future(work), asyncio.create_task(out.attend())
+    ends = asyncio.gather(attendant, task, return_exceptions=True)
     try:
         await asyncio.wait({task, attendant}, return_when=asyncio.FIRST_COMPLETED)
-        if attendant.done() and attendant.exception() is None:  # the work met an error itself, and drains
-            await asyncio.wait({task})
-    except asyncio.CancelledError:
-        await _end(task, attendant)
-        with contextlib.suppress(Exception):  # that it was stopped says more
-            await out.flush()
-        raise
-    await _end(task, attendant)
-    if not attendant.cancelled() and (error := attendant.exception()):
-        raise error
-    try:
-        task.result()
-    except BrokenPipeError:
-        raise
-    except Exception:
-        with contextlib.suppress(Exception):  # the first error says more
-            await out.flush()
-        raise
-    await out.flush()
-
-
-async def _end(*tasks: asyncio.Future[None]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    finally:
+        attendant.cancel()
+        if not out.has_failed:  # else it drains already, which nothing may cut short
+            task.cancel()
+        try:
+            await asyncio.shield(ends)
+        finally:
+            await ends  # a signal comes in the middle: it drains already too
+    return next((end for end in ends.result() if isinstance(end, Exception)), None)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ParamSpec
 
 import typer
 
+from distillgen.cli.guard import stoppable
 from distillgen.errors import Locked, UsageError
 
 P = ParamSpec("P")
@@ -71,7 +72,8 @@ def patiently(work: Callable[[], None], *, wait: bool, wait_at_most: str | None,
             if time.monotonic() >= until:
                 raise
             say(f"waiting: {busy.problems[0].what}", event="waiting")
-            _wait_for(busy, until)
+            with stoppable("nothing was sent or changed"):
+                _wait_for(busy, until)
 
 
 def _wait_for(busy: Locked, until: float) -> None:
@@ -79,7 +81,7 @@ def _wait_for(busy: Locked, until: float) -> None:
     from distillgen.files import holder
 
     while time.monotonic() < until:
-        time.sleep(LOOK_SECONDS)
+        time.sleep(max(min(LOOK_SECONDS, until - time.monotonic()), 0.0))
         if holder(Path(busy.problems[0].where)) is None:
             return
 

@@ -250,6 +250,8 @@ def _named_teacher(name: str, recipe: Path | None) -> "tuple[str, TeacherSetting
 
 def _answers(found: dict[str, Any]) -> Iterator[str]:
     """Yield what a teacher answered as lines for people."""
+    from distillgen.report.signs import dollars
+
     yield f"answers   in {found['seconds']:.2f} s: {found['text']!r} ({found['finish_reason']})"
     other = "" if found["model"] in (None, found["asked_model"]) else f" (asked for {found['asked_model']})"
     yield f"model     {found['model'] or 'not said'}{other} at {found['address']}"
@@ -257,7 +259,7 @@ def _answers(found: dict[str, Any]) -> Iterator[str]:
         yield f"reasoning in {found['reasoning_source']}"
     tokens = found["tokens"]
     yield "tokens    " + (f"{tokens['prompt']:,} in, {tokens['completion']:,} out" if tokens else "not counted")
-    cost = "unknown" if found["usd"] is None else f"${found['usd']:.6f}, from {found['usd_from']}"
+    cost = "unknown" if found["usd"] is None else f"{dollars(found['usd'])}, from {found['usd_from']}"
     yield f"cost      {cost}"
     for kind, limit in found["limits"].items():
         rate = f"{limit['per_minute']:,.0f} a minute" if limit["per_minute"] else "a limit that is not per minute"

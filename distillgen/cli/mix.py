@@ -118,13 +118,15 @@ def mix(
 
 def _said(purpose: str | None, competing: str | None, accept: list[str]) -> "Said":
     """Return what the owner says of the terms. Raises UsageError for a word that is none of those there are."""
-    from distillgen.errors import UsageError
+    from distillgen.errors import UsageError, nearest
     from distillgen.mix.terms import Said
     from distillgen.teacher.terms import COMPETING, PURPOSES, Competing, Purpose
 
     for option, word, words in (("--purpose", purpose, PURPOSES), ("--competing", competing, COMPETING)):
         if word is not None and word not in words:
-            raise UsageError(f"{word[:80]!r} is none of {', '.join(words)}", where=option)
+            hint = nearest(word, words)
+            near = hint if hint.startswith("did you mean") else ""
+            raise UsageError(f"{word[:80]!r} is none of {', '.join(words)}", where=option, fix=near)
     return Said(cast(Purpose | None, purpose), cast(Competing | None, competing), tuple(accept))
 
 

@@ -1,6 +1,7 @@
 """What came of a build: for people, as a document for programs, and in the log."""
 
 import contextlib
+import signal
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from distillgen.cli.guard import as_ours, here
 from distillgen.cli.running import say_notes
-from distillgen.errors import DistillgenError, Locked
+from distillgen.errors import DistillgenError, Interrupted, Locked
 
 if TYPE_CHECKING:
     from distillgen.last_run import LastRun
@@ -23,7 +25,13 @@ class Told:
     """What came of a build as one document on standard output, however it ends; printed once, and only if asked for."""
 
     def __init__(self, is_wanted: bool) -> None:
-        self._is_wanted = is_wanted
+        from distillgen.tally import Tally
+
+        self._is_wanted, self._tally = is_wanted, Tally()
+
+    def follow(self, tally: "Tally") -> None:
+        """Take the figures from a tally, should the build end before there is a result."""
+        self._tally = tally
 
     def tell(self, result: "Result") -> None:
         """Print what came of it."""
@@ -34,31 +42,22 @@ class Told:
             print(document("build", outcome(result)))
 
     @contextlib.contextmanager
-    def unless_locked(self, tally: "Tally") -> Iterator[None]:
-        """Tell of an error that ends a block, with the figures so far; a lock may be free the next time."""
-        from distillgen.pipeline import Result
-
-        try:
-            yield
-        except Locked:
-            raise
-        except DistillgenError as error:
-            self.tell(Result(None, None, tally, stop=error))
-            raise
-
-    @contextlib.contextmanager
     def always(self) -> Iterator[None]:
-        """Tell of a build that did not begin because another one is at work."""
-        from distillgen.pipeline import Result
-        from distillgen.tally import Tally
-
-        not_begun = Result(None, None, Tally(), stop=Locked("another build is at work"))
+        """Tell of what ends a block before there is a result, with the figures so far."""
         try:
             yield
-        except Locked:
-            self.tell(not_begun)
+        except KeyboardInterrupt:
+            self._tell_of(Interrupted("stopped", signal_number=signal.SIGINT))
             raise
-        self.tell(not_begun)  # skipped; what came of any other has been told
+        except Exception as error:  # a typer.Exit too, but by then there was a result
+            self._tell_of(as_ours(error))
+            raise
+        self._tell_of(Locked("another build is at work"))  # skipped; what came of any other has been told
+
+    def _tell_of(self, error: DistillgenError) -> None:
+        from distillgen.pipeline import Result
+
+        self.tell(Result(None, None, self._tally, stop=error))
 
 
 @contextlib.contextmanager
@@ -167,7 +166,7 @@ ENDS = {
 
 def _next(prepared: "Prepared") -> str:
     name, folder = prepared.recipe.name, prepared.source.folder
-    project = "" if folder == Path.cwd() else f" --project {_short(folder)}"
+    project = "" if folder == here() else f" --project {_short(folder)}"
     return (
         f"next: distillgen show {name}{project}\n"
         f"      distillgen export {name}{project} --format messages -o DIR\n"
@@ -176,7 +175,5 @@ def _next(prepared: "Prepared") -> str:
 
 
 def _short(path: Path) -> str:
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+    folder = here()
+    return str(path.relative_to(folder)) if folder is not None and path.is_relative_to(folder) else str(path)

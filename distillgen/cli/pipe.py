@@ -199,7 +199,7 @@ class _Writer:
             self._tally.published += 1
         elif isinstance(outcome, Rejection):
             said = {"rule": outcome.rule, "detail": outcome.detail}
-            self._out.put_aside(self._rejected, {**outcome.row.columns, LEFT_OUT: said})
+            await self._out.put_aside(self._rejected, {**outcome.row.columns, LEFT_OUT: said})
         elif isinstance(outcome, Failure):
             said = {"cause": outcome.cause, "detail": outcome.detail, "attempts": str(outcome.attempts)}
-            self._out.put_aside(self._failed, {**outcome.row.columns, LEFT_OUT: said})
+            await self._out.put_aside(self._failed, {**outcome.row.columns, LEFT_OUT: said})

@@ -108,7 +108,11 @@ def _target(path: Path) -> "Iterator[Path | IO[bytes]]":
     require_file(path)
     yield path
     if path.is_file():
-        say(f"wrote {path} ({path.stat().st_size / 1e6:,.1f} MB); open it in a browser")
+        say(f"wrote {path} ({_size(path.stat().st_size)}); open it in a browser")
+
+
+def _size(of_bytes: int) -> str:
+    return f"{of_bytes / 1e6:,.1f} MB" if of_bytes >= 1e6 else f"{of_bytes / 1e3:,.0f} kB"
 
 
 def _file_name(version: "Version") -> str:

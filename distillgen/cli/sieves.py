@@ -249,7 +249,7 @@ def _run(
                     await out.write(line_of(outcome))
                     tally.published += 1
                 elif isinstance(outcome, Rejection) and aside is not None:
-                    out.put_aside(aside, {**original(outcome.row), LEFT_OUT: reason_of(outcome)})
+                    await out.put_aside(aside, {**original(outcome.row), LEFT_OUT: reason_of(outcome)})
 
             await pour(sift(rows, make, tally, write, spool), out)
 

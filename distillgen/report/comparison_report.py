@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from distillgen.dataset.compare import Changes, compare_rows
+from distillgen.dataset.figures import histograms
 from distillgen.dataset.looking import training_rows
 from distillgen.dataset.versions import Version
 from distillgen.report.drawing import bar
 from distillgen.report.figures import recipe_changes, short, side_by_side
 from distillgen.report.page import Line, Page, Part, Section, write_page
 from distillgen.report.rows_data import Shown, packed, training
-from distillgen.report.version_report import about, distribution
+from distillgen.report.version_report import about, drawn, number_of_bins
 
 KINDS = ("added", "removed", "changed")
 
@@ -32,10 +33,7 @@ def _page(old: Version, new: Version, changes: Changes) -> Page:
         Section("changed", "What changed", [_counts(changes)]),
         Section("recipe", "Recipe", list(_recipe(old, new))),
         Section("figures", "Figures", [Part(heads=heads, rows=[Line(row) for row in side_by_side(old, new, changes)])]),
-        Section("lengths", "Lengths", [
-            distribution(f"Characters of the answer, {version.label}", lengths)
-            for version, lengths in zip((old, new), changes.lengths, strict=True) if len(lengths)
-        ]),
+        Section("lengths", "Lengths", list(_lengths(old, new, changes))),
     ]  # fmt: skip
     return Page(
         title=f"{old.label} → {new.label}",
@@ -43,6 +41,15 @@ def _page(old: Version, new: Version, changes: Changes) -> Page:
         tiles=[(kind, f"{getattr(changes, kind):,}") for kind in (*KINDS, "same")],
         sections=[section for section in sections if section.parts],
     )
+
+
+def _lengths(old: Version, new: Version, changes: Changes) -> Iterator[Part]:
+    """Yield the lengths of the answers of both, in the same columns, so that they can be compared."""
+    bins = histograms(changes.lengths, max(map(number_of_bins, changes.lengths)))
+    for place, (version, lengths) in enumerate(zip((old, new), changes.lengths, strict=True)):
+        if len(lengths):
+            own = [(low, high, counts[place]) for low, high, counts in bins]
+            yield drawn(f"Characters of the answer, {version.label}", lengths, own)
 
 
 def _counts(changes: Changes) -> Part:

@@ -1,13 +1,14 @@
 """What a person is told, in a terminal, a log, or a mail from cron. Writes to standard error only."""
 
+import contextlib
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +35,7 @@ SEEN = Manner()
 _manner: ContextVar[Manner] = ContextVar("manner", default=SEEN)
 
 
-@contextmanager
+@contextlib.contextmanager
 def speaking(manner: Manner) -> Iterator[None]:
     """Speak in a manner for the time of a block."""
     token = _manner.set(manner)
@@ -69,10 +70,29 @@ def console(*, is_stderr: bool, is_seen: bool) -> "Console":
 
     color = _manner.get().color
     return Console(
-        stderr=is_stderr, markup=False, highlight=False, emoji=False, soft_wrap=True, quiet=not is_seen,
+        file=cast(IO[str], _Heedless()) if is_stderr else None, stderr=is_stderr,
+        markup=False, highlight=False, emoji=False, soft_wrap=True, quiet=not is_seen,
         force_terminal=True if color == "always" else None, no_color=False if color == "always" else None,
         color_system={"auto": "auto", "always": "standard", "never": None}[color], _environ=_environment(),
     )  # fmt: skip
+
+
+class _Heedless:
+    """Standard error, whichever it is at the moment. That nobody reads it any more, or that a full disk is behind it,
+    is no reason to stop paid work.
+    """
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            return sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
 
 
 def _environment() -> dict[str, str]:

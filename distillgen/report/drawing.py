@@ -11,7 +11,8 @@ from markupsafe import Markup, escape
 
 WIDTH = 640  # units of the funnel, not pixels: it fills the page's width
 HALF = 460  # of columns, of which two fit side by side
-LINE = 26
+NARROW = 340  # units of the funnel on a narrow page
+LINE, TWO_LINES = 26, 40
 TALL = 120  # height of the tallest column
 WIDEST = 80  # width of a column, where there are few
 ROOM = 100  # width of a label
@@ -38,29 +39,57 @@ class Stage:
 
 
 def funnel(stages: Sequence[Stage]) -> Markup:
-    """Return the funnel: a line for each stage, as long as its rows, with what was left out at its end."""
+    """Return the funnel: a line for each stage, as long as its rows, with what was left out at its end.
+
+    Twice: with the names beside the bars, and above them for a page so narrow that the first would not fit. The page's
+    style shows one of them.
+    """
     most = max((max(stage.rows_in, stage.out) for stage in stages), default=0) or 1
-    scale = (WIDTH - 330) / most
-    parts = [_line(place, stage, scale) for place, stage in enumerate(stages)]
     told = "; ".join(f"{stage.name}: {stage.rows_in:,} in, {stage.out:,} out" for stage in stages)
-    return _picture("funnel", WIDTH, len(stages) * LINE + 4, f"Funnel. {told}", parts)
-
-
-def _line(place: int, stage: Stage, scale: float) -> Markup:
-    top = place * LINE + 4
-    kept = min(stage.out, stage.rows_in) if stage.rows_in else stage.out
-    lost = sum(stage.left_out.values())
-    full, rest = kept * scale, lost * scale
-    said = f"{stage.out:,}" + (f"  (−{lost:,})" if lost else "")
-    return Markup(
-        '<text class="name" x="0" y="{mid}">{name}</text>'
-        '<rect class="fill" x="190" y="{top}" width="{full:.1f}" height="18"/>'
-        '<rect class="lost" x="{edge:.1f}" y="{top}" width="{rest:.1f}" height="18"/>'
-        '<text x="{end:.1f}" y="{mid}">{said}</text>'
-    ).format(
-        mid=top + 14, top=top, name=_cut(stage.name, 27), full=full, edge=190 + full, rest=rest,
-        end=196 + full + rest, said=said,
+    return Markup("").join(
+        _picture(kind, width, len(stages) * line + 4, f"Funnel. {told}",
+                 [place_of(place, stage, room / most) for place, stage in enumerate(stages)])
+        for kind, width, line, room, place_of in (
+            ("funnel", WIDTH, LINE, WIDTH - 330, _beside), ("funnel narrow", NARROW, TWO_LINES, NARROW, _above),
+        )
     )  # fmt: skip
+
+
+def _beside(place: int, stage: Stage, scale: float) -> Markup:
+    top = place * LINE + 4
+    end = 196 + sum(_parts_of(stage)) * scale
+    return Markup('<text class="name" x="0" y="{mid}">{name}</text>{bars}<text x="{end:.1f}" y="{mid}">{said}</text>').format(
+        mid=top + 14, name=_cut(stage.name, 27), bars=_bars(190, top, 18, stage, scale), end=end, said=_said(stage),
+    )  # fmt: skip
+
+
+def _above(place: int, stage: Stage, scale: float) -> Markup:
+    top = place * TWO_LINES + 4
+    return Markup(
+        '<text class="name" x="0" y="{mid}">{name}</text><text x="{end}" y="{mid}" text-anchor="end">{said}</text>{bars}'
+    ).format(
+        mid=top + 12, name=_cut(stage.name, 27), end=NARROW, said=_said(stage),
+        bars=_bars(0, top + 17, 14, stage, scale),
+    )  # fmt: skip
+
+
+def _bars(left: float, top: float, height: float, stage: Stage, scale: float) -> Markup:
+    """Return the bar of the rows that went on, and after it that of those that were left out."""
+    full, rest = (rows * scale for rows in _parts_of(stage))
+    return Markup(
+        '<rect class="fill" x="{left}" y="{top}" width="{full:.1f}" height="{height}"/>'
+        '<rect class="lost" x="{edge:.1f}" y="{top}" width="{rest:.1f}" height="{height}"/>'
+    ).format(left=left, top=top, full=full, edge=left + full, rest=rest, height=height)
+
+
+def _parts_of(stage: Stage) -> tuple[int, int]:
+    """Return the rows that went on, and those that were left out."""
+    return min(stage.out, stage.rows_in) if stage.rows_in else stage.out, sum(stage.left_out.values())
+
+
+def _said(stage: Stage) -> str:
+    lost = sum(stage.left_out.values())
+    return f"{stage.out:,}" + (f"  (−{lost:,})" if lost else "")
 
 
 def _whole(value: float) -> str:

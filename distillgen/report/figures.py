@@ -13,6 +13,7 @@ from distillgen.dataset.figures import Figures, Lengths, histograms, usd_of
 from distillgen.dataset.versions import Version
 from distillgen.files import dumps
 from distillgen.report.console import number
+from distillgen.report.signs import dollars
 from distillgen.report.tables import Bar, Folded, Table, one_line, table
 
 MOST_LABELS = 12
@@ -93,7 +94,7 @@ def left_out_shown(version: Version, kind: str) -> Table | None:
 
 
 def shown_of(version: Version, kind: str, shown: int, split: str | None, rule: str | None) -> str:
-    """Return of how many rows some are shown: `3 of 1,234 rows of demo@2 · train 1,100 · validation 134`."""
+    """Return of how many rows some are shown: `3 of 1,234 rows of demo@2 (1,100 train, 134 validation)`."""
     manifest = version.manifest
     if kind != "published":
         reasons = [each for step in manifest.funnel for each in reasons_of(step) if each[0] == kind]
@@ -101,8 +102,8 @@ def shown_of(version: Version, kind: str, shown: int, split: str | None, rule: s
         return f"{shown:,} of {number(total, 'row')} {kind} in {version.label}" + (f" by {rule}" if rule else "")
     if split is not None:
         return f"{shown:,} of {number(manifest.splits.get(split, 0), 'row')} of {version.label}, split {split}"
-    splits = "".join(f" · {name} {count:,}" for name, count in manifest.splits.items())
-    return f"{shown:,} of {number(manifest.rows, 'row')} of {version.label}{splits}"
+    splits = ", ".join(f"{count:,} {name}" for name, count in manifest.splits.items())
+    return f"{shown:,} of {number(manifest.rows, 'row')} of {version.label}" + (f" ({splits})" if splits else "")
 
 
 def _lengths(figures: Figures) -> Table | None:
@@ -156,7 +157,7 @@ def in_steps(values: Sequence[float]) -> dict[str, int]:
 
 
 def _usd(usd: float | None) -> str:
-    return "unknown" if usd is None else f"${usd:,.4f}"
+    return "unknown" if usd is None else dollars(usd)
 
 
 def _marks(lengths: Lengths) -> list[str]:
@@ -225,7 +226,7 @@ class Measure:
 
     def told(self, value: float | None) -> str:
         """Return a value as people read it."""
-        return "-" if value is None else f"${value:,.4f}" if self.is_money else f"{value:,}"
+        return "-" if value is None else dollars(value) if self.is_money else f"{value:,}"
 
     @property
     def change(self) -> str:
@@ -326,7 +327,7 @@ def side_by_side(old: Version, new: Version, changes: Changes) -> list[list[str]
                 rows.append([f"{step}: {kind} by {reason}", *(f"{count:,}" for count in numbers)])
     runs = [each.manifest.run for each in (old, new)]
     rows.append(["calls of the run", *(f"{run.get('calls', 0):,}" for run in runs)])
-    rows.append(["cost of the run", *(f"${run.get('usd', 0):,.4f}" for run in runs)])
+    rows.append(["cost of the run", *(dollars(run.get("usd", 0)) for run in runs)])
     for name, place in MARKS:
         marks = (lengths.quantiles().get(place, 0) for lengths in changes.lengths)
         rows.append([f"characters of answers: {name}", *(f"{mark:,}" for mark in marks)])

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +40,8 @@ def heard(command: str, listeners: Listeners) -> Iterator["Journal"]:
     journal = Journal(command, listeners)
     for handler in journal.handlers:
         LOG.addHandler(handler)
-    level, LOG.level = LOG.level, NOTE
+    level = LOG.level
+    LOG.setLevel(NOTE)
     try:
         with speaking(Manner(is_seen=not listeners.quiet and not journal.is_for_programs, color=listeners.color)):
             yield journal
@@ -128,6 +130,9 @@ class _Events(logging.StreamHandler[Any]):
         super().__init__(sys.stderr)
         self.setFormatter(_Json(command))
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Go on: that nobody reads the events any more is no reason to stop paid work."""
+
 
 def _log_file(path: Path, command: str, format_: LogFormat) -> logging.Handler:
     from distillgen.files import disk_errors
@@ -142,6 +147,20 @@ class _LogFile(logging.handlers.WatchedFileHandler):
     """A log file, which may be moved away by logrotate between two lines."""
 
     _is_broken = False
+
+    def _open(self) -> TextIOWrapper:
+        """Open it; a pipe that nobody reads is refused, where others would wait for ever."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        handle = os.open(self.baseFilename, flags, 0o666)
+        os.set_blocking(handle, True)
+        return os.fdopen(handle, "a", encoding=self.encoding, errors=self.errors)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, into a new file where the old one was moved away; its folder may be gone too."""
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Say once that the log cannot be written: a full disk is no reason to stop paid work."""

@@ -6,14 +6,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
 from distillgen.report.console import clock, counts, note, safe, say, stderr
-from distillgen.report.screen import Screen, can_draw, can_show, is_same_terminal, size_of
+from distillgen.report.screen import Screen, can_draw, is_same_terminal, leaves_when_stopped, size_of
+from distillgen.report.signs import Signs, dollars, price
 from distillgen.report.watch import Figures, Speed, Watch
 from distillgen.tally import StepCount, Tally
 
@@ -58,6 +58,7 @@ class Progress:
             tasks = [asyncio.create_task(self._lines())]
             if self._is_live:
                 screen = ends.enter_context(Screen(sys.stderr, paint=paint_of(self._console)))
+                ends.enter_context(leaves_when_stopped(screen))
                 tasks.append(asyncio.create_task(self._live(screen)))
             try:
                 yield
@@ -101,33 +102,16 @@ def paint_of(console: "Console") -> dict[str, str]:
     return {BOLD: "\x1b[1m"} | ({} if console.no_color else {YELLOW: "\x1b[33m"})
 
 
-@dataclass(frozen=True, slots=True)
-class Signs:
-    """The signs that lines are made of."""
-
-    between: str = " · "
-    cut: str = "…"
-    done: str = "█"
-    open: str = "░"
-
-    @classmethod
-    def of(cls, stream: TextIO | None) -> "Signs":
-        """Return the signs that the encoding of a stream has."""
-        signs = cls()
-        if stream is not None and can_show(stream, signs.between + signs.cut + signs.done + signs.open):
-            return signs
-        return cls(" | ", "...", "#", "-")
-
-
 def picture(figures: Figures, steps: Mapping[str, StepCount], *, columns: int, rows: int, signs: Signs) -> list[Line]:
     """Return the figures as lines that fit a terminal, whatever its size; the most important first.
 
     The last column stays free: terminals differ in what they do once it is written to.
     """
     width = max(columns - 1, 1)
-    lines = [(_bar(figures, width, signs), BOLD)] if figures.share is not None or figures.seconds else []
+    lines = [(text, BOLD) for text in _bar(figures, width, signs)]
     for style, parts in parts_of(figures, signs):
-        lines += [(text, style) for text in flow(parts, width, signs)]
+        words = [cut(part, width, signs) for part in parts] if style == YELLOW else parts  # of errors the start will do
+        lines += [(text, style) for text in flow(words, width, signs)]
     lines += [(text, YELLOW) for text in reasons(steps, width, signs)]
     return [(cut(text, width, signs), style) for text, style in lines][: max(rows - 1, 1)]
 
@@ -138,13 +122,14 @@ def line(figures: Figures, steps: Mapping[str, StepCount], signs: Signs) -> str:
     return signs.between.join([*times(figures), *parts, *reasons(steps, 10_000, signs)])
 
 
-def _bar(figures: Figures, width: int, signs: Signs) -> str:
+def _bar(figures: Figures, width: int, signs: Signs) -> list[str]:
+    """Return how far the run is with a bar, without it where there is no room, and below one another if need be."""
     words = signs.between.join(times(figures))
     cells = min(BAR_CELLS, width - cell_len(words) - 2)
     if figures.share is None or cells < 4:
-        return words
+        return list(flow(list(times(figures)), width, signs))
     done = int(figures.share * cells)
-    return f"{signs.done * done}{signs.open * (cells - done)}  {words}"
+    return [f"{signs.done * done}{signs.open * (cells - done)}  {words}"]
 
 
 def times(figures: Figures) -> Iterator[str]:
@@ -201,7 +186,7 @@ def cost_parts(figures: Figures) -> Iterator[str]:
     """Yield what was spent, and what the whole run is likely to cost."""
     yield f"cost {price(figures.usd, figures.unpriced_calls, figures.calls)}"
     if figures.usd_in_all is not None:
-        yield f"about ${figures.usd_in_all:,.4f} in all"
+        yield f"about {dollars(figures.usd_in_all)} in all"
 
 
 def rate(per_second: float) -> str:
@@ -220,7 +205,7 @@ def reasons(steps: Mapping[str, StepCount], width: int, signs: Signs) -> list[st
     lines = []
     for name, step in steps.items():
         if left_out := step.rejected + step.failed:
-            lines.append(reason_line(safe(name), left_out, width, signs))
+            lines.append(reason_line(cut(safe(name), MOST_NAME, signs), left_out, width, signs))
     if len(lines) > MOST_STEPS:
         lines[MOST_STEPS - 1 :] = [f"  and {len(lines) - MOST_STEPS + 1} more steps that left rows out"]
     return lines
@@ -239,16 +224,30 @@ def reason_line(name: str, left_out: Counter[str], width: int, signs: Signs) -> 
 
 
 def flow(parts: Sequence[str], width: int, signs: Signs) -> Iterator[str]:
-    """Yield lines of as many parts as fit side by side, so that none is cut where there is room for it."""
+    """Yield lines of as many parts as fit side by side; a part that is too long for a line is broken between words, for
+    a figure that is cut is a wrong one."""
     text = ""
     for part in parts:
         longer = f"{text}{signs.between}{part}" if text else part
         if text and cell_len(longer) > width:
-            yield text
+            yield from broken(text, width)
             text = f"  {part}"
         else:
             text = longer
-    yield text
+    yield from broken(text, width)
+
+
+def broken(text: str, width: int) -> Iterator[str]:
+    """Yield the lines of a text between words, all but the first after four blanks."""
+    line = text[: len(text) - len(text.lstrip())]
+    for place, word in enumerate(text.split()):
+        longer = f"{line} {word}" if place else line + word
+        if place and cell_len(longer) > width:
+            yield line
+            line = f"    {word}"
+        else:
+            line = longer
+    yield line
 
 
 def cut(text: str, width: int, signs: Signs) -> str:
@@ -257,18 +256,6 @@ def cut(text: str, width: int, signs: Signs) -> str:
         return text
     room = width - cell_len(signs.cut)
     return f"{chop_cells(text, room)[0]}{signs.cut}" if room > 0 else signs.cut[:width]
-
-
-def price(usd: float, unpriced: int, calls: int) -> str:
-    """Return what calls cost: `$0.0123`, with how many calls of unknown price if there are any."""
-    if unpriced and unpriced == calls:
-        return "cost unknown"
-    return f"${usd:,.4f}" + (f" and {unpriced:,} calls of unknown price" if unpriced else "")
-
-
-def money(tally: Tally) -> str:
-    """Return what a run's calls cost: see price."""
-    return price(tally.usd, tally.unpriced, tally.calls)
 
 
 def summary(tally: Tally, *, skipped: int) -> None:
@@ -280,7 +267,10 @@ def summary(tally: Tally, *, skipped: int) -> None:
         console.print(Text(text, style=PLAIN if place else BOLD))
     prompt, completion = tally.tokens
     seconds = time.monotonic() - tally.started
-    asked = [f"calls {tally.calls:,}", f"tokens {prompt:,} in, {completion:,} out", money(tally), clock(seconds)]
+    asked = [
+        f"calls {tally.calls:,}", f"tokens {prompt:,} in, {completion:,} out",
+        f"cost {price(tally.usd, tally.unpriced, tally.calls)}", clock(seconds),
+    ]  # fmt: skip
     console.print(between.join(asked))
     if skipped:
         console.print(f"bad seeds skipped: {skipped:,}")

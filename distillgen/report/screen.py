@@ -4,11 +4,13 @@ Not by rich's Live: it hides the cursor, which a second Ctrl-C or kill -9 leaves
 terminal that is resized wraps anew; and a terminal that was told to wait (Ctrl-S) stops the run.
 """
 
+import asyncio
 import contextlib
 import os
+import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO, cast
 
 ERASE = "\r\x1b[J"  # from the first of our lines to the end of the screen
@@ -44,15 +46,6 @@ def is_same_terminal(one: TextIO | None, other: TextIO | None) -> bool:
     return os.path.sameopenfile(one.fileno(), other.fileno())
 
 
-def can_show(stream: TextIO, text: str) -> bool:
-    """Whether the encoding of a stream has these characters."""
-    try:
-        text.encode(stream.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
-
-
 def restore_terminal() -> None:
     """Take the live lines off the terminal, if there are any. To be called right before `os._exit`.
 
@@ -61,9 +54,39 @@ def restore_terminal() -> None:
     """
     screen: Any = sys.stderr
     if isinstance(screen, Screen):
-        ending = threading.Thread(target=screen.close, daemon=True)
-        ending.start()
-        ending.join(PATIENCE_SECONDS)
+        _patiently(screen.close)
+
+
+def _patiently(work: Callable[[], None]) -> None:
+    """Do what a terminal may hold up for ever, but wait half a second at most."""
+    working = threading.Thread(target=work, daemon=True)
+    working.start()
+    working.join(PATIENCE_SECONDS)
+
+
+@contextlib.contextmanager
+def leaves_when_stopped(screen: "Screen") -> Iterator[None]:
+    """Have Ctrl-Z take the lines away before the process stops, so that the shell's prompt stands on a clean line.
+
+    They come back with `fg`. Does nothing where signals are not ours: in a thread, or where a parent ignores this one.
+    """
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        _patiently(screen.clear)
+        loop.remove_signal_handler(signal.SIGTSTP)
+        os.kill(os.getpid(), signal.SIGTSTP)  # goes on here, after SIGCONT
+        loop.add_signal_handler(signal.SIGTSTP, stop)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTSTP) != signal.SIG_DFL:
+        yield
+        return
+    loop.add_signal_handler(signal.SIGTSTP, stop)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTSTP)
 
 
 class Screen:
@@ -78,14 +101,20 @@ class Screen:
         self.stream, self._paint = stream, paint or {}
         self._lock = threading.RLock()
         self._frame = ""
+        self._drawn: object = None  # what the terminal shows, and its size; None where that is not certain
         self._is_at_start = True  # of a line; where another one stopped halfway nothing is drawn
         self._is_closed = False
 
     def draw(self, lines: Sequence[tuple[str, str]]) -> None:
         """Show these lines, texts with the names of their styles, instead of the last. They must fit the terminal."""
         with self._lock:
-            if self._is_closed or not lines or not self._is_at_start or not self._is_ours():
+            if not self._is_ours():
+                self._drawn = None
                 return
+            drawn = (tuple(lines), size_of(self.stream))
+            if self._is_closed or not lines or not self._is_at_start or drawn == self._drawn:
+                return  # what is there already is not sent again: the line may be a slow one
+            self._drawn = drawn
             self._frame = "\r\n".join(f"{self._painted(*line)}\x1b[K" for line in lines)
             up = f"\x1b[{len(lines) - 1}A" if len(lines) > 1 else ""
             self._frame = f"\r{NO_WRAP}{self._frame}\x1b[J{up}\r{WRAP}"
@@ -117,17 +146,23 @@ class Screen:
             erase = ERASE if self._frame else ""
             self._is_at_start = text.endswith("\n")
             if not self._is_at_start:
-                self._frame = ""
+                self._frame, self._drawn = "", None
             self._send(erase + text + self._frame)
         return len(text)
 
-    def close(self) -> None:
-        """Take the lines away; draw no more."""
+    def clear(self) -> None:
+        """Take the lines away until they are drawn again."""
         with self._lock:
             if self._frame and not self._is_closed:
                 with contextlib.suppress(OSError, ValueError):
                     self._send(ERASE)
-            self._is_closed, self._frame = True, ""
+            self._frame, self._drawn = "", None
+
+    def close(self) -> None:
+        """Take the lines away; draw no more."""
+        with self._lock:
+            self.clear()
+            self._is_closed = True
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)

@@ -15,16 +15,15 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from distillgen.dataset.figures import BARS, bar
+from distillgen.dataset.figures import bar
 from distillgen.report.console import safe
+from distillgen.report.signs import Signs
 
 GAP = 2  # between columns
 NARROW = 44  # columns of a terminal in which a table that does not fit is told in blocks
 USUAL = 80  # columns of a terminal that does not say how many it has
 LEAST_TEXT, MOST_LEAST_TEXT, LEAST_LABEL, MOST_LABEL, LEAST_BAR = 20, 40, 12, 40, 6
 MOST_BAR = 30
-C_LOCALES = ("C", "POSIX")
-PLAIN = str.maketrans({"─": "-", "·": "|"})
 HISTOGRAMS = (("number", "bar"), ("number", "number", "bar"))  # kinds behind the first column
 NOTHING = ("", "-")  # cells that need no line of their own
 
@@ -59,36 +58,22 @@ def room(out: Console) -> int | None:
     return columns or USUAL
 
 
-def is_ascii(out: Console) -> bool:
-    """Whether a console takes no block characters: by its encoding, or since the locale asks for plain text."""
-    try:
-        BARS.encode(getattr(out.file, "encoding", None) or "utf-8")
-    except (UnicodeEncodeError, LookupError):
-        return True
-    if os.environ.get("PYTHONIOENCODING") or os.environ.get("PYTHONUTF8") == "1":
-        return False
-    if stated := os.environ.get("LC_ALL"):
-        return stated in C_LOCALES
-    # Python itself puts C.UTF-8 in the place of an LC_CTYPE that nobody stated.
-    return os.environ.get("LANG") in C_LOCALES and os.environ.get("LC_CTYPE", "") in ("", "C.UTF-8", *C_LOCALES)
-
-
 @dataclass(frozen=True)
 class Paper:
-    """What is written on: its columns, None where nothing needs to fit, and whether it takes ASCII alone."""
+    """What is written on: its columns, None where nothing needs to fit, and the signs that it takes."""
 
     width: int | None
-    is_ascii: bool
+    signs: Signs
 
     def bar(self, share: float, width: int) -> str:
         """Return a bar that is `share` of `width` characters long."""
-        return bar(share, width, is_ascii=self.is_ascii)
+        return bar(share, width, is_ascii=self.signs.is_ascii)
 
     def cut(self, text: str, width: int) -> str:
         """Return a text that takes at most `width` columns, its middle left out where it is longer."""
         if cell_len(text) <= width:
             return text
-        ellipsis = "..." if self.is_ascii else "…"
+        ellipsis = self.signs.cut
         left = max(width - len(ellipsis), 0)
         end = set_cell_size(text[::-1], left // 2)[::-1]
         return (set_cell_size(text, left - left // 2) + ellipsis + end)[: max(width, 0)]
@@ -96,7 +81,7 @@ class Paper:
 
 def paper(out: Console) -> Paper:
     """Return what a console writes on."""
-    return Paper(room(out), is_ascii(out))
+    return Paper(room(out), Signs.of(out.file))
 
 
 # -- conversations ---------------------------------------------------------------------------------------------------
@@ -104,15 +89,15 @@ def paper(out: Console) -> Paper:
 
 @dataclass(frozen=True)
 class Heading:
-    """A line above a row. Its signs are plain ones where the console takes ASCII alone."""
+    """A line above a row, with the signs that the console takes."""
 
     text: str
     style: str = ""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the line."""
-        line = f"── {one_line(self.text)}"
-        yield _line(line.translate(PLAIN) if is_ascii(console) else line, self.style)
+        signs = Signs.of(console.file)
+        yield _line(f"{signs.rule} {one_line(self.text)}", self.style)
 
 
 def conversation(row: Mapping[str, Any]) -> Iterable[RenderableType]:
@@ -239,7 +224,7 @@ class Table:
 
     def _below(self, row: Sequence[str | Bar], below: Sequence[int], on: Paper) -> Iterator[str]:
         """Yield cells as `head: cell · head: cell`, broken between cells."""
-        line, dot = "", " | " if on.is_ascii else " · "
+        line, dot = "", on.signs.between
         for place in below:
             cell = row[place]
             if isinstance(cell, Bar) or cell in NOTHING:

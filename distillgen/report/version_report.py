@@ -16,6 +16,7 @@ from distillgen.report.figures import in_steps
 from distillgen.report.numbers import Numbers, numbers_of
 from distillgen.report.page import Line, Link, Page, Part, Section, write_page
 from distillgen.report.rows_data import blocks, shown_of
+from distillgen.report.signs import dollars, price
 from distillgen.report.speed_section import speed_parts
 
 FEWEST_BINS, MOST_BINS = 8, 32
@@ -88,10 +89,7 @@ def tiles(manifest: Manifest) -> list[tuple[str, str]]:
 
 def money_of(run: Mapping[str, Any]) -> str:
     """Return what a run cost, in words: unknown where prices are not known."""
-    calls, unpriced = run.get("calls", 0), run.get("unpriced_calls", 0)
-    if unpriced and unpriced == calls:
-        return "unknown"
-    return f"${run.get('usd', 0):,.4f}" + (f" and {unpriced:,} calls of unknown price" if unpriced else "")
+    return price(run.get("usd", 0), run.get("unpriced_calls", 0), run.get("calls", 0))
 
 
 def _left(steps: Sequence[Mapping[str, Any]], kind: str) -> int:
@@ -124,7 +122,10 @@ def _funnel(manifest: Manifest) -> Iterator[Part]:
         left_out = {**step.get("rejected", {}), **step.get("failed", {})}
         stages.append(Stage(step["step"], step["in"] + step["born"], step["out"], left_out))
     stages += [Stage(f"split {name}", count, count) for name, count in manifest.splits.items()]
-    yield Part(picture=funnel(stages), is_wide=True)
+    yield Part(
+        picture=funnel(stages), is_wide=True,
+        note="A bar is as long as the rows that came in: those that went on, and at its end (−) those left out.",
+    )  # fmt: skip
     yield Part(
         heads=["step", "rows in", "made more of", "merged", "rejected", "failed", "rows out"],
         rows=[
@@ -207,7 +208,7 @@ def _teachers(teachers: Mapping[str, Mapping[str, Any]]) -> Part:
 
 def _usd(version: Version, teacher: str, spent: Spent) -> str:
     usd = usd_of(version, teacher, spent)
-    return "unknown" if usd is None else f"${usd:,.4f}"
+    return "unknown" if usd is None else dollars(usd)
 
 
 def _lengths(numbers: Numbers) -> Iterator[Part]:
@@ -218,13 +219,22 @@ def _lengths(numbers: Numbers) -> Iterator[Part]:
 
 def distribution(heading: str, lengths: Lengths) -> Part:
     """Return a histogram of whole numbers with its marks."""
+    bins = lengths.histogram(number_of_bins(lengths))
+    return drawn(heading, lengths, [(low, high, count) for low, high, count in bins])
+
+
+def number_of_bins(lengths: Lengths) -> int:
+    """Return into how many columns numbers are best counted: the more, the more numbers there are."""
+    return min(max(2 * round(len(lengths) ** 0.5), FEWEST_BINS), MOST_BINS)
+
+
+def drawn(heading: str, lengths: Lengths, bins: Sequence[tuple[int, int, int]]) -> Part:
+    """Return a histogram of bins (from, to, how many) with the marks of what is in them."""
     marks = lengths.quantiles()
-    number_of_bins = min(max(2 * round(len(lengths) ** 0.5), FEWEST_BINS), MOST_BINS)
-    bins = [(_range(low, high), count) for low, high, count in lengths.histogram(number_of_bins)]
     said = {"p0": "least", "p25": "25 %", "p50": "median", "p75": "75 %", "p95": "95 %", "p100": "most"}
     return Part(
         heading=heading,
-        picture=columns(bins, heading),
+        picture=columns([(_range(low, high), count) for low, high, count in bins], heading),
         heads=["rows", "mean", *said.values()],
         rows=[Line([f"{len(lengths):,}", f"{lengths.mean:,.0f}", *(f"{marks[mark]:,}" for mark in said)])],
     )

@@ -237,10 +237,34 @@ def test_a_screen_reader_finds_names_and_numbers(seen: Seen) -> None:
     assert unnamed == 0
 
 
+@pytest.mark.parametrize("width", [320, 390, 600, 1000])
+def test_the_funnel_fits_the_page_with_every_number(seen: Seen, width: int) -> None:
+    seen.page.set_viewport_size({"width": width, "height": 800})
+    drawn = [each for each in seen.page.locator("svg.funnel").all() if each.is_visible()]
+    assert len(drawn) == 1
+    for text in drawn[0].locator("text").all():
+        box = text.bounding_box()
+        assert box and 0 <= box["x"] and box["x"] + box["width"] <= width and box["height"] > 9, (
+            text.text_content(),
+            box,
+        )
+
+
+def test_provenance_that_is_opened_by_key_is_seen(seen: Seen) -> None:
+    seen.page.set_viewport_size({"width": 1000, "height": 700})
+    for _ in range(3):
+        seen.page.keyboard.press("j")
+    seen.page.keyboard.press("p")
+    box = seen.page.locator("details.provenance[open]").bounding_box()
+    assert box and box["y"] >= 0 and (box["y"] + box["height"] <= 700 or box["height"] > 600), box
+
+
 def test_it_prints_with_everything_but_the_controls(seen: Seen) -> None:
     seen.page.emulate_media(media="print")
     assert not seen.page.locator("form").is_visible() and not seen.page.locator("nav").is_visible()
-    assert seen.page.locator("svg.funnel").is_visible() and seen.page.locator("#list > li").first.is_visible()
+    assert (
+        seen.page.locator("svg.funnel:not(.narrow)").is_visible() and seen.page.locator("#list > li").first.is_visible()
+    )
 
 
 def test_it_prints_light_and_whole_from_a_dark_screen(chromium: Any, report: Path) -> None:
@@ -375,7 +399,7 @@ def test_high_contrast_and_reduced_motion(chromium: Any, report: Path) -> None:
     context = chromium.new_context(forced_colors="active", reduced_motion="reduce")
     page = context.new_page()
     Seen(page).open(report)
-    fill = page.locator("svg.funnel .fill").first.evaluate("each => getComputedStyle(each).fill")
+    fill = page.locator("svg.funnel:not(.narrow) .fill").first.evaluate("each => getComputedStyle(each).fill")
     assert fill != "rgb(47, 111, 143)"  # the system's colour, not ours
     moving = "[...document.querySelectorAll('*')].filter(each => { const s = getComputedStyle(each);" \
              " return s.animationName !== 'none' || parseFloat(s.transitionDuration) > 0 || s.scrollBehavior === 'smooth' }).length"  # fmt: skip
@@ -396,7 +420,7 @@ def test_a_browser_that_cannot_unpack_says_so(chromium: Any, report: Path, tmp_p
         page.on("pageerror", lambda error, errors=errors: errors.append(str(error)))
         page.goto(path.as_uri())
         page.wait_for_selector("#said:has-text('cannot be read here')")
-        assert errors == [] and page.locator("svg.funnel").is_visible()
+        assert errors == [] and page.locator("svg.funnel:not(.narrow)").is_visible()
         page.close()
 
 

@@ -163,7 +163,11 @@ function openProvenance() {
   if (!item) return;
   if (!item.querySelector(".open")) item.firstChild.click();
   const part = item.querySelector("details.provenance");
-  if (part) { part.open = !part.open; goTo(part.firstChild); }
+  if (part) {
+    part.open = !part.open;
+    part.scrollIntoView({ block: "nearest" });
+    goTo(part.firstChild);
+  }
 }
 
 function escape(writes) {
