@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 PROMPT, ANSWER, REASONING = "prompt", "answer", "reasoning"
-_CHATS = (("messages", "role", "content"), ("conversations", "from", "value"))
-_SPEAKERS = {"gpt": "assistant", "model": "assistant", "bot": "assistant", "human": "user"}
+CHATS = (("messages", "role", "content"), ("conversations", "from", "value"))
+SPEAKERS = {"gpt": "assistant", "model": "assistant", "bot": "assistant", "human": "user"}
 # Names of columns, the likeliest first: what is asked, and what is answered.
 ASKED = ("prompt", "question", "instruction", "query", "input")
 ANSWERED = ("answer", "completion", "response", "output", "chosen", "text")
@@ -29,7 +29,7 @@ class View(NamedTuple):
 def view_of(row: Mapping[str, Any]) -> View:
     """Find prompt, answer and reasoning in a row."""
     reasoning = next(((name,) for name in REASONED if isinstance(row.get(name), str)), None)
-    for chat, role, content in _CHATS:
+    for chat, role, content in CHATS:
         if isinstance(turns := row.get(chat), list):
             view = _in_turns(turns, (chat,), role, content)
             return View(view.prompt, view.answer, view.reasoning or reasoning)
@@ -95,7 +95,7 @@ def _text_at(row: Mapping[str, Any], name: str) -> Path | None:
 def _in_turns(turns: Sequence[Any], path: Path, role: str, content: str) -> View:
     """Return the last answer of a conversation, and the last question before it."""
     spoken = [
-        (_SPEAKERS.get(str(turn.get(role)), turn.get(role)), index)
+        (SPEAKERS.get(str(turn.get(role)), turn.get(role)), index)
         for index, turn in enumerate(turns)
         if isinstance(turn, dict) and isinstance(turn.get(content), str)
     ]

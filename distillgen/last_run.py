@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -62,11 +62,13 @@ class LastRun(BaseModel):
 
 
 @contextlib.contextmanager
-def on_record(recipe: Path, state: Path, metrics: Path | None = None) -> Iterator[LastRun]:
+def on_record(
+    recipe: Path, state: Path, metrics: Path | None, as_ours: Callable[[Exception], DistillgenError]
+) -> Iterator[LastRun]:
     """Put on record how a block ends, in the state folder if there is one, and as metrics if a file is named.
 
     A run that found the lock taken is none: the one at work is on record when it ends. Raises NotWritable at once when
-    metrics could not be written at the end.
+    metrics could not be written at the end. `as_ours` says what people are told of an error that nobody expected.
     """
     if metrics is not None:
         _require_place_for(metrics)
@@ -80,7 +82,7 @@ def on_record(recipe: Path, state: Path, metrics: Path | None = None) -> Iterato
     except Locked:
         raise
     except BaseException as error:
-        run.end(_status_of(error), error.code if isinstance(error, DistillgenError) else None)
+        run.end(*_end_of(error, as_ours))
         with contextlib.suppress(DistillgenError):  # a full disk must not hide what ended the run
             _put_down(run, state, metrics)
         raise
@@ -91,7 +93,8 @@ def on_record(recipe: Path, state: Path, metrics: Path | None = None) -> Iterato
 def _require_place_for(metrics: Path) -> None:
     """Refuse before anything is sent what could not be written after it."""
     if (metrics.exists() and not metrics.is_file()) or not os.access(metrics.absolute().parent, os.W_OK):
-        raise NotWritable(f"cannot write {metrics}", where="--metrics", fix="name a plain file, new or old, in a folder that is there")
+        fix = "name a plain file, new or old, in a folder that is there"
+        raise NotWritable(f"cannot write {metrics}", where="--metrics", fix=fix)
 
 
 def _put_down(run: LastRun, state: Path, metrics: Path | None) -> None:
@@ -110,11 +113,14 @@ def last_run(state: Path) -> LastRun | None:
     return None
 
 
-def _status_of(error: BaseException) -> int:
-    """Return the exit status of what ends a command: our errors, typer's exits, signals and closed pipes."""
+def _end_of(error: BaseException, as_ours: Callable[[Exception], DistillgenError]) -> tuple[int, str | None]:
+    """Return exit status and code of what ends a command: our errors, typer's exits, signals and closed pipes."""
     if isinstance(error, KeyboardInterrupt):
-        return 128 + signal.SIGINT
+        return 128 + signal.SIGINT, None
     if isinstance(error, BrokenPipeError):
-        return 128 + signal.SIGPIPE
-    status = getattr(error, "exit_status", getattr(error, "exit_code", 1))
-    return status if isinstance(status, int) else 1
+        return 128 + signal.SIGPIPE, None
+    status = getattr(error, "exit_code", None)
+    if isinstance(status, int) or not isinstance(error, Exception):
+        return 1 if status is None else status, None
+    told = as_ours(error)
+    return told.exit_status, told.code

@@ -261,11 +261,17 @@ def publish(publication: Publication, prepared: Prepared, options: Options, tall
         )
     if not tally.seeds and not publication.splits:
         raise SeedsEmpty("not a single seed", where=", ".join(prepared.recipe.seeds.paths))
-    if not publication.splits:
-        if tally.passing_failures:
-            raise Unfinished(f"no row was made: {tally.why_empty()}", fix="run the same command again later")
-        raise NothingToPublish("no row is left to publish", fix=tally.why_empty())
+    if not publication.splits and tally.passing_failures:
+        raise Unfinished(f"no row was made: {tally.why_empty()}", fix="run the same command again later")
+    if not publication.splits and not options.publish:
+        return Result(None, None, tally, ends)
     digest = publication.finish()
+    if not publication.splits:
+        folder = publication.put_aside(describe(prepared, publication, digest, tally, ends), prepared.student.features)
+        raise NothingToPublish(
+            f"no row is left to publish: {tally.why_empty()}",
+            fix=f"see `distillgen show {folder} --rejected` (or --failed), then change the recipe",
+        )
     parent = publication.parent
     is_partial = bool(ends)
     if parent is not None and (parent.manifest.digest, parent.manifest.is_partial) == (digest, is_partial):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.dataset.versions import Version, latest
-from distillgen.errors import DistillgenError, NotFound
+from distillgen.errors import Damaged, DistillgenError, NotFound
 from distillgen.files import Holder, holder, utc
 from distillgen.last_run import LastRun, last_run
 from distillgen.state import state_folder
@@ -49,13 +49,34 @@ def examine(project: Path, state: Path | None = None) -> Status:
         }
         for batch in batches_under_way(folder / "batches")
     ]  # fmt: skip
-    for home in sorted(entry for entry in (project / "datasets").glob("*") if entry.is_dir()):
+    _read_datasets(project / "datasets", status)
+    return status
+
+
+def _read_datasets(folder: Path, status: Status) -> None:
+    """Look for the newest version of each dataset; that a folder may not be read is no reason to take it for empty."""
+    for home in _folders_in(folder, status):
         try:
             if (version := latest(home)) is not None:
                 status.datasets[home.name] = version
         except DistillgenError as error:
             status.damages.append(error)
-    return status
+        except OSError as error:
+            status.damages.append(_unreadable(home, error))
+
+
+def _folders_in(folder: Path, status: Status) -> list[Path]:
+    try:
+        return sorted(entry for entry in folder.iterdir() if entry.is_dir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        status.damages.append(_unreadable(folder, error))
+        return []
+
+
+def _unreadable(folder: Path, error: OSError) -> Damaged:
+    return Damaged(f"cannot be read: {error.strerror}", where=str(folder), fix="make it readable for this user")
 
 
 def _read_store(folder: Path, status: Status) -> None:

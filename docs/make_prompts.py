@@ -5,7 +5,7 @@ from distillgen.prompts import Prompt, library, load_prompt
 INTRO = """# Prompts
 
 A prompt template says what a teacher is asked about a row, and which columns its reply gives. `distillgen prompts` lists
-the library, `distillgen prompts show NAME` prints a template, `distillgen prompts render NAME --seed '{...}'` shows the
+the library and your own, `distillgen prompts show NAME` prints a template, `distillgen prompts render NAME --seed '{...}'` shows the
 messages that a teacher would get. To change one, copy it beside your recipe, where it comes first:
 
 ```sh

@@ -1,6 +1,8 @@
 """The road end to end, by the command line, against the scripted teacher."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -130,6 +132,24 @@ def test_rejected_and_failed_rows_are_kept_with_their_reason(demo: Project, loop
         assert step["in"] + step["born"] == step["out"] + sum(step["rejected"].values()) + sum(step["failed"].values())
     shown = demo.run("show", "demo", "--rejected").stdout
     assert "1.generate · not_refusal: answer declines" in shown
+
+
+def test_rows_that_are_all_left_out_can_be_looked_at(demo: Project, loopback: Loopback) -> None:
+    demo.edit("min_words = 5", "min_words = 500")
+    done = demo.run("build", "--json")
+    assert done.returncode == 6 and "DG601 no row is left to publish: of 20 seeds: length 20" in done.stderr
+    told = json.loads(done.stdout)
+    assert (told["stopped_by"], told["rows"], told["rejected"], told["version"]) == ("DG601", 0, 20, None)
+    folder = re.search("`distillgen show (.+) --rejected`", done.stderr)[1]  # type: ignore[index]
+    assert demo.run("show", folder, "--rejected", "-n", "99").stdout.count("2.filter, length") == 20
+    assert demo.run("check").returncode == 10 and not (demo.folder / "datasets" / "demo" / "latest").exists()
+    assert demo.run("stats", folder).returncode == 0 and demo.run("report", folder).returncode == 0
+    planned = demo.run("plan", "--sample", "3")
+    assert planned.returncode == 0 and "20 answers stored, 0 calls" in planned.stdout
+    assert "not published, as asked: 0 rows;" in demo.run("build", "--no-publish").stderr
+    demo.edit("min_words = 500", "min_words = 5")
+    demo.build()
+    assert demo.manifest()["rows"] == 20 == loopback.seen
 
 
 def test_rows_that_failed_for_now_are_mended_by_a_rerun(demo: Project, loopback: Loopback) -> None:

@@ -1,5 +1,6 @@
 """From cron: silent when all is well, ten lines when not; logs, locks, metrics; and every example of docs/cron.md."""
 
+import asyncio
 import configparser
 import json
 import os
@@ -18,16 +19,20 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
+from batch_server import BatchServer
 from conftest import REPOSITORY, Project
 from loopback import Loopback, Say, answer, error
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_prometheus
 from till import late
 
+from distillgen.errors import UsageError
 from distillgen.files import Lock
+from distillgen.report import progress
 from distillgen.report.console import say
-from distillgen.report.journal import Listeners, heard
+from distillgen.report.journal import Listeners, heard, say_error
 from distillgen.schemas import schema_of
+from distillgen.tally import Tally
 
 DISTILLGEN = Path(sys.executable).parent / "distillgen"
 PAGE = (REPOSITORY / "docs" / "cron.md").read_text(encoding="utf-8")
@@ -81,6 +86,22 @@ def test_quiet_cuts_a_long_list_and_says_so(project: Project) -> None:
     lines = quiet.stderr.splitlines()
     assert len(lines) == 10 and lines[:9] == loud.stderr.splitlines()[:9]
     assert lines[9] == f"... and {len(loud.stderr.splitlines()) - 9} more lines without --quiet"
+
+
+def test_quiet_cuts_long_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with heard("build", Listeners(quiet=True)) as journal:
+        say_error(UsageError("\x1b[31m" + "x" * 100_000, where="y" * 100_000, fix="z\n" * 50))
+        journal.end(2)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10 and max(map(len, lines)) == 1000 and lines[0].endswith("x...")
+    assert lines[0].startswith("DG100 \\x1b[31mxx") and lines[9] == "... and 42 more lines without --quiet"
+
+
+@pytest.mark.parametrize("words", [("-q", "status"), ("--log-file=x", "status"), ("--color", "never", "status")])
+def test_an_option_of_every_command_goes_after_the_command(words: tuple[str, ...]) -> None:
+    done = unattended(*words)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(f"DG100 {words[0].partition('=')[0]} goes after the command\n")
 
 
 def test_quiet_tells_of_rows_to_mend(demo: Project, loopback: Loopback) -> None:
@@ -396,6 +417,33 @@ def test_a_project_whose_name_is_no_text(demo: Project, tmp_path: Path) -> None:
     [family, *_] = read_openmetrics(path.read_text())
     assert family.samples[0].labels["recipe"].endswith('/n\\udcff"\\\n/recipe.toml')
     assert json.loads((place / ".distillgen" / "last_run.json").read_bytes())["exit_status"] == 0
+
+
+def test_every_kind_of_event_keeps_to_the_schema(
+    demo: Project, provider: BatchServer, loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = demo.folder / "log"
+    options = ("--log-file", str(log), "--log-format", "json")
+    url = ("--set", f"teachers.main.base_url={provider.url}", "--set", 'teachers.main.mode="batch"')
+    assert unattended("build", str(demo.folder), *url, *options).returncode == 3
+    for _ in range(2):
+        assert unattended("build", str(demo.folder), *options).returncode == 0
+    with Lock(demo.folder / ".distillgen" / "lock"):
+        assert unattended("build", str(demo.folder), "--skip-if-locked", *options).returncode == 0
+        assert unattended("build", str(demo.folder), "--wait-at-most", "1s", *options).returncode == 11
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.05)
+
+    async def run() -> None:
+        async with progress.Progress(Tally(), None).shown():
+            while '"progress"' not in log.read_text():
+                await asyncio.sleep(0.01)
+
+    with heard("build", Listeners(quiet=True, log_file=log, log_format="json")):
+        asyncio.run(run())
+        say("\x1b]0;owned\x07 \u202e \u2028 \ud800\nnext", style="yellow")
+    told = events(log.read_text())
+    assert {each["event"] for each in told} == set(schema_of("event")["properties"]["event"]["enum"])
+    assert told[-1]["text"] == "\\x1b]0;owned\\x07 \\u202e \\u2028 \\ud800\nnext" and log.read_text().isascii()
 
 
 def test_options_of_locks_that_make_no_sense(demo: Project) -> None:

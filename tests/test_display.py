@@ -665,6 +665,15 @@ def test_money_has_as_many_digits_as_matter(usd: float, told: str) -> None:
     assert dollars(usd) == told
 
 
+def test_rows_that_wait_for_a_batch_have_not_failed() -> None:
+    tally = Tally(seeds=3)
+    for number, cause in enumerate(("in_batch", "in_batch", "timeout")):
+        tally.step("1.generate", [Failure(row(number), "1.generate", cause, "words", False)])
+    said = line(Watch(tally, 3).read(), tally.steps, Signs())
+    assert " · failed 1 · waiting 2 · " in said and "1.generate left out 1: timeout 1" in said, said
+    assert "waiting" not in line(Watch(Tally(seeds=3), 3).read(), {}, Signs())
+
+
 def test_a_cost_that_is_not_known_is_said_once() -> None:
     said = line(figures(usd=0.0, unpriced_calls=7, calls=7, usd_in_all=None), {}, Signs())
     assert " · cost unknown · " in said

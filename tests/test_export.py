@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from published import killed_at, noted, of_students
 
 from distillgen.cli import export as command
 from distillgen.dataset.versions import Version, find_version
-from distillgen.errors import Damaged, UsageError
+from distillgen.errors import Damaged, Locked, UsageError
 from distillgen.export.chat_template import ChatTemplate, read_template
 from distillgen.export.formats import FORMATS, Format, Unfit
 from distillgen.export.options import Options
@@ -816,6 +817,18 @@ def test_a_label_loses_no_system_message_that_differs(projects: dict[str, Projec
     version = copied(projects["plain"], tmp_path / "more", change)
     with pytest.raises(UsageError, match="its system message is not that of the first row"):
         to_bytes(version, "labels")
+
+
+def test_a_version_that_is_rewritten_meanwhile_is_no_damage(projects: dict[str, Project], tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    shutil.copytree(projects["plain"].folder, project.folder, symlinks=True)
+    version = find_version("demo", project.folder / "datasets")
+    last = [row["id"] for rows in batches(version, "validation") for row in rows][-1]
+    done = project.run("forget", last, "--yes")
+    assert done.returncode == 0, done.stderr
+    assert list(batches(version, "train"))
+    with pytest.raises(Locked, match="demo@1 was rewritten while it was read"):
+        list(batches(version, "validation"))
 
 
 def test_long_rows_are_held_few_at_a_time(projects: dict[str, Project], tmp_path: Path) -> None:

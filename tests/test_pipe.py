@@ -261,6 +261,15 @@ def test_what_is_left_out_goes_where_it_is_asked_for(generate: Any, project: Pro
     assert failed["left_out"]["cause"] == "refused_400" and failed["question"] == "What is number 2?"
 
 
+def test_both_kinds_of_what_is_left_out_may_go_to_one_file(generate: Any, project: Project, loopback: Loopback) -> None:
+    refused = Say(400, b'{"error": "too long"}')
+    loopback.behave = lambda body: reply("I'm sorry, but I can't help.") if number_of(body) % 2 else refused
+    done = generate(questions(9), "--rejected", "out.jsonl", "--failed", "out.jsonl")
+    assert done.returncode == 0 and done.stdout == ""
+    found = lines((project.folder / "out.jsonl").read_text())
+    assert sorted(row["question"] for row in found) == [f"What is number {n}?" for n in range(9)]
+
+
 def test_rows_are_utf_8_whatever_the_terminal_speaks(generate: Any, loopback: Loopback) -> None:
     broken = b'{"choices":[{"index":0,"finish_reason":"stop","message":{"content":"lone \\ud800, one two three"}}]}'
     loopback.script([reply("Grüße, 你好"), Say(body=broken)])

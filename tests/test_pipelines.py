@@ -1,11 +1,17 @@
 """Whole pipes, generate | filter | deduplicate | export: order, early lines, closed ends, bad rows, only data."""
 
+import asyncio
+import contextlib
 import json
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +19,8 @@ import pytest
 from conftest import REPOSITORY, Project, clean_environment
 from loopback import Loopback
 from test_structure import COMMANDS
+
+from distillgen.cli import lines
 
 ME = f"{sys.executable} -m distillgen"
 ROW = {"question": "Why does ice float?", "answer": "Because it is less dense than the water around it."}
@@ -147,6 +155,161 @@ def test_a_reader_that_took_all_is_no_broken_pipe(pipes: Project, name: str) -> 
     pipes.write("row.jsonl", jsonl([ROW]))
     done = shell(pipes.folder, f"set -o pipefail; distillgen {' '.join(PIPES[name])} < row.jsonl | head -1")
     assert done.returncode == 0 and ROW["answer"] in done.stdout
+
+
+@pytest.mark.parametrize("name", ["filter", "deduplicate", "export"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("stuck", ["output", "rejected"])
+def test_a_signal_is_heard_while_nobody_takes_what_leaves(
+    pipes: Project, name: str, number: signal.Signals, stuck: str
+) -> None:
+    rows = numbered(2_000)
+    if stuck == "rejected":
+        rows = [{"question": "q", "answer": "same" if name == "deduplicate" else ""}] * 2_000
+    pipes.write("rows.jsonl", jsonl([{**row, "question": "why " * 100} for row in rows]))
+    here, there = os.pipe()
+    aside = ["--rejected", f"/dev/fd/{there}"] if stuck == "rejected" else []
+    with (pipes.folder / "rows.jsonl").open() as given:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "distillgen", *PIPES[name], *aside], cwd=pipes.folder, env=clean_environment(),
+            stdin=given, stdout=subprocess.DEVNULL if aside else there, stderr=subprocess.PIPE, pass_fds=[there],
+        )  # fmt: skip
+    os.close(there)
+    try:
+        select.select([here], [], [], 30)
+        time.sleep(1)
+        assert process.poll() is None
+        process.send_signal(number)
+        assert process.wait(10) in (128 + number, -number)
+    finally:
+        process.kill()
+        said = process.communicate()[1]
+        os.close(here)
+    assert b"Traceback" not in said and b"DG000" not in said
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[lines.Outlet, int, int]]:
+    """An outlet into a pipe; the numbers of both ends of it."""
+    here, there = os.pipe()
+    monkeypatch.setattr(lines, "_output_number", lambda: there)
+    yield lines.Outlet(each=False), here, there
+    for number in (here, there):
+        with contextlib.suppress(OSError):
+            os.close(number)
+
+
+def test_a_stop_while_a_reader_is_slow_tears_no_line(narrow: tuple[lines.Outlet, int, int]) -> None:
+    out, here, there = narrow
+    line, came = b"x" * 70_000, bytearray()
+
+    async def work() -> None:
+        for _ in range(2):
+            await out.write(line)
+
+    async def main() -> None:
+        task = asyncio.create_task(lines.pour(work(), out))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        reader.start()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    def read_on() -> None:
+        while got := os.read(here, 10_000):
+            came.extend(got)
+
+    reader = threading.Thread(target=read_on)
+    asyncio.run(main())
+    os.close(there)
+    reader.join()
+    assert bytes(came) == line + b"\n", "the line that was under way is whole"
+
+
+def test_lines_that_nobody_takes_leave_whole_or_not_at_all(narrow: tuple[lines.Outlet, int, int]) -> None:
+    out, here, there = narrow
+
+    async def work() -> None:
+        for _ in range(300):
+            await out.write(b"x" * 1_000)
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await lines.pour(work(), out)
+
+    asyncio.run(main())
+    os.close(there)
+    came = b""
+    while got := os.read(here, 65_536):
+        came += got
+    assert {len(each) for each in came.split(b"\n")} == {1_000, 0} and came.endswith(b"\n")
+
+
+def fill(number: int) -> None:
+    os.set_blocking(number, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(number, b"." * 4_096)
+    os.set_blocking(number, True)
+
+
+def test_a_drain_is_cut_short_by_no_second_error(narrow: tuple[lines.Outlet, int, int]) -> None:
+    """The attendant meets the closed end first, whoever writes a moment later: paid answers come in meanwhile."""
+    out, here, there = narrow
+    drained = []
+
+    async def work() -> None:
+        try:
+            await out.write(b"at once")
+            fill(there)
+            await out.write(b"by the attendant")
+            await asyncio.sleep(0.2)
+            asyncio.get_running_loop().call_later(0.1, os.close, here)
+            await out.write(b"x" * lines.BLOCK)
+            await asyncio.sleep(5)
+        finally:
+            await asyncio.sleep(0.3)
+            drained.append(True)
+
+    with pytest.raises(BrokenPipeError):
+        asyncio.run(lines.pour(work(), out))
+    assert drained
+
+
+def test_a_drain_is_cut_short_by_no_signal(narrow: tuple[lines.Outlet, int, int]) -> None:
+    """Ctrl-C reaches every command of a pipe, also one whose reader has just gone."""
+    out, here, _ = narrow
+    drained = []
+
+    async def work() -> None:
+        try:
+            os.close(here)
+            await out.write(b"nobody reads")
+        finally:
+            await asyncio.sleep(0.4)
+            drained.append(True)
+
+    async def main() -> None:
+        task = asyncio.create_task(lines.pour(work(), out))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(main())
+    assert drained
+
+
+@pytest.mark.parametrize("name", ["filter", "deduplicate", "export"])
+def test_what_is_left_out_destroys_no_rows(pipes: Project, name: str) -> None:
+    pipes.write("rows.jsonl", jsonl([ROW]))
+    command = f"distillgen {' '.join(PIPES[name])}"
+    done = shell(pipes.folder, f"{command} --rejected ./rows.jsonl < rows.jsonl")
+    assert done.returncode == 2 and "DG100 standard input is this file in rows.jsonl" in done.stderr and not done.stdout
+    assert read((pipes.folder / "rows.jsonl").read_text()) == [ROW]
+    done = shell(pipes.folder, f"{command} --rejected out.jsonl < rows.jsonl > out.jsonl")
+    assert done.returncode == 2 and "DG100 standard output is this file in out.jsonl" in done.stderr
 
 
 ENDS = {

@@ -166,6 +166,11 @@ def test_two_versions_side_by_side(odd: Project) -> None:
         row["messages"] == new[row["id"]]["messages"] and row["before"] == old[row["id"]]["messages"] for row in changed
     )
     assert "student.prompt" in page.text and "Q: {{ question }}" in page.text
+    drawn = [each["aria-label"] or "" for tag, each in page.tags if tag == "svg" and each.get("class") == "columns"]
+    ranges = [re.findall(r"[\d,]+(?: to [\d,]+)?(?=: )", each) for each in drawn]
+    assert len(drawn) == 2 and set(ranges[0]) & set(ranges[1])  # the same columns, where both have answers
+    labels = re.findall(r'<text x="[\d.]+" y="150"[^>]*>([^<]+)</text>', page.source)
+    assert labels[: len(labels) // 2] == labels[len(labels) // 2 :]
 
 
 def test_pairs_labels_and_scores_are_shown(demo: Project, loopback: Loopback) -> None:
@@ -216,6 +221,7 @@ def test_a_report_goes_where_it_is_sent(odd: Project) -> None:
     assert done.returncode == 0 and link.is_symlink() and old.read_bytes() == piped
     assert reported(odd, "demo", name="new/folder/r.html").source.encode() == piped
     default = odd.run("report", "demo")
+    assert re.search(r"\([1-9]\d* kB\); open it in a browser", default.stderr), default.stderr
     assert default.returncode == 0 and (odd.folder / "demo-v1.html").read_bytes() == piped
     assert "wrote demo-v1.html" in default.stderr
 

@@ -12,10 +12,13 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
+import typer
 from conftest import Project
 from loopback import Loopback, Say, answer, error, reply
 from till import ONE, called, late, number_of, priced
 
+from distillgen.cli.guard import as_ours
+from distillgen.last_run import last_run, on_record
 from distillgen.schemas import schema_of
 from distillgen.teacher.answers import FORMAT, AnswerStore
 from distillgen.teacher.providers import presets
@@ -104,6 +107,39 @@ def test_what_is_damaged_hides_nothing_else(demo: Project) -> None:
     assert done.returncode == 8 and said["stored_answers"] == 20 and said["last_run"] is None
     assert [each["code"] for each in said["damaged"]] == ["DG602"] and said["datasets"] == {}
     assert demo.run("status").returncode == 8 and demo.run("status", "--project", "nowhere").returncode == 10
+
+
+def test_a_newer_store_is_told_by_its_own_code(demo: Project) -> None:
+    newer(demo.folder / ".distillgen" / "answers.sqlite")
+    done = called(demo, "status", "--json")
+    assert done.exit_code == 8 and done.stderr.startswith("DG603 the answer store has format ")
+    assert [each["code"] for each in json.loads(done.stdout)["damaged"]] == ["DG603"]
+
+
+def test_datasets_that_cannot_be_looked_at_are_not_taken_for_none(demo: Project) -> None:
+    demo.write("datasets", "no folder")
+    done = called(demo, "status", "--json")
+    said = json.loads(done.stdout)
+    assert done.exit_code == 8 and said["damaged"][0]["where"].endswith("datasets") and said["stored_answers"] == 0
+    assert "Not a directory" in done.stderr and "none published yet" not in called(demo, "status").stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (PermissionError(13, "no", "/f"), (2, "DG100")), (MemoryError(), (12, "DG704")), (ValueError(), (1, "DG000")),
+        (OSError(28, "full"), (12, "DG703")), (KeyboardInterrupt(), (130, None)), (BrokenPipeError(), (141, None)),
+        (typer.Exit(3), (3, None)), (SystemExit(1), (1, None)),
+    ],
+    ids=lambda each: type(each).__name__,
+)  # fmt: skip
+def test_the_record_has_the_exit_status_that_the_command_ends_with(
+    tmp_path: Path, error: BaseException, end: tuple[int, str | None]
+) -> None:
+    with pytest.raises(type(error)), on_record(tmp_path / "recipe.toml", tmp_path, None, as_ours):
+        raise error
+    run = last_run(tmp_path)
+    assert run is not None and (run.exit_status, run.error) == end
 
 
 @pytest.mark.parametrize(
@@ -244,7 +280,7 @@ def test_a_teacher_that_answers(project: Project, loopback: Loopback) -> None:
     assert (said.returncode, said.stderr, loopback.seen) == (0, "", 1)
     assert said.stdout.startswith("answers   in 0.") and "'ready' (stop)" in said.stdout
     assert f"model     scripted-2026 (asked for scripted) at {loopback.url}\n" in said.stdout
-    assert "tokens    7 in, 11 out\n" in said.stdout and f"cost      ${ONE:.6f}, from recipe\n" in said.stdout
+    assert "tokens    7 in, 11 out\n" in said.stdout and f"cost      ${ONE:.4f}, from recipe\n" in said.stdout
     assert "limit     requests" in said.stdout and "499 left" in said.stdout
     found = json.loads(project.run("teachers", "check", "main", "--json").stdout)
     assert found["usd"] == float(ONE) and found["tokens"]["completion"] == 11 and found["model"] == "scripted-2026"

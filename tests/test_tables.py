@@ -33,7 +33,7 @@ from distillgen.dataset.versions import find_version
 from distillgen.report.console import stdout
 from distillgen.report.figures import figures_shown
 from distillgen.report.signs import Signs
-from distillgen.report.tables import Bar, Folded, Paper, table
+from distillgen.report.tables import Bar, Folded, Paper, conversation, table
 
 HOSTILE = "\x1b[31mred\x1b[0m\u202e\n[bold]\ttext"
 STEPS = [
@@ -135,6 +135,27 @@ def test_a_table_in_a_pipe_is_as_wide_as_what_it_holds() -> None:
         "quickstart@12 (pinned)  1,234  ██████████  0123456789ab  +8 rows, recipe, seeds, prompts and more of it",
         "quickstart@2              617  █████       ba9876543210",
     ]
+
+
+SAID = "A long answer that goes on and on, " * 5 + "and then code:\nif x:\n    return  {'a':  1}\n" + "x" * 100
+
+
+def test_what_is_said_goes_on_between_words_on_a_terminal_alone() -> None:
+    row = {"id": "r1", "messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": SAID}]}
+    text = printed(40, *conversation(row))
+    lines = text.splitlines()
+    assert all(cell_len(each) <= 40 for each in lines), lines
+    words = [word for each in lines for word in each.split()]
+    assert not {word for word in words if not set(word) <= {"x"}} - {
+        *SAID.split(),
+        "\u2500\u2500",
+        "r1",
+        "user:",
+        "assistant:",
+        "Why?",
+    }
+    assert "    return  {'a':  1}" in lines
+    assert f"assistant: {SAID}\n" in piped(*conversation(row))
 
 
 def test_a_table_fits_the_terminal() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from distillgen.cli import running
-from distillgen.cli.guard import guarded, project_recipe, run_until_stopped, stoppable
+from distillgen.cli.guard import as_ours, guarded, project_recipe, run_until_stopped, stoppable
 from distillgen.cli.locks import SkipIfLocked, Wait, WaitAtMost, patiently
 from distillgen.cli.options import Budget, Limit, Recipe, Set, SkipBad, State, UnknownPrice, on_budget
 from distillgen.cli.outcome import Told, conclude, noted
@@ -92,7 +92,7 @@ def build(
 
     def attempt() -> None:
         tally = Tally()
-        with on_record(path, state_folder(path.parent, state), metrics) as run, noted(run):
+        with on_record(path, state_folder(path.parent, state), metrics, as_ours) as run, noted(run):
             told.follow(tally)
             with stoppable("nothing was sent"):
                 prepared = prepare(

@@ -215,9 +215,9 @@ class _Source(NamedTuple):
 
 def _export_pipe(source: _Source, form: "Format", folder: Path | None, options: "Options") -> None:
     """Write the rows of standard input, as they come."""
+    from distillgen.export.from_pipe import Piped, pipe_to, pipe_to_folder
     from distillgen.export.piped import Columns
     from distillgen.export.reading import Arriving
-    from distillgen.export.write import Piped, pipe_to, pipe_to_folder
     from distillgen.report.console import number, say
 
     stdin, left_out = standard_input("export"), 0

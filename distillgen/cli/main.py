@@ -107,7 +107,18 @@ def main() -> None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: PTH123
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    if _is_misplaced(sys.argv[1:2]):
+        print(
+            f"DG100 {sys.argv[1].partition('=')[0]} goes after the command\n      distillgen build --quiet",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     program_of(sys.argv[1:])(prog_name="distillgen")
+
+
+def _is_misplaced(first: Sequence[str]) -> bool:
+    """Whether the first word is one of the options that every command has, and the program itself has not."""
+    return any(word.partition("=")[0] in ("-q", "--quiet", "--color", "--log-file", "--log-format") for word in first)
 
 
 def __getattr__(name: str) -> typer.Typer:

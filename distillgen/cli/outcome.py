@@ -130,7 +130,7 @@ def conclude(prepared: "Prepared", options: "Options", result: "Result") -> None
             out.print(line)
     counts = result.version.manifest.splits if result.version is not None else result.tally.splits
     splits = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-    rows = f"{console.number(sum(counts.values()), 'row')} ({splits})"
+    rows = console.number(sum(counts.values()), "row") + (f" ({splits})" if splits else "")
     if result.version is not None:
         label = f"{result.version.label}{ENDS[result.ends]}"
         console.say(

@@ -47,7 +47,10 @@ def status(
         for line in _lines(found):
             print(safe(line))
     if found.damages:
-        raise Damaged("damaged", problems=[problem for error in found.damages for problem in error.problems])
+        ended = Damaged("damaged", problems=[problem for error in found.damages for problem in error.problems])
+        if len(codes := {error.code for error in found.damages}) == 1:
+            [ended.code] = codes  # of a newer format, say: `explain` is to tell of that
+        raise ended
 
 
 def _lines(found: "Status") -> Iterator[str]:

@@ -5,11 +5,9 @@ from typing import Any, NamedTuple
 
 from distillgen.export.formats import Unfit
 from distillgen.export.reading import Row
-from distillgen.foreign import ANSWERED, ASKED, REASONED
+from distillgen.foreign import ANSWERED, ASKED, CHATS, REASONED, SPEAKERS
 
 MOST_NAMED = 8  # columns of a row that an error names
-_CHATS = (("messages", "role", "content"), ("conversations", "from", "value"))
-_ROLES = {"gpt": "assistant", "model": "assistant", "bot": "assistant", "human": "user"}
 _MARKED = "the key {key!r}, which a training row has no place for"
 
 
@@ -60,7 +58,7 @@ def _conversation(row: Mapping[str, Any], columns: Columns, are_labels: bool) ->
 
 def _chat(row: Mapping[str, Any]) -> tuple[list[Any] | None, str]:
     """Return the turns of a chat, and the reasoning of its last one; None for a row that is no chat."""
-    for name, role, content in _CHATS:
+    for name, role, content in CHATS:
         if row.get(name) is not None:
             return _turns(row[name], name, "", role, content)
     return None, ""
@@ -132,7 +130,7 @@ def _turns(
             if key not in REASONED or not isinstance(more, str) or place < len(value):
                 raise NoTrainingRow(f"{where} has {_MARKED.format(key=key[:40])}")
             trace = more
-        made.append({"role": _ROLES.get(who, who), "content": said})
+        made.append({"role": SPEAKERS.get(who, who), "content": said})
     return made, trace
 
 

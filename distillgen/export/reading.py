@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 
+from distillgen.dataset.manifest import read_manifest
 from distillgen.dataset.versions import Version
-from distillgen.errors import Damaged, Problem, SeedsInvalid, UsageError
+from distillgen.errors import Damaged, DistillgenError, Locked, Problem, SeedsInvalid, UsageError
 from distillgen.seeds import read_json_lines
 
 Row: TypeAlias = dict[str, Any]
@@ -37,8 +38,27 @@ def batches(version: Version, split: str) -> Iterator[list[Row]]:
     """Yield the rows of a split in order, at most AT_ONCE together.
 
     Raises Damaged with file and line where a line is not a row with the columns of the version's first one, and with
-    the file where its bytes are not those that were published, or there are more or fewer rows than the manifest says.
+    the file where its bytes are not those that were published, or there are more or fewer rows than the manifest says;
+    Locked where that is because the version was rewritten meanwhile.
     """
+    try:
+        yield from _batches(version, split)
+    except Damaged:
+        if _is_another(version):
+            what, fix = f"{version.label} was rewritten while it was read", "run the same command again"
+            raise Locked(what, where=str(version.folder), fix=fix) from None
+        raise
+
+
+def _is_another(version: Version) -> bool:
+    """Say whether another version has come to stand in this one's place, as `forget` does it."""
+    try:
+        return read_manifest(version.folder) != version.manifest
+    except DistillgenError:
+        return not version.folder.exists()
+
+
+def _batches(version: Version, split: str) -> Iterator[list[Row]]:
     count, columns, files = 0, frozenset(first_row(version)), version.data_files(split)
     for path in files:
         entry = version.manifest.files.get(f"data/{path.name}")

@@ -1,9 +1,8 @@
-"""Writes a version, or the rows of a pipe, in a format, streamed: to an open stream, or to a folder of which either all
-is new or nothing."""
+"""Writes a version in a format, streamed: to an open stream, or to a folder of which either all is new or nothing."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -12,23 +11,16 @@ from distillgen.dataset.versions import Version
 from distillgen.errors import Damaged, DistillgenError, NameInvalid, UsageError
 from distillgen.export.formats import Format, Made, Unfit, system_of
 from distillgen.export.options import Options
-from distillgen.export.piped import Columns, NoTrainingRow, training_row
 from distillgen.export.place import files_for, may_stand_in
-from distillgen.export.reading import PIPE, Arriving, Line, Row, batches, first_row, is_pair
+from distillgen.export.reading import batches, first_row, is_pair
 from distillgen.export.sinks import SINKS, Sink, require_pyarrow
 from distillgen.files import safe_name
 
 LONGEST_ID = 80  # characters of an id that an error shows
 TOLD = 3  # rows that do not fit which an error names
-TRAIN = "train"  # the split of a pipe's row that names none
-MOST_SPLITS = 100  # of a pipe: each is an open file
-COLUMNS_FIX = (
-    "--prompt-column and --answer-column name columns; --rejected FILE takes such rows out of the way and goes on"
-)
-KEYS = ("reasoning_content", "thinking")  # placements of reasoning that give every row a key
 
 
-class _Misfits:
+class Misfits:
     """Rows that a format cannot carry: how many there are, and what is wrong with the first of them."""
 
     def __init__(self, label: str, form: Format, *, where: str, fix: str) -> None:
@@ -53,9 +45,9 @@ class _Misfits:
         )
 
 
-def _of_version(version: Version, form: Format) -> _Misfits:
+def _of_version(version: Version, form: Format) -> Misfits:
     fix = "another format may carry such rows; [dataset] `exclude` leaves single rows out of the next version"
-    return _Misfits(version.label, form, where=str(version.folder), fix=fix)
+    return Misfits(version.label, form, where=str(version.folder), fix=fix)
 
 
 def export_to(out: IO[bytes], version: Version, form: Format, options: Options, *, split: str | None) -> int:
@@ -96,26 +88,31 @@ def export_folder(
         if misfits.count:
             raise misfits.error()
         for name, text in (beside or {}).items():
-            with _written(files.add(name)) as file:
+            with written(files.add(name)) as file:
                 file.write(text.encode())
         return files.put_in_place()
 
 
 def _write_file(path: Path, suffix: str, made: Iterator[list[Made]]) -> None:
-    with _written(path) as file:
-        sink = SINKS[suffix](file)
-        try:
-            for rows in made:
-                sink.write(rows)
-        except BaseException:
-            with suppress(Exception):  # else pyarrow does it when nobody can hear, and complains of a closed file
-                sink.close()
-            raise
-        sink.close()
+    with written(path) as file, closed(SINKS[suffix](file)) as sink:
+        for rows in made:
+            sink.write(rows)
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[IO[bytes]]:
+def closed(sink: Sink) -> Iterator[Sink]:
+    """End a sink: well, or when something went wrong without a word."""
+    try:
+        yield sink
+    except BaseException:
+        with suppress(Exception):  # else pyarrow does it when nobody can hear, and complains of a closed file
+            sink.close()
+        raise
+    sink.close()
+
+
+@contextmanager
+def written(path: Path) -> Iterator[IO[bytes]]:
     """Open a file; at the end it is on the disk itself."""
     with path.open("wb") as file:
         yield file
@@ -135,13 +132,13 @@ def fitting(version: Version, form: Format, options: Options) -> Options:
         student = version.manifest.recipe.get("student", {})
         is_one_turn = student.get("prompt") is not None and student.get("system") is None
         options = replace(options, as_text=is_one_turn and options.reasoning in ("think", "drop"))
-    _require(form, options)
+    require(form, options)
     if form.name == "labels":
         options = replace(options, system=system_of(first["messages"]))
-    if "reasoning" in first and options.reasoning not in (places := _places(form, options)):
+    if "reasoning" in first and options.reasoning not in (allowed := places(form, options)):
         raise UsageError(
             f"{version.label} cannot be written as {form.name} with its reasoning as {options.reasoning!r}: {form.why}",
-            where=str(version.folder), fix=f"--reasoning {' or '.join(places)}",
+            where=str(version.folder), fix=f"--reasoning {' or '.join(allowed)}",
         )  # fmt: skip
     return options
 
@@ -158,7 +155,7 @@ def require_names(version: Version) -> None:
             ) from None  # fmt: skip
 
 
-def _places(form: Format, options: Options) -> tuple[str, ...]:
+def places(form: Format, options: Options) -> tuple[str, ...]:
     """Return where the format takes a reasoning trace, given the other options."""
     if form.name == "prompt-completion" and options.as_text:
         return ("think", "drop")
@@ -167,7 +164,7 @@ def _places(form: Format, options: Options) -> tuple[str, ...]:
     return form.reasoning
 
 
-def _require(form: Format, options: Options) -> None:
+def require(form: Format, options: Options) -> None:
     """Raise UsageError where a format needs something that is not there."""
     if form.suffix == ".parquet":
         require_pyarrow()
@@ -179,7 +176,7 @@ def _require(form: Format, options: Options) -> None:
 
 
 def _made(
-    version: Version, split: str, form: Format, options: Options, misfits: _Misfits, *, until_misfit: bool = False
+    version: Version, split: str, form: Format, options: Options, misfits: Misfits, *, until_misfit: bool = False
 ) -> Iterator[list[Made]]:
     """Yield the format's rows of a split, many at a time, each checked by its rule; of a row all that it makes or none.
 
@@ -207,150 +204,3 @@ def _made(
             yield held
         if until_misfit and misfits.count:
             return
-
-
-class Piped:
-    """The rows of a pipe on their way into a format.
-
-    `aside` takes a row that does not fit, with the reason; without it such a row is an error. What the version of a
-    dataset decides, its first row decides here: conversations or pairs, texts or messages, the system's message.
-    """
-
-    def __init__(
-        self, rows: Arriving, form: Format, options: Options, columns: Columns, *, split: str | None = None,
-        aside: Callable[[Line, str], None] | None = None,
-    ) -> None:  # fmt: skip
-        _require(form, options)
-        self.form = form
-        self._rows, self._options, self._columns = rows, options, columns
-        self._split, self._aside = split, aside
-        self._are_pairs: bool | None = None
-        fix = "another format may carry such rows; --rejected FILE takes them out of the way and goes on"
-        self.misfits = _Misfits(PIPE, form, where="", fix=fix)
-
-    def __iter__(self) -> Iterator[list[tuple[str, list[Made]]]]:
-        """Yield what is made of rows that came together, each with its split; up to a row that does not fit."""
-        for lines in self._rows:
-            held = []
-            for line in lines:
-                try:
-                    split = _split_of(line.row)
-                    if self._split in (None, split):
-                        held.append((split, self._made(line)))
-                except Unfit as unfit:
-                    if self._aside is not None:
-                        self._aside(line, str(unfit))
-                        continue
-                    if isinstance(unfit, NoTrainingRow):
-                        self.misfits.fix = COLUMNS_FIX
-                    self.misfits.add(f"at line {line.number}", str(unfit))
-                    break
-            yield held
-
-    def _made(self, line: Line) -> list[Made]:
-        row = training_row(line.row, f"line {line.number}", self._columns, are_labels=self.form.name == "labels")
-        are_pairs = is_pair(row)
-        if self.form.takes == ("conversation" if are_pairs else "pair"):
-            what = "one preference pair; --format preference" if are_pairs else "one conversation, and no pair"
-            raise Unfit(f"it is {what}")
-        if self._are_pairs not in (None, are_pairs):
-            raise Unfit(f"it is {'a pair' if are_pairs else 'a conversation'}, and the rows before it are not")
-        options = self._options if self._are_pairs is not None else _decided(self.form, self._options, row)
-        places = _places(self.form, options)
-        if "reasoning" in row and options.reasoning not in places:
-            raise Unfit(
-                f"it has reasoning, which cannot go where {options.reasoning!r} says: "
-                f"{self.form.why or 'there is no such key'}; --reasoning {' or '.join(places)}"
-            )
-        if options.reasoning in KEYS and options.reasoning in places:
-            row.setdefault("reasoning", "")
-        rendered = self.form.render(row, options)
-        made = [rendered] if isinstance(rendered, dict) else list(rendered)
-        if (why := next(filter(None, map(self.form.wrong, made)), None)) is not None:
-            raise Unfit(why)
-        self._options, self._are_pairs = options, are_pairs
-        return made
-
-
-def _decided(form: Format, options: Options, row: Row) -> Options:
-    """Return the options with what the first row decides."""
-    if options.as_text is None:
-        is_one_turn = not is_pair(row) and [turn["role"] for turn in row["messages"]] == ["user", "assistant"]
-        options = replace(options, as_text=is_one_turn and options.reasoning in ("think", "drop"))
-    return replace(options, system=system_of(row["messages"])) if form.name == "labels" else options
-
-
-def _split_of(row: Mapping[str, object]) -> str:
-    """Return the split that a row names. Raises Unfit for one that can be no file's name."""
-    name = row.get("split")
-    if name is None:
-        return TRAIN
-    try:
-        return safe_name(name, "split") if isinstance(name, str) else _no_split(name)
-    except NameInvalid:
-        return _no_split(name)
-
-
-def _no_split(name: object) -> str:
-    raise Unfit(f"its `split` is {str(name)[:40]!r}, which can be no file's name")
-
-
-def pipe_to(out: IO[bytes], rows: Piped, *, each: bool) -> int:
-    """Write the rows of a pipe to an open stream as they come, with `each` one by one; return how many.
-
-    At a row that does not fit, those before it have gone out.
-    """
-    sink, count = SINKS[rows.form.suffix](out), 0
-    try:
-        for made in rows:
-            together = (
-                [[row] for _, some in made for row in some] if each else [[row for _, some in made for row in some]]
-            )
-            for some in together:
-                sink.write(some)
-                out.flush()
-                count += len(some)
-            if rows.misfits.count:
-                raise rows.misfits.error(f" ({count:,} rows before it were written)")
-    except DistillgenError:
-        sink.close()
-        raise
-    sink.close()
-    out.flush()
-    return count
-
-
-def pipe_to_folder(folder: Path, rows: Piped) -> list[Path]:
-    """Write the rows of a pipe into a folder, a file per split; return them, put in place when all are whole.
-
-    Raises UsageError at a row that does not fit, or when no row came; Locked, and what a disk may do.
-    """
-    may_stand_in(folder, None)
-    with files_for(folder) as files:
-        with ExitStack() as open_files:
-            sinks: dict[str, Sink] = {}
-            for made in rows:
-                for split, some in made:
-                    if split not in sinks:
-                        if len(sinks) == MOST_SPLITS:
-                            raise UsageError(f"over {MOST_SPLITS} splits in the rows' column `split`", where=PIPE)
-                        file = open_files.enter_context(_written(files.add(f"{split}{rows.form.suffix}")))
-                        sinks[split] = open_files.enter_context(_closed(SINKS[rows.form.suffix](file)))
-                    sinks[split].write(some)
-                if rows.misfits.count:
-                    raise rows.misfits.error()
-            if not sinks:
-                raise UsageError("no rows came, so nothing is written", where=PIPE)
-        return files.put_in_place()
-
-
-@contextmanager
-def _closed(sink: Sink) -> Iterator[Sink]:
-    """End a sink: well, or when something went wrong without a word."""
-    try:
-        yield sink
-    except BaseException:
-        with suppress(Exception):  # as in _write_file
-            sink.close()
-        raise
-    sink.close()

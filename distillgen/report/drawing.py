@@ -58,7 +58,9 @@ def funnel(stages: Sequence[Stage]) -> Markup:
 def _beside(place: int, stage: Stage, scale: float) -> Markup:
     top = place * LINE + 4
     end = 196 + sum(_parts_of(stage)) * scale
-    return Markup('<text class="name" x="0" y="{mid}">{name}</text>{bars}<text x="{end:.1f}" y="{mid}">{said}</text>').format(
+    return Markup(
+        '<text class="name" x="0" y="{mid}">{name}</text>{bars}<text x="{end:.1f}" y="{mid}">{said}</text>'
+    ).format(
         mid=top + 14, name=_cut(stage.name, 27), bars=_bars(190, top, 18, stage, scale), end=end, said=_said(stage),
     )  # fmt: skip
 
@@ -66,7 +68,8 @@ def _beside(place: int, stage: Stage, scale: float) -> Markup:
 def _above(place: int, stage: Stage, scale: float) -> Markup:
     top = place * TWO_LINES + 4
     return Markup(
-        '<text class="name" x="0" y="{mid}">{name}</text><text x="{end}" y="{mid}" text-anchor="end">{said}</text>{bars}'
+        '<text class="name" x="0" y="{mid}">{name}</text>'
+        '<text x="{end}" y="{mid}" text-anchor="end">{said}</text>{bars}'
     ).format(
         mid=top + 12, name=_cut(stage.name, 27), end=NARROW, said=_said(stage),
         bars=_bars(0, top + 17, 14, stage, scale),

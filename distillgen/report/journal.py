@@ -19,7 +19,7 @@ from distillgen.errors import DistillgenError
 from distillgen.report.console import LOG, NOTE, Color, Manner, console, note, say, speaking
 
 SCHEMA = "event/1"  # distillgen/schemas/event.schema.json
-MOST_LINES = 10  # of what a quiet command says when it fails
+MOST_LINES, MOST_CHARACTERS = 10, 1000  # of what a quiet command says when it fails; characters of each line
 
 LogFormat = Literal["text", "json"]
 
@@ -118,9 +118,13 @@ class _Held(logging.Handler):
             if room := max(MOST_LINES - lines, 0):
                 if len(text) > room:
                     text = [*text[: room - 1], f"... and {len(text) - room + 1:,} more lines without --quiet"]
-                record.msg, record.args = "\n".join(text), ()
+                record.msg, record.args = "\n".join(map(_cut, text)), ()
                 self._person.handle(record)
             lines += len(text)
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= MOST_CHARACTERS else f"{line[: MOST_CHARACTERS - 3]}..."
 
 
 class _Events(logging.StreamHandler[Any]):

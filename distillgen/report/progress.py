@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
+from distillgen.errors import WAITING
 from distillgen.report.console import clock, counts, note, safe, say, stderr
 from distillgen.report.screen import Screen, can_draw, is_same_terminal, leaves_when_stopped, size_of
 from distillgen.report.signs import Signs, dollars, price
@@ -147,7 +148,8 @@ def parts_of(figures: Figures, signs: Signs) -> Iterator[tuple[str, list[str]]]:
     wanted = f" of {figures.wanted:,} wanted" if figures.wanted is not None else ""
     yield BOLD, [
         f"rows {figures.rows:,}{wanted}", f"seeds {figures.seeds:,}{total}",
-        f"rejected {figures.rejected:,}", f"failed {figures.failed:,}",
+        f"rejected {figures.rejected:,}", f"failed {figures.failed - figures.waiting:,}",
+        *([f"waiting {figures.waiting:,}"] if figures.waiting else []),
     ]  # fmt: skip
     calls = [f"calls {figures.calls:,}", f"{figures.in_flight:,} in flight"]
     if len(figures.speeds) == 1:
@@ -204,7 +206,7 @@ def reasons(steps: Mapping[str, StepCount], width: int, signs: Signs) -> list[st
     """Return a line for each step that left rows out: why and how many, as many reasons as fit."""
     lines = []
     for name, step in steps.items():
-        if left_out := step.rejected + step.failed:
+        if left_out := Counter({why: n for why, n in (step.rejected + step.failed).items() if why not in WAITING}):
             lines.append(reason_line(cut(safe(name), MOST_NAME, signs), left_out, width, signs))
     if len(lines) > MOST_STEPS:
         lines[MOST_STEPS - 1 :] = [f"  and {len(lines) - MOST_STEPS + 1} more steps that left rows out"]

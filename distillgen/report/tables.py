@@ -105,17 +105,33 @@ def conversation(row: Mapping[str, Any]) -> Iterable[RenderableType]:
     yield Heading(row["id"], style="dim")
     for turn in row.get("messages") or row["prompt"]:
         if turn["role"] == "assistant" and row.get("reasoning"):
-            yield Text.assemble(("reasoning: ", "dim"), (safe(row["reasoning"]), "dim"))
+            yield Speech(Text.assemble(("reasoning: ", "dim"), (safe(row["reasoning"]), "dim")))
         yield _turn(turn["role"], turn["content"])
     for ending in ("chosen", "rejected"):
         for turn in row.get(ending, ()):
             yield _turn(turn["role"], turn["content"], f" ({ending})")
 
 
-def _turn(role: str, content: str, ending: str = "") -> Text:
+@dataclass(frozen=True)
+class Speech:
+    """What somebody said. On a terminal its lines go on between words; elsewhere they are what they are."""
+
+    text: Text
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the lines; blanks within them stay, for it may be code."""
+        width = room(console)
+        for line in (self.text,) if width is None else self.text.wrap(console, width, overflow="fold"):
+            line.no_wrap, line.overflow = True, "ignore"
+            if width is not None:
+                line.rstrip()
+            yield line
+
+
+def _turn(role: str, content: str, ending: str = "") -> Speech:
     styles = {"user": "cyan", "assistant": "green", "system": "magenta"}
     style = "red" if ending == " (rejected)" else styles.get(role, "")
-    return Text.assemble((f"{safe(role)}{ending}: ", f"bold {style}"), safe(content))
+    return Speech(Text.assemble((f"{safe(role)}{ending}: ", f"bold {style}"), safe(content)))
 
 
 # -- tables ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The report of one version: what its sections say, from its manifest and the numbers of its rows."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -225,7 +226,7 @@ def distribution(heading: str, lengths: Lengths) -> Part:
 
 def number_of_bins(lengths: Lengths) -> int:
     """Return into how many columns numbers are best counted: the more, the more numbers there are."""
-    return min(max(2 * round(len(lengths) ** 0.5), FEWEST_BINS), MOST_BINS)
+    return min(max(2 * math.isqrt(len(lengths)), FEWEST_BINS), MOST_BINS)
 
 
 def drawn(heading: str, lengths: Lengths, bins: Sequence[tuple[int, int, int]]) -> Part:

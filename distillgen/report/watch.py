@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from distillgen.errors import WAITING
 from distillgen.tally import Tally
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 SPEED_SECONDS = 10.0  # of which calls and tokens per second are the mean
 OUTLOOK_SECONDS = 60.0  # of which the time left is reckoned
 LEAST_SECONDS, LEAST_SEEDS = 2.0, 5  # before there is something to reckon from
-WAITING = {"queued", "in_batch", "over_budget", "not_stored", "not_sent"}  # causes that are no errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,8 @@ class Figures:
     """What a run has come to, and where it is going, at one moment. None is what cannot be known yet.
 
     `seeds` have come to the end of the road, out of `total`; `wanted` are the rows at which the run ends. `share` is
-    the part of the run that is done. `usd_in_all` is what the whole run is likely to cost.
+    the part of the run that is done. Of the rows that `failed`, `waiting` are not lost but not asked yet, or asked in a
+    batch that is not in yet. `usd_in_all` is what the whole run is likely to cost.
     """
 
     rows: int
@@ -65,6 +66,7 @@ class Figures:
     speeds: list[Speed] = field(default_factory=list)
     errors: dict[str, int] = field(default_factory=dict)
     last_error: str = ""
+    waiting: int = 0
 
 
 class Recent:
@@ -129,6 +131,7 @@ class Watch:
             usd=tally.usd, unpriced_calls=tally.unpriced, usd_in_all=self._usd_in_all(counters, seeds_left),
             seconds=now - tally.started, seconds_left=left, share=share, speeds=speeds,
             errors=self._errors(pools), last_error=self._last_error,
+            waiting=sum(number for cause, number in tally.causes.items() if cause in WAITING),
         )  # fmt: skip
 
     def _look_back(self, calls: int, passed: float) -> None:

@@ -112,8 +112,15 @@ function lineOf({ row }) {
 function toggle(item, row) {
   const open = item.querySelector(".open");
   item.firstChild.setAttribute("aria-expanded", String(!open));
-  if (open) open.remove();
-  else item.append(whole(row, wanted(), known, alike));
+  if (open) { open.remove(); return; }
+  item.append(whole(row, wanted(), known, alike));
+  bringIn(item);
+}
+
+// Have as much of a part seen as fits, its first line in any case.
+function bringIn(part) {
+  part.scrollIntoView({ block: "nearest" });
+  part.firstChild.scrollIntoView({ block: "nearest" });
 }
 
 // Go where the address points: `#row=ID`, or `#rows=KIND&of=GROUP`.
@@ -165,8 +172,8 @@ function openProvenance() {
   const part = item.querySelector("details.provenance");
   if (part) {
     part.open = !part.open;
-    part.scrollIntoView({ block: "nearest" });
-    goTo(part.firstChild);
+    part.firstChild.focus({ preventScroll: true });
+    bringIn(part);
   }
 }
 
