@@ -323,8 +323,8 @@ def holder(path: Path) -> Holder | None:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         words = os.pread(handle, 400, 0).decode(errors="replace").split()
-        if len(words) != 3 or not (words[0].isdecimal() and words[2].isdecimal()):
-            return Holder()
+        if len(words) != 3 or not all(word.isdecimal() and len(word) < 12 for word in (words[0], words[2])):
+            return Holder()  # edited by hand
         return Holder(int(words[0]), words[1], int(words[2]))
     else:
         return None

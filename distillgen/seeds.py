@@ -24,6 +24,7 @@ from distillgen.settings import SeedSettings
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "txt"}
 DOCUMENTS = {".txt", ".md", ".markdown", ".rst"}
 SHOWN_BAD = 10
+DEEPEST = 200  # levels of a row: what writes JSON takes 254, with ours around it
 _BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
 _PAIRS = [left + right for left in _BASE32 for right in _BASE32]
 csv.field_size_limit(64 * 1024 * 1024)
@@ -228,10 +229,10 @@ def read_stream(name: str, stream: IO[bytes], form: str) -> Reading:
 
 def read_json_lines(name: str, stream: Iterable[bytes]) -> Reading:
     """Yield each object of a stream of JSON lines with its place, or what is wrong with the line."""
-    number = 0
+    number, line = 0, b""
 
     def numbered() -> Iterator[bytes]:
-        nonlocal number
+        nonlocal number, line
         try:
             for number, line in enumerate(stream, 1):  # noqa: B007  (the reader below tells no line numbers)
                 yield line
@@ -250,7 +251,21 @@ def read_json_lines(name: str, stream: Iterable[bytes]) -> Reading:
             yield place, Problem(f"not valid JSON: {reason}", place)
             continue
         place = f"{name}:{number}"
-        yield place, row if isinstance(row, dict) else Problem(f"a JSON {type(row).__name__}, not an object", place)
+        if not isinstance(row, dict):
+            yield place, Problem(f"a JSON {type(row).__name__}, not an object", place)
+        elif line.count(b"[") + line.count(b"{") > DEEPEST and _depth(row) > DEEPEST:  # could not be written again
+            yield place, Problem(f"nested deeper than {DEEPEST} levels", place)
+        else:
+            yield place, row
+
+
+def _depth(value: Any) -> int:
+    """Return how many lists and objects stand inside one another."""
+    depth, level = 0, [value]
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        depth += 1
+        level = [part for each in level for part in (each.values() if isinstance(each, dict) else each)]
+    return depth
 
 
 def _read_csv(name: str, stream: IO[bytes]) -> Reading:

@@ -353,6 +353,7 @@ BAD = {
     "half-a-character": (b'{"question": "q", "answer": "\\ud800"}', "not valid JSON"),
     "no-utf-8": (b'{"question": "q", "answer": "\xff"}', "not valid JSON"),
     "nul": (b'{"question": "q", "answer": "\0"}', "not valid JSON"),
+    "nested": (b'{"question": "q", "answer": ' + b"[" * 300 + b"]" * 300 + b"}", "nested deeper"),
 }
 
 

@@ -64,6 +64,7 @@ class Told:
 def noted(run: "LastRun") -> Iterator[None]:
     """Note a run's figures in the log when a block ends, however it ends."""
     from distillgen.report.console import note
+    from distillgen.report.signs import dollars
 
     try:
         yield
@@ -73,9 +74,8 @@ def noted(run: "LastRun") -> Iterator[None]:
             "dataset", "version", "unchanged", "seeds", "rows", "rejected", "failed", "calls", "prompt_tokens",
             "completion_tokens", "usd", "unpriced_calls",
         })  # fmt: skip
-        words = (
-            f"{run.rows:,} rows, {run.rejected:,} rejected, {run.failed:,} failed, {run.calls:,} calls, ${run.usd:,.4f}"
-        )
+        left_out = f"{run.rejected:,} rejected, {run.failed:,} failed"
+        words = f"{run.rows:,} rows, {left_out}, {run.calls:,} calls, {dollars(run.usd)}"
         note(words, event="run", **figures)
 
 
@@ -169,6 +169,7 @@ def _next(prepared: "Prepared") -> str:
     project = "" if folder == here() else f" --project {_short(folder)}"
     return (
         f"next: distillgen show {name}{project}\n"
+        f"      distillgen report {name}{project}\n"
         f"      distillgen export {name}{project} --format messages -o DIR\n"
         f"      distillgen log{project}"
     )

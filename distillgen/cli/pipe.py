@@ -18,7 +18,7 @@ from distillgen.cli.lines import (
     say_what_was_left_out,
     standard_input,
 )
-from distillgen.cli.options import Budget, Set, SkipBad, State, UnknownPrice, on_budget
+from distillgen.cli.options import Set, SkipBad, State, UnknownPrice, on_budget
 from distillgen.cli.running import progress, say_notes, say_stopping
 
 if TYPE_CHECKING:
@@ -95,7 +95,12 @@ def generate(
         typer.Option("--failed", metavar="FILE", help="Write rows without an answer there.", show_default=False),
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Make no call: stored answers only.")] = False,
-    budget: Budget = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            "--budget", metavar="USD", help="Spend at most so many US dollars in this run.", show_default=False
+        ),
+    ] = None,
     allow_unknown_price: UnknownPrice = False,
     skip_bad_seeds: SkipBad = False,
     state: State = None,

@@ -139,7 +139,9 @@ def _price(usd: list[float | None] | None) -> str:
     """Return a price range in words."""
     if usd is None:
         return "unknown: a price is not known"
+    from distillgen.report.signs import dollars
+
     low, high = usd
     if low == high == 0:
         return "nothing"
-    return f"${low:,.4f} to ${high:,.4f}" if high is not None else f"${low:,.4f} or more (no max_tokens)"
+    return f"{dollars(low or 0)} {f'to {dollars(high)}' if high is not None else 'or more (no max_tokens)'}"

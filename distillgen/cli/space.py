@@ -141,9 +141,11 @@ def _say(found: "Collected", *, is_done: bool) -> None:
 
 def _answers(found: "Collected") -> str:
     """Return what is to be known of stored answers before they go: they were paid for."""
+    from distillgen.report.signs import dollars
+
     unused = found.answers
     assert unused is not None
-    cost = "at a price that is not known" if unused.usd is None else f"about ${unused.usd:,.4f}"
+    cost = "at a price that is not known" if unused.usd is None else f"about {dollars(unused.usd)}"
     return (
         f"stored answers: {unused.count:,} of {unused.stored:,} are needed by nothing here, {_size(unused.size)}; "
         f"{unused.prompt_tokens:,} tokens in and {unused.completion_tokens:,} out were paid for them, {cost}"

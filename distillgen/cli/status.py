@@ -91,14 +91,16 @@ def _when(then: float, now: float) -> str:
 
 
 def _spent(found: "Status") -> Iterator[str]:
+    from distillgen.report.signs import dollars
+
     if found.spent is None:
         yield "answers   cannot be read"
         return
     spent = found.spent
     unpriced = f", {spent.unpriced:,} of them at an unknown price" if spent.unpriced else ""
     yield f"answers   {found.stored_answers:,} stored"
-    yield f"spent     ${spent.nanousd / 1e9:,.4f} for {spent.calls:,} calls{unpriced}"
+    yield f"spent     {dollars(spent.nanousd / 1e9)} for {spent.calls:,} calls{unpriced}"
     if unknown := spent.unknown + len(found.unknown):
         nanousd = spent.unknown_nanousd + sum(each.nanousd or 0 for each in found.unknown)
-        worst = f", at most ${nanousd / 1e9:,.4f}" if nanousd else ""
+        worst = f", at most {dollars(nanousd / 1e9)}" if nanousd else ""
         yield f"unknown   {unknown:,} calls were sent without an answer and may have been billed{worst}"
