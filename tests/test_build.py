@@ -131,7 +131,7 @@ def test_rejected_and_failed_rows_are_kept_with_their_reason(demo: Project, loop
     for step in demo.manifest()["funnel"]:
         assert step["in"] + step["born"] == step["out"] + sum(step["rejected"].values()) + sum(step["failed"].values())
     shown = demo.run("show", "demo", "--rejected").stdout
-    assert "1.generate · not_refusal: answer declines" in shown
+    assert "1.generate, not_refusal: answer declines" in shown
 
 
 def test_rows_that_are_all_left_out_can_be_looked_at(demo: Project, loopback: Loopback) -> None:
