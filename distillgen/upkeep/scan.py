@@ -237,7 +237,8 @@ def _joined(parts: Sequence[Scan]) -> Scan:
     whole.splits = array("I", [0]) * whole.rows
     for each in parts:
         names = [whole.split_names.setdefault(name, len(whole.split_names)) for name in each.split_names]
-        splits = array("I", map(names.__getitem__, each.splits))
+        is_same = names == list(range(len(names)))
+        splits = each.splits if is_same else array("I", map(names.__getitem__, each.splits))
         ends = [start for _, start in each.pieces[1:]] + [len(each.ids)] * bool(each.pieces)
         for (row, start), end in zip(each.pieces, ends, strict=True):
             there, here = slice(row, row + end - start), slice(start, end)
@@ -325,6 +326,8 @@ def _scan_by_processes(tasks: Sequence[Task], workers: int) -> list[Scan]:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
+        import numpy  # noqa: F401 - what is found is compared with it: loaded while others work
+
         parts = [[future.result() for future in futures[at]] for at in range(len(tasks))]
         return [_joined(each) if len(each) > 1 else each[0] for each in parts]
     finally:
