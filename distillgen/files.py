@@ -305,12 +305,17 @@ class Holder:
     def __str__(self) -> str:
         if self.since is None:
             return "unknown process"
-        return f"process {self.process} on {self.host} since {utc(self.since, ' ')[:-1]} UTC"
+        return f"process {self.process} on {self.host} since {utc_for_people(self.since)}"
 
 
-def utc(seconds: float, between: str = "T") -> str:
+def utc(seconds: float) -> str:
     """Return a time as ISO 8601 to the second: `2026-01-31T02:00:00Z`."""
-    return time.strftime(f"%Y-%m-%d{between}%H:%M:%SZ", time.gmtime(seconds))
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def utc_for_people(seconds: float) -> str:
+    """Return a time as people read it: `2026-01-31 02:00:00 UTC`."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
 
 
 def holder(path: Path) -> Holder | None:

@@ -32,6 +32,17 @@ class Status:
     damages: list[DistillgenError] = field(default_factory=list)
     now: float = field(default_factory=time.time)
 
+    @property
+    def unknown_calls(self) -> int:
+        """How many requests were sent whose outcome nobody knows."""
+        return (self.spent.unknown if self.spent else 0) + len(self.unknown)
+
+    @property
+    def unknown_usd(self) -> float:
+        """The most that they can have cost, in dollars, as far as prices are known."""
+        known = self.spent.unknown_nanousd if self.spent else 0
+        return (known + sum(each.nanousd or 0 for each in self.unknown)) / 1e9
+
 
 def examine(project: Path, state: Path | None = None) -> Status:
     """Return the state of a project; what is damaged is told in it. Raises NotFound when there is no such folder."""
@@ -131,8 +142,8 @@ def _spent(status: Status) -> dict[str, Any] | None:
         "completion_tokens": spent.completion_tokens,
         "usd": spent.nanousd / 1e9,
         "unpriced_calls": spent.unpriced,
-        "unknown_calls": spent.unknown + len(status.unknown),
-        "unknown_usd": (spent.unknown_nanousd + sum(each.nanousd or 0 for each in status.unknown)) / 1e9,
+        "unknown_calls": status.unknown_calls,
+        "unknown_usd": status.unknown_usd,
     }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from distillgen.files import utc
 from distillgen.rows import Failure, Outcome, Rejection
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class Tally:
         seconds = time.monotonic() - self.started
         prompt, completion = self.tokens
         return {
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(finished)),
+            "finished": utc(finished),
             "seconds": round(seconds, 3),
             "calls": self.calls,
             "tokens": {"prompt": prompt, "completion": completion},

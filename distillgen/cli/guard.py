@@ -8,9 +8,9 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal, ParamSpec, TypeAlias, TypeVar
 
 import typer
 
@@ -20,37 +20,35 @@ from distillgen.errors import FULL, DiskFull, DistillgenError, Interrupted, Memo
 P = ParamSpec("P")
 T = TypeVar("T")
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
 PANEL = "Options of every command"
-SHARED = {
-    "quiet": Annotated[
+Given: TypeAlias = Mapping[str, tuple[Any, Any]]  # options: name -> kind and default
+SHARED: Given = {
+    "quiet": (Annotated[
         bool,
         typer.Option(
             "--quiet", "-q", rich_help_panel=PANEL,
             help="Say nothing when all goes well, and at most ten lines when it does not.",
         ),
-    ],
-    "color": Annotated[
+    ], False),
+    "color": (Annotated[
         Literal["auto", "always", "never"],
         typer.Option("--color", metavar="WHEN", rich_help_panel=PANEL, help="Use colour: auto, always or never."),
-    ],
-    "log_file": Annotated[
+    ], "auto"),
+    "log_file": (Annotated[
         Path | None,
         typer.Option(
             "--log-file", metavar="FILE", rich_help_panel=PANEL, show_default=False,
             help="Add what is said to a file, with the time of each line.",
         ),
-    ],
-    "log_format": Annotated[
+    ], None),
+    "log_format": (Annotated[
         Literal["text", "json"],
         typer.Option(
             "--log-format", metavar="FORMAT", rich_help_panel=PANEL,
             help="text, or json: one event a line, in the log file or else on standard error.",
         ),
-    ],
+    ], "text"),
 }  # fmt: skip
-UNLESS_SAID = {"quiet": False, "color": "auto", "log_file": None, "log_format": "text"}
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
@@ -79,13 +77,18 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         if status:
             raise typer.Exit(status)
 
+    return with_options(run, command, SHARED)
+
+
+def with_options(run: Callable[P, None], command: Callable[P, None], given: Given) -> Callable[P, None]:
+    """Have what stands for a command take further options beside the command's own; Typer reads its signature."""
     own = inspect.signature(command)
     options = [
-        inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=UNLESS_SAID[option], annotation=kind)
-        for option, kind in SHARED.items()
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, (kind, default) in given.items()
     ]
     run.__signature__ = own.replace(parameters=[*own.parameters.values(), *options])  # type: ignore[attr-defined]
-    run.__annotations__ = {**command.__annotations__, **SHARED}
+    run.__annotations__ = {**command.__annotations__, **{name: kind for name, (kind, _) in given.items()}}
     return run
 
 

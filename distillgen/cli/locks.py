@@ -1,7 +1,6 @@
 """What commands that take a project's lock share: they fail at once when another holds it, or wait, or skip."""
 
 import functools
-import inspect
 import math
 import re
 import time
@@ -11,7 +10,7 @@ from typing import Annotated, Any, ParamSpec
 
 import typer
 
-from distillgen.cli.guard import stoppable
+from distillgen.cli.guard import Given, stoppable, with_options
 from distillgen.errors import Locked, UsageError
 
 P = ParamSpec("P")
@@ -30,7 +29,7 @@ WaitAtMost = Annotated[
 SkipIfLocked = Annotated[
     bool, typer.Option("--skip-if-locked", help="While another command holds the lock do nothing: status 0.")
 ]  # fmt: skip
-OPTIONS: dict[str, tuple[Any, Any]] = {
+OPTIONS: Given = {
     "wait": (Wait, False), "wait_at_most": (WaitAtMost, None), "skip_if_locked": (SkipIfLocked, False),
 }  # fmt: skip
 
@@ -43,14 +42,7 @@ def patient(command: Callable[P, None]) -> Callable[P, None]:
         said: dict[str, Any] = {name: kwargs.pop(name) for name in OPTIONS}
         patiently(functools.partial(command, *args, **kwargs), **said)
 
-    own = inspect.signature(command)
-    options = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-        for name, (kind, default) in OPTIONS.items()
-    ]
-    run.__signature__ = own.replace(parameters=[*own.parameters.values(), *options])  # type: ignore[attr-defined]
-    run.__annotations__ = {**command.__annotations__, **{name: kind for name, (kind, _) in OPTIONS.items()}}
-    return run
+    return with_options(run, command, OPTIONS)
 
 
 def patiently(work: Callable[[], None], *, wait: bool, wait_at_most: str | None, skip_if_locked: bool) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from distillgen.cli import completion
 from distillgen.cli.guard import guarded
-from distillgen.cli.locks import patient
+from distillgen.cli.locks import UNITS, patient
 
 if TYPE_CHECKING:
     from distillgen.upkeep.collect import Collected
@@ -25,7 +25,6 @@ Named = Annotated[
 ]
 
 TOLD = 30  # removals that people see; programs see all
-_UNITS = {"h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
 
 
 @guarded
@@ -112,7 +111,7 @@ def _seconds(age: str) -> float:
     found = re.fullmatch(r"([0-9]{1,5})([hdw])", age)
     if found is None:
         raise UsageError(f"no age: {age[:40]!r}", where="--older-than", fix="write 12h, 30d or 2w")
-    return int(found[1]) * _UNITS[found[2]]
+    return int(found[1]) * UNITS[found[2]]
 
 
 def _say(found: "Collected", *, is_done: bool) -> None:

@@ -100,7 +100,6 @@ def _spent(found: "Status") -> Iterator[str]:
     unpriced = f", {spent.unpriced:,} of them at an unknown price" if spent.unpriced else ""
     yield f"answers   {found.stored_answers:,} stored"
     yield f"spent     {dollars(spent.nanousd / 1e9)} for {spent.calls:,} calls{unpriced}"
-    if unknown := spent.unknown + len(found.unknown):
-        nanousd = spent.unknown_nanousd + sum(each.nanousd or 0 for each in found.unknown)
-        worst = f", at most {dollars(nanousd / 1e9)}" if nanousd else ""
-        yield f"unknown   {unknown:,} calls were sent without an answer and may have been billed{worst}"
+    if found.unknown_calls:
+        worst = f", at most {dollars(found.unknown_usd)}" if found.unknown_usd else ""
+        yield f"unknown   {found.unknown_calls:,} calls were sent without an answer and may have been billed{worst}"

@@ -20,7 +20,7 @@ from distillgen.dataset.room import on_stop, when_full
 from distillgen.dataset.versions import Version, latest, locked_home
 from distillgen.errors import Damaged, Locked
 from distillgen.excluded import FORGOTTEN
-from distillgen.files import disk_errors, room_for_files, safe_name
+from distillgen.files import disk_errors, room_for_files, safe_name, utc
 from distillgen.mix.choosing import TRAIN, choose, turns
 from distillgen.mix.parts import HELD_OUT, STEP, Part, all_keys, prices_of, teacher_names, united
 from distillgen.mix.terms import MixedTerms, Said, weigh_parts
@@ -284,7 +284,7 @@ def _describe(
         files={},
         software={"distillgen": __version__, "python": platform.python_version()},
         run={
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "seconds": 0.0, "calls": 0,
+            "finished": utc(time.time()), "seconds": 0.0, "calls": 0,
             "tokens": {"prompt": 0, "completion": 0}, "usd": 0.0, "unpriced_calls": 0, "failed": {},
             "teachers": _asked(parts, behind),
         },

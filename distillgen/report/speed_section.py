@@ -1,9 +1,9 @@
 """What the report says of speed: the run's, and that of the replies behind a version where it is on record."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
+from distillgen.files import utc_for_people
 from distillgen.report.console import clock
 from distillgen.report.drawing import bar, columns
 from distillgen.report.page import Line, Part
@@ -47,7 +47,7 @@ def _stretches(stretches: Sequence[Stretch]) -> Part:
         heads=["from", "lasted", "replies", "a second"],
         rows=[
             Line([
-                _moment(each.first), duration(each.seconds), f"{each.replies:,}",
+                utc_for_people(each.first), duration(each.seconds), f"{each.replies:,}",
                 f"{each.replies / each.seconds:,.3g}" if each.seconds else "",
             ], bar(each.replies / most)) for each in shown
         ],
@@ -58,7 +58,7 @@ def _over_time(speed: Speed, stretch: Stretch) -> Iterator[Part]:
     moments = speed.over_time(stretch)
     width = max(stretch.seconds / len(moments), 1e-9)
     after = [f"+{duration(moment.began - stretch.first)}" for moment in moments]
-    began = f"from {_moment(stretch.first)}, each column {duration(width)}"
+    began = f"from {utc_for_people(stretch.first)}, each column {duration(width)}"
     yield Part(
         heading="Replies a second, over time", note=began,
         picture=columns(
@@ -93,7 +93,3 @@ def _latencies(found: Mapping[Where, Sequence[float]]) -> Iterator[Part]:
 
 def _marks(ordered: Sequence[float]) -> Iterable[str]:
     return (duration(quantile(ordered, share)) for share in (0.5, 0.95, 1.0))
-
-
-def _moment(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
