@@ -23,7 +23,10 @@ from distillgen.files import read_jsonl
 from distillgen.project import create, ready_recipes
 from distillgen.teacher.models import find_model, is_installed
 
-RECIPES = ("documents", "evolve", "preference", "quickstart", "rationale", "reasoning", "self-instruct")
+RECIPES = (
+    "documents", "evolve", "preference", "quickstart", "rationale", "reasoning", "self-instruct", "sentiment",
+    "sentiment-rationale",
+)  # fmt: skip
 SEEDS = Path(__file__).resolve().parent.parent / "recipes/seeds"
 GROW = ("--set", "steps.0.rows=40")  # of self-instruct: two or three rounds
 ROUND = 10  # its draws
@@ -521,6 +524,72 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.01)
 
 
+# -- sentiment -------------------------------------------------------------------------------------------------------
+
+
+def sentences(name: str) -> list[str]:
+    return [json.loads(line)["text"] for line in (SEEDS / name).read_text().splitlines()]
+
+
+def text_of(body: Body) -> str:
+    """Return the sentence that a teacher is asked to label."""
+    return next(turn["content"] for turn in body["messages"] if "Text: " in turn["content"]).partition("Text: ")[2]
+
+
+def labelled(body: Body) -> Say:
+    """Give a sentence of many letters one label and of few letters the other, with a reason where one is asked for."""
+    schema = body["response_format"]["json_schema"]["schema"]
+    assert schema["properties"]["label"]["enum"] == ["positive", "negative"]
+    label = "positive" if len(text_of(body)) > 90 else "negative"
+    reason = {"rationale": f"{words(text_of(body), 24)}."} if "rationale" in schema["properties"] else {}
+    return reply(json.dumps({**reason, "label": label}))
+
+
+@pytest.mark.parametrize("name", ["sentiment", "sentiment-rationale"])
+def test_all_sentences_are_labelled_and_the_student_is_shown_a_short_prompt(
+    tmp_path: Path, loopback: Loopback, name: str
+) -> None:
+    loopback.behave = labelled
+    project = ready(tmp_path / "p", name, loopback)
+    assert {path.name for path in (project.folder / "seeds").iterdir()} == {
+        "sentences.LICENSE", "sentences.jsonl", "sentences_gold.jsonl",
+    }, "what the student is measured on comes along"  # fmt: skip
+    project.build()
+    manifest = adds_up(project.version(name=name))
+    assert manifest["rows"] == loopback.seen == len(sentences("sentences.jsonl"))
+    train, validation = (manifest["splits"][split] for split in ("train", "validation"))
+    assert train > 300 and validation > 20
+    for row in project.sidecar("provenance", name=name):
+        assert row["columns"].keys() >= {"text", "label"} and not {"gold", "rating"} & row["columns"].keys()
+    for row in project.rows(name=name):
+        shown, said = (turn["content"] for turn in row["messages"])
+        text = shown.removeprefix("Sentiment: ")
+        label, _, reason = said.partition("\n\n")
+        assert shown == f"Sentiment: {text}" and label == ("positive" if len(text) > 90 else "negative")
+        assert reason == (f"{words(text, 24)}." if name == "sentiment-rationale" else "")
+
+
+def test_nobody_is_asked_about_a_gold_sentence_nor_twice_about_one(tmp_path: Path, loopback: Loopback) -> None:
+    loopback.behave = lambda body: reply('{"label": "mixed"}') if "muddled" in text_of(body) else labelled(body)
+    gold = max(sentences("sentences_gold.jsonl"), key=len)
+    planted = f"Well: {'  '.join(gold.upper().split())}"
+    seeds = sentences("sentences.jsonl")[:20]
+    again = f"{max(seeds, key=len)} Yes."
+    project = ready(tmp_path / "p", "sentiment", loopback)
+    project.seeds(
+        [{"text": text} for text in [*seeds, planted, again, "A muddled film of which nothing can be said."]],
+        "seeds/sentences.jsonl",
+    )
+    project.build()
+    assert adds_up(project.version(name="sentiment"))["rows"] == 20
+    assert reasons(project, "sentiment") == {
+        ("1.deduplicate", "near_duplicate"): 1, ("2.decontaminate", "contaminated"): 1,
+    }  # fmt: skip
+    assert loopback.seen == 20 + 2, "the label outside of the set is asked for once more"
+    assert not {planted, again} & {text_of(body).strip() for body in loopback.bodies}
+    assert [row["cause"] for row in project.sidecar("failed", name="sentiment")] == ["schema"]
+
+
 # -- with a real teacher ---------------------------------------------------------------------------------------------
 
 SHORT = "teachers.main.sampling.max_tokens=120"
@@ -534,6 +603,8 @@ SMALL = {
     "self-instruct": (
         "--set", "steps.0.draws=1", "--set", "steps.0.rounds=1", "--set", SHORT, "--set", "steps.0.steps.0.values.count=1",
     ),
+    "sentiment": ("--limit", "2"),
+    "sentiment-rationale": ("--limit", "2"),
 }  # fmt: skip
 
 

@@ -16,12 +16,13 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom of the road to its top; a module may import what stands before it, and its own folder.
 ROAD = [
     "__init__", "errors", "files", "schemas", "processes", "state", "rows", "toml_lines", "settings", "step_settings", "recipe", "structured", "prompts", "explanations", "seeds",
-    "foreign", "teacher", "shapes", "walk", "workers", "road", "steps", "excluded", "dataset", "earlier", "checking", "terms", "preparation", "tally", "last_run", "metrics", "sieve", "reach", "pipeline", "planning", "pipe", "status", "project", "export", "upkeep", "remote", "mix", "report", "doctor", "api", "cli", "__main__",
+    "foreign", "teacher", "shapes", "walk", "workers", "road", "steps", "excluded", "dataset", "earlier", "checking", "terms", "preparation", "tally", "last_run", "metrics", "sieve", "reach", "pipeline", "planning", "pipe", "status", "project", "export", "upkeep", "remote", "mix", "report", "doctor", "student", "api", "cli", "__main__",
 ]  # fmt: skip
 # Typer itself loads pydantic to read options.
 HEAVY = {
     "httpx", "aiohttp", "openai", "msgspec", "numpy", "scipy", "datasketch", "jinja2", "orjson", "zstandard",
     "jsonschema_rs", "regex", "py3langid", "math_verify", "wordllama", "genai_prices", "httpx2", "tenacity", "pyarrow", "xllamacpp", "datasets", "huggingface_hub", "fsspec", "s3fs", "botocore",
+    "torch", "transformers", "trl", "peft", "accelerate", "gguf", "safetensors",
 }  # fmt: skip
 
 
@@ -92,7 +93,7 @@ def test_help_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> Non
 COMMANDS = [
     [], ["init"], ["plan"], ["build"], ["status"], ["generate"], ["filter"], ["deduplicate"],
     ["decontaminate"], ["check"], ["repair"], ["gc"], ["forget"], ["pin"], ["unpin"], ["log"], ["show"], ["stats"], ["diff"], ["trace"], ["export"], ["mix"], ["push"], ["pull"], ["terms"], ["prompts"],
-    ["prompts", "show"], ["prompts", "render"], ["teachers"], ["teachers", "check"], ["teachers", "install"], ["doctor"], ["report"], ["explain"], ["schema"],
+    ["prompts", "show"], ["prompts", "render"], ["teachers"], ["teachers", "check"], ["teachers", "install"], ["student"], ["student", "train"], ["student", "evaluate"], ["doctor"], ["report"], ["explain"], ["schema"],
 ]  # fmt: skip
 
 
@@ -100,7 +101,7 @@ COMMANDS = [
 def test_every_command_has_help_with_examples_and_a_place_in_the_docs(command: list[str], project: Project) -> None:
     done = project.run(*command, "--help")
     assert done.returncode == 0 and done.stderr == ""
-    if command and command not in (["prompts"], ["teachers"]):
+    if command and command not in (["prompts"], ["teachers"], ["student"]):
         assert "Examples:" in done.stdout and "Exit status:" in done.stdout
     if command:
         docs = "".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "docs").glob("*.md"))
@@ -126,7 +127,7 @@ def test_the_readme_names_every_dependency() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = project["dependencies"] + [
         d
-        for extra in ("embedded", "parquet", "language", "math", "semantic", "hub", "remote", "s3")
+        for extra in ("embedded", "parquet", "language", "math", "semantic", "hub", "remote", "s3", "student")
         for d in project["optional-dependencies"][extra]
     ]
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")

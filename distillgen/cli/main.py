@@ -36,6 +36,7 @@ COMMANDS = {
     "Use datasets": {
         "export": "export.export",
         "mix": "mix.mix",
+        "student": "student.student",
         "push": "remote.push",
         "pull": "remote.pull",
     },

@@ -98,7 +98,7 @@ def mix(
     from distillgen.report.console import say
     from distillgen.schemas import document
 
-    said = _said(purpose, competing, accept or [])
+    said = said_of(purpose, competing, accept or [])
     _require_name(name)
     found = [(find_in_project(reference, project), ratio) for reference, ratio in map(_part, parts)]
     wanted = Wanted(rows, near, seed, said)
@@ -116,7 +116,7 @@ def mix(
         say(f"{mixed.version.label} has these very rows: nothing to publish")
 
 
-def _said(purpose: str | None, competing: str | None, accept: list[str]) -> "Said":
+def said_of(purpose: str | None, competing: str | None, accept: list[str]) -> "Said":
     """Return what the owner says of the terms. Raises UsageError for a word that is none of those there are."""
     from distillgen.errors import UsageError, nearest
     from distillgen.mix.terms import Said

@@ -24,6 +24,7 @@ EXTRAS = {
     "hub": ("huggingface_hub", "push and pull to hf://"),
     "remote": ("fsspec", "push and pull to other stores"),
     "s3": ("s3fs", "push and pull to s3://"),
+    "student": ("torch", "`student train` and `student evaluate`"),
 }
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*(?:\[[^]]*\])?\s*\(?([^;)]*)\)?\s*(?:;(.*))?")
 _EXTRA = re.compile(r"""extra\s*==\s*["']([^"']+)["']""")

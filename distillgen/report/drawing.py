@@ -1,9 +1,10 @@
-"""Pictures as SVG: bars, columns and the funnel. Text and numbers are in them, so that they read without colour.
+"""Pictures as SVG: bars, columns, the funnel, curves, dots. Text and numbers are in them: they read without colour.
 
 Plain SVG and no chart library: it is there without JavaScript, prints, is read aloud, needs no exception from the
 page's content policy, and weighs what it shows.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -132,6 +133,192 @@ def _labels(labels: Sequence[str], step: float) -> Iterator[Markup]:
         places = [(0, 0.0, "start"), (last // 2, (last // 2 + 0.5) * step, "middle"), (last, float(HALF), "end")]
     for place, x, anchor in places:
         yield Markup('<text x="{:.1f}" y="{}" text-anchor="{}">{}</text>').format(x, TALL + 30, anchor, labels[place])
+
+
+# -- curves ----------------------------------------------------------------------------------------------------------
+
+DASHES = ("", "7 3", "2 3")  # of the first, the second and the third curve: they are told apart without colour
+LOGARITHMIC = 20.0  # times the least value that the most is, from which on a curve stands on a logarithmic scale
+LEFT = 48  # room of the scale's numbers
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve through points (x, y), the x rising."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+
+
+def curves(
+    lines: Sequence[Curve], what: str, along: str, marked: tuple[float, str] | None = None,
+    said: Callable[[float], str] = "{:.3g}".format,
+) -> Markup:  # fmt: skip
+    """Return curves over one x, which is called `along`; `marked` is an x and what is said of it.
+
+    What is no finite number is left out. Where the most is LOGARITHMIC times the least, the scale is logarithmic.
+    """
+    lines = [Curve(line.name, [each for each in line.points if all(map(math.isfinite, each))]) for line in lines]
+    lines = [line for line in lines if line.points]
+    if not lines:
+        return Markup("")
+    scales = _Scales.of([point for line in lines for point in line.points])
+    parts = [*_frame(scales, along, said)]
+    if marked is not None and scales.least_x <= marked[0] <= scales.most_x:
+        parts.append(_mark(scales.x(marked[0]), marked[1]))
+    for place, line in enumerate(lines):
+        parts += _curve(line, place, scales, said)
+    told = "; ".join(_told(line, along, said) for line in lines) + (f"; {marked[1]}" if marked else "")
+    return _picture("columns", HALF, TALL + 58, f"{what}. {told}", parts)
+
+
+@dataclass(frozen=True)
+class _Scales:
+    """Where a point of a curve stands."""
+
+    least_x: float
+    most_x: float
+    least_y: float
+    most_y: float
+    is_logarithmic: bool
+
+    @classmethod
+    def of(cls, points: Sequence[tuple[float, float]]) -> "_Scales":
+        xs, ys = [x for x, _ in points], [y for _, y in points]
+        least, most = min(ys), max(ys)
+        is_logarithmic = least > 0 and most / least >= LOGARITHMIC
+        return cls(min(xs), max(xs), least if is_logarithmic else min(least, 0.0), most, is_logarithmic)
+
+    def x(self, value: float) -> float:
+        width = self.most_x - self.least_x
+        share = (value - self.least_x) / width if width else 0.5
+        return LEFT + share * (HALF - LEFT - 4)
+
+    def y(self, value: float) -> float:
+        if self.is_logarithmic:
+            low = math.log(self.least_y)
+            share = (math.log(value) - low) / (math.log(self.most_y) - low)
+        else:
+            high = self.most_y - self.least_y
+            share = (value - self.least_y) / high if high else 0.5
+        return 36 + (1 - share) * TALL
+
+    def marks(self) -> Sequence[float]:
+        """The values that are written beside the picture: the most, one in the middle, the least."""
+        middle = (
+            math.exp(math.log(self.least_y) / 2 + math.log(self.most_y) / 2)
+            if self.is_logarithmic
+            else self.least_y / 2 + self.most_y / 2
+        )
+        return (self.most_y, middle, self.least_y) if self.most_y > self.least_y else (self.most_y,)
+
+
+def _frame(scales: _Scales, along: str, said: Callable[[float], str]) -> Iterator[Markup]:
+    """Yield the scale's numbers, with a line across for each, and those along the bottom."""
+    for value in scales.marks():
+        yield Markup(
+            '<path class="axis" d="M{left} {y:.1f} H{width}"/>'
+            '<text class="most" x="{end}" y="{below:.1f}" text-anchor="end">{said}</text>'
+        ).format(left=LEFT, y=scales.y(value), width=HALF, end=LEFT - 6, below=scales.y(value) + 4, said=said(value))
+    for value, anchor in ((scales.least_x, "start"), (scales.most_x, "end")):
+        yield Markup('<text x="{:.1f}" y="{}" text-anchor="{}">{} {:,.0f}</text>').format(
+            scales.x(value), TALL + 54, anchor, along, value
+        )
+
+
+def _mark(x: float, told: str) -> Markup:
+    anchor = "start" if x < HALF / 2 else "end"
+    return Markup(
+        '<path d="M{x:.1f} 30 V{end}" stroke="currentColor" stroke-dasharray="1 3"/>'
+        '<text x="{beside:.1f}" y="{low}" text-anchor="{anchor}">{told}</text>'
+    ).format(x=x, end=TALL + 36, beside=x + (4 if anchor == "start" else -4), low=44, anchor=anchor, told=told)
+
+
+def _curve(line: Curve, place: int, scales: _Scales, said: Callable[[float], str]) -> Iterator[Markup]:
+    """Yield a curve, its points where they are few, and its name above with a piece of it."""
+    dashes, left = DASHES[place % len(DASHES)], LEFT + place * 150
+    path = " ".join(f"{scales.x(x):.1f},{scales.y(y):.1f}" for x, y in line.points)
+    stroke = Markup('fill="none" stroke="currentColor" stroke-width="1.5" stroke-dasharray="{}"').format(dashes)
+    yield Markup('<polyline points="{}" {}/>').format(path, stroke)
+    if len(line.points) <= HALF // 10:
+        for x, y in line.points:
+            yield Markup(
+                '<circle cx="{:.1f}" cy="{:.1f}" r="2.5" fill="currentColor"><title>{}</title></circle>'
+            ).format(scales.x(x), scales.y(y), f"{line.name}, {x:,.0f}: {said(y)}")
+    yield Markup('<path d="M{} 10 h28" {}/><text x="{}" y="14">{}</text>').format(
+        left, stroke, left + 34, _cut(line.name, 18)
+    )
+
+
+def _told(line: Curve, along: str, said: Callable[[float], str]) -> str:
+    least = min(line.points, key=lambda point: point[1])
+    (first, began), (last, ended) = line.points[0], line.points[-1]
+    return (
+        f"{line.name}: {said(began)} at {along} {first:,.0f}, {said(ended)} at {along} {last:,.0f}, "
+        f"least {said(least[1])} at {along} {least[0]:,.0f}"
+    )
+
+
+# -- dots with intervals ---------------------------------------------------------------------------------------------
+
+ONE_DOT = 42  # height of a dot with its name above
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A figure, its interval where there is one, and both as people read them."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    said: str
+
+
+def dots(rows: Sequence[Dot], what: str, marks: Sequence[tuple[float, str]]) -> Markup:
+    """Return dots with their intervals over one scale, which the marks (value, text) span from the first to the last.
+
+    What lies outside of it stands at its end.
+    """
+    if not rows:
+        return Markup("")
+    least, most = marks[0][0], marks[-1][0]
+
+    def place_of(value: float) -> float:
+        share = (value - least) / (most - least) if most > least else 0.5
+        return 6 + min(max(share, 0.0), 1.0) * (HALF - 12)
+
+    end = len(rows) * ONE_DOT + 6
+    parts = list(_scale(marks, place_of, end))
+    parts += [_dot(row, place * ONE_DOT, place_of) for place, row in enumerate(rows)]
+    told = "; ".join(f"{row.name}: {row.said}" for row in rows)
+    return _picture("columns", HALF, end + 20, f"{what}. {told}", parts)
+
+
+def _scale(marks: Sequence[tuple[float, str]], place_of: Callable[[float], float], end: float) -> Iterator[Markup]:
+    for number, (value, text) in enumerate(marks):
+        anchor = "start" if number == 0 else "end" if number == len(marks) - 1 else "middle"
+        x = place_of(value)
+        yield Markup(
+            '<path class="axis" d="M{x:.1f} 20 V{end}"/>'
+            '<text class="most" x="{at:.1f}" y="{below}" text-anchor="{anchor}">{text}</text>'
+        ).format(x=x, end=end, at=x + {"start": -6, "end": 6}.get(anchor, 0), below=end + 14, anchor=anchor, text=text)
+
+
+def _dot(row: Dot, top: float, place_of: Callable[[float], float]) -> Markup:
+    y = top + 30
+    interval = Markup("")
+    if row.low is not None and row.high is not None:
+        interval = Markup(
+            '<path d="M{low:.1f} {y} H{high:.1f} M{low:.1f} {above} V{below} M{high:.1f} {above} V{below}" '
+            'stroke="currentColor" stroke-width="1.5"/>'
+        ).format(low=place_of(row.low), high=place_of(row.high), y=y, above=y - 4, below=y + 4)
+    return Markup(
+        '<text x="0" y="{text}">{name}</text><text x="{width}" y="{text}" text-anchor="end">{said}</text>{interval}'
+        '<circle cx="{x:.1f}" cy="{y}" r="4.5" class="fill"/>'
+    ).format(
+        text=top + 16, name=_cut(row.name, 40), width=HALF, said=row.said, interval=interval, x=place_of(row.value), y=y
+    )  # fmt: skip
 
 
 def _picture(kind: str, width: float, height: float, told: str, parts: Sequence[Markup]) -> Markup:

@@ -131,14 +131,14 @@ def _own_weights(path: Path) -> Weights:
         raise EmbeddedMissing(f"cannot read the GGUF file {path}: {error.strerror}") from None
     if magic != b"GGUF":
         raise EmbeddedMissing(f"{path} is not a GGUF file")
-    sha256 = _known_sha256(path)
+    sha256 = known_sha256(path)
     for model in models().values():
         if model.sha256 == sha256:  # the same weights share their answers, wherever they lie
             return _weights(model, path)
     return Weights(path, f"gguf-{sha256[:12]}", path.stem, "as in the file", sha256, "unknown")
 
 
-def _known_sha256(path: Path) -> str:
+def known_sha256(path: Path) -> str:
     """Return the sha256 of a large file, remembered as long as its size and time of change stay the same."""
     state = path.stat()
     identity = f"{path.resolve()} {state.st_size} {state.st_mtime_ns} {state.st_ino}"

@@ -1,0 +1,350 @@
+"""Commands `student train` and `student evaluate`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+import typer
+
+from distillgen.cli import completion
+from distillgen.cli.export import Reasoning
+from distillgen.cli.guard import find_in_project, guarded
+from distillgen.cli.options import Budget, State
+
+if TYPE_CHECKING:
+    from distillgen.dataset.versions import Version
+    from distillgen.student.folder import Student
+    from distillgen.student.training import Order
+
+student = typer.Typer(no_args_is_help=True)
+Project = Annotated[Path, typer.Option("--project", metavar="DIR", help="The project's folder.")]
+
+
+@student.callback()
+def about_student() -> None:
+    """Train a student on a version, and measure what was won and lost.
+
+    The trainer is TRL on transformers. It needs the extra `student`: pip install 'distillgen[student]'
+
+    \b
+    Examples:
+      distillgen student train demo --base smollm2-135m --out model
+      distillgen student evaluate --student model --on gold.jsonl
+    """
+
+
+@student.command("train")
+@guarded
+def train(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="A dataset: name, name@3, name@latest, or a version's folder.",
+            autocompletion=completion.datasets,
+        ),
+    ],
+    base: Annotated[
+        str,
+        typer.Option(
+            "--base", metavar="MODEL", autocompletion=completion.models,
+            help="What is trained: a model's folder, a GGUF file, a name on the hub, or an embedded model.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="DIR", help="The folder of the trained student; it appears whole.")
+    ],
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            "--settings", metavar="FILE", show_default=False,
+            help="Training settings as TOML. Default: chosen by the model's size and the rows.",
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override one of the settings, e.g. epochs=3."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", min=0, max=2**31 - 1, metavar="N", help="Seed of order and initial values.",
+                     show_default=False),
+    ] = None,
+    long: Annotated[
+        Literal["error", "drop", "truncate"],
+        typer.Option("--long", metavar="WHAT", help="Rows longer than the model's context: error, drop or truncate."),
+    ] = "error",
+    reasoning: Annotated[
+        Reasoning,
+        typer.Option(
+            "--reasoning", metavar="WHERE",
+            help="Where the reasoning trace goes: think (in the answer), reasoning_content or thinking (a key beside "
+            "it), or drop.",
+        ),
+    ] = Reasoning.THINK,
+    gguf: Annotated[
+        Literal["q8_0", "f16", "none"],
+        typer.Option("--gguf", metavar="KIND", help="Write it for llama.cpp too: q8_0, f16, or none."),
+    ] = "q8_0",
+    purpose: Annotated[
+        str | None,
+        typer.Option(
+            "--purpose", metavar="PURPOSE", show_default=False,
+            autocompletion=completion.one_of(*completion.PURPOSES),
+            help="What the student is for, as in [terms]. Default: as the dataset has it.",
+        ),
+    ] = None,
+    competing: Annotated[
+        str | None,
+        typer.Option(
+            "--competing", metavar="WORD", show_default=False,
+            autocompletion=completion.one_of(*completion.COMPETING),
+            help="Whether the student competes: yes, no, unknown. Default: as the dataset has it.",
+        ),
+    ] = None,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option("--accept", metavar="ID", help="Terms that you take upon yourself, as in [terms] accept."),
+    ] = None,
+    project: Project = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="Print what came of it as JSON, for programs.")] = False,
+) -> None:  # fmt: skip
+    """Train a student on a version.
+
+    Loss falls on the answers alone. A version of pairs is trained on by DPO. The same command goes on after any stop;
+    the folder is a model that transformers, vLLM and llama.cpp open, with its card, its report and a manifest.
+
+    \b
+    Examples:
+      distillgen student train demo --base smollm2-135m --out model
+      distillgen student train demo@2 --base me/model --out model --set epochs=3
+      distillgen student train demo --base ./model --out new --long drop
+
+    \b
+    Exit status:
+      0 trained   2 cannot be trained so, or an extra is missing   8 damaged
+      9 terms not accepted   10 no such dataset or version
+      11 another training is at work there   12 disk or memory
+    """
+    from distillgen.cli.mix import said_of
+    from distillgen.student import require_student
+    from distillgen.student.permission import allowed, required_names
+
+    version = find_in_project(name, project)
+    terms = allowed(version, said_of(purpose, competing, accept or []))
+    require_student()
+    _warn_of_name(out, required_names(terms))
+    trained = _train(
+        version,
+        base,
+        _Given(settings, set_ or [], seed),
+        out=out,
+        long=long,
+        reasoning=reasoning.value,
+        gguf=gguf,
+        terms=terms,
+    )
+    if as_json:
+        from distillgen.schemas import document
+
+        print(document("student-train", summary(trained)))
+    else:
+        _say_trained(trained)
+
+
+class _Given(NamedTuple):
+    """What the command line says of the settings."""
+
+    path: Path | None
+    overrides: list[str]
+    seed: int | None
+
+
+def _train(version: "Version", base: str, given: _Given, **order: Any) -> "Student":
+    """Find the base, choose what is not said by its size and the rows, and train."""
+    from distillgen.export.reading import first_row, is_pair
+    from distillgen.student.base import find_base
+    from distillgen.student.progress import shown
+    from distillgen.student.settings import read_settings
+    from distillgen.student.training import Order, split_to_train, train
+
+    rows = version.manifest.splits[split_to_train(version)]
+    found = find_base(base)
+    settings = read_settings(
+        given.path, given.overrides, parameters=found.parameters, train_rows=rows,
+        are_pairs=is_pair(first_row(version)), seed=given.seed,
+    )  # fmt: skip
+    work = Order(version=version, base=found, settings=settings, **order)
+    _announce(work)
+    with shown() as show:
+        return train(work, show)
+
+
+def _warn_of_name(out: Path, prefixes: list[str]) -> None:
+    from distillgen.report.console import say
+
+    for prefix in prefixes:
+        if not out.name.casefold().startswith(prefix.casefold()):
+            say(
+                f"warning: by the teacher's terms the name of a model trained on this begins with {prefix!r} when you "
+                f"give it away; this folder is called {out.name!r}",
+                style="yellow",
+            )
+
+
+def _announce(order: "Order") -> None:
+    """Say what is trained on what, before the long wait."""
+    from distillgen.report.console import number, say
+
+    base, settings = order.base, order.settings
+    method = "all weights" if settings.method == "full" else f"LoRA of rank {settings.lora.r}"
+    say(
+        f"training {base.name} ({base.parameters / 1e6:,.0f} M parameters) on {order.version.label}: {method}, "
+        f"{number(settings.epochs, 'epoch')}, batches of {settings.batch}, learning rate {settings.learning_rate:g}"
+    )
+
+
+def summary(trained: "Student") -> dict[str, Any]:
+    """Return what came of a training, for programs."""
+    manifest = trained.manifest
+    told = ("train_rows", "validation_rows", "long_rows", "steps", "best_step", "stopped_early", "seconds")
+    return {
+        "folder": str(trained.folder), "name": manifest.name,
+        "dataset": {name: manifest.dataset.get(name) for name in ("name", "version", "digest")},
+        "base": {name: manifest.base.get(name) for name in ("name", "sha256", "parameters")},
+        **{name: manifest.training.get(name) for name in told},
+        "files": {name: entry.model_dump(exclude_none=True) for name, entry in manifest.files.items()},
+    }  # fmt: skip
+
+
+def _say_trained(trained: "Student") -> None:
+    from distillgen.report.console import clock, number, safe, say
+
+    told = trained.manifest.training
+    ended = "; stopped early" if told.get("stopped_early") else ""
+    say(
+        f"trained {safe(str(trained.folder))}: {number(told['train_rows'], 'row')}, {number(told['steps'], 'step')} in "
+        f"{clock(told['seconds'])}, kept that of step {told['best_step']:,}{ended}",
+        style="bold green",
+    )
+    say(f"next: distillgen student evaluate --student {safe(str(trained.folder))} --on FILE")
+
+
+@student.command("evaluate")
+@guarded
+def evaluate(
+    folder: Annotated[Path, typer.Option("--student", metavar="DIR", help="The trained student's folder.")],
+    on: Annotated[
+        str,
+        typer.Option(
+            "--on", metavar="FILE|SPLIT",
+            help="The questions: a file of seeds, with right answers in a column, or a split of the student's dataset.",
+        ),
+    ],
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base", metavar="MODEL", show_default=False, autocompletion=completion.models,
+            help="The untouched model. Default: the one that the student was trained from.",
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher", metavar="NAME", show_default=False,
+            help="A teacher of the recipe, an embedded model, or PROVIDER/MODEL. Default: the recipe's.",
+        ),
+    ] = None,
+    gold: Annotated[str, typer.Option("--gold", metavar="COLUMN", help="The column with the right answer.")] = "gold",
+    measure: Annotated[
+        Literal["auto", "label", "exact", "number", "math", "json"],
+        typer.Option(
+            "--measure", metavar="HOW", help="When an answer is right: auto, label, exact, number, math or json."
+        ),
+    ] = "auto",
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            "--judge", metavar="NAME", show_default=False,
+            help="Have a teacher say which answer is better, in both orders.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, metavar="N", help="So many of the questions, by chance. Default: all.",
+                     show_default=False),
+    ] = None,
+    time_: Annotated[
+        int, typer.Option("--time", min=0, metavar="N", help="Ask so many anew to measure speed; 0 measures none.")
+    ] = 60,
+    equal_prompts: Annotated[
+        bool, typer.Option("--equal-prompts", help="Ask student and base with the teacher's prompt as well.")
+    ] = False,
+    by: Annotated[
+        str | None,
+        typer.Option("--by", metavar="COLUMN", help="Tell the figures of each group apart.", show_default=False),
+    ] = None,
+    price_per_hour: Annotated[
+        float | None,
+        typer.Option(
+            "--price-per-hour", min=0.0, metavar="USD", show_default=False,
+            help="What an hour of this machine costs, for the price of answers.",
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option("--max-tokens", min=1, metavar="N", show_default=False,
+                     help="The longest answer of student and base. Default: as the answers need."),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option("--recipe", metavar="FILE", show_default=False,
+                     help="How teacher and student are asked. Default: as when the dataset was made."),
+    ] = None,
+    project: Project = Path(),
+    state: State = None,
+    budget: Budget = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")] = False,
+) -> None:  # fmt: skip
+    """Ask teacher, base and student the same questions.
+
+    It shows who is right how often, with intervals, and what answers cost in time and money. Every answer is on disk
+    before it is used: the same command goes on after any stop, and asks nothing twice. Questions that are in the
+    training data are left out. The figures are added to the student's folder, its card and its report.
+
+    \b
+    Examples:
+      distillgen student evaluate --student model --on gold.jsonl
+      distillgen student evaluate --student model --on gold.jsonl --equal-prompts --by group
+      distillgen student evaluate --student model --on test --judge main --json
+
+    \b
+    Exit status:
+      0 measured   2 no such file or column, or an extra is missing
+      3 answers are missing   5 budget spent   7 teacher unavailable
+      8 damaged   10 no such split   11 another one is at work   12 disk or memory
+    """
+    from distillgen.cli.guard import run_until_stopped
+    from distillgen.cli.running import say_stopping
+    from distillgen.report.console import safe, say, stdout
+    from distillgen.schemas import document
+    from distillgen.student.evaluation import Wanted
+    from distillgen.student.evaluation import evaluate as evaluate_student
+    from distillgen.student.folder import add_evaluation, read_student
+    from distillgen.student.page import student_page
+    from distillgen.student.progress import shown
+    from distillgen.student.tables import evaluation_shown
+
+    trained = read_student(folder)
+    wanted = Wanted(
+        student=trained, base=base, teacher=teacher, on=on, gold=gold, measure=measure, judge=judge, limit=limit,
+        timed=time_, equal_prompts=equal_prompts, by=by, price_per_hour=price_per_hour, max_tokens=max_tokens,
+        recipe=recipe, project=project, state=state, budget=budget,
+    )  # fmt: skip
+    with shown() as show:
+        found = run_until_stopped(evaluate_student(wanted, show), say_stopping)
+    add_evaluation(trained, found, student_page(trained.manifest.model_dump(mode="json"), found))
+    if as_json:
+        print(document("evaluation", found))
+        return
+    for each in evaluation_shown(found):
+        stdout().print(each)
+    say(f"written to {safe(str(folder))}: evaluation.json, report.html, README.md", style="bold green")

@@ -1,0 +1,35 @@
+"""Whether the terms of a version's teachers let a student be trained on it, and what they ask of the student."""
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+from distillgen.dataset.versions import Version
+from distillgen.errors import TermsNotAccepted
+from distillgen.mix.parts import Part
+from distillgen.mix.terms import Said, weigh_parts
+
+
+def allowed(version: Version, said: Said) -> dict[str, Any]:
+    """Return the terms as the student's manifest keeps them, judged for what the owner says now.
+
+    By default the purpose is the one that the version was made for. Raises TermsNotAccepted where they stop training
+    on it and nobody has accepted that, UsageError for an id that no entry has.
+    """
+    weighed = weigh_parts([Part(version, 1, 1.0)], said)
+    if stops := weighed.stops:
+        verdict, purpose = weighed.terms.verdict, weighed.terms.settings.purpose
+        reasons = "; ".join(each.reason for each in verdict.judgements if each.entry.id in stops)
+        raise TermsNotAccepted(
+            f"terms are {verdict.stance} for the purpose {purpose}: {reasons}",
+            where=version.label,
+            fix=f"`distillgen terms {stops[0]}` quotes them; state --purpose and --competing, train on another "
+            f"dataset, or take it upon yourself: {' '.join(f'--accept {each}' for each in stops)}",
+        )
+    return weighed.record(datetime.date.today().isoformat(), version.manifest.terms)
+
+
+def required_names(terms: Mapping[str, Any]) -> list[str]:
+    """Return with what the student's name has to begin, by the conditions on record."""
+    conditions = terms.get("conditions", ())
+    return [str(each["value"]) for each in conditions if each.get("kind") == "name-prefix" and each.get("value")]

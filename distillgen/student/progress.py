@@ -1,0 +1,79 @@
+"""What a training or an evaluation shows while it goes on: two live lines on a terminal, a plain line now and then
+elsewhere."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from distillgen.report.console import clock, note, say, stderr
+from distillgen.report.progress import BOLD, LINE_SECONDS, PLAIN, cut, paint_of
+from distillgen.report.screen import Screen, can_draw, size_of
+from distillgen.report.signs import Signs
+
+Event = Mapping[str, Any]
+OnEvent = Callable[[Event], None]
+BAR_CELLS = 40
+
+
+@contextlib.contextmanager
+def shown() -> Iterator[OnEvent]:
+    """Yield what takes the events of a training or an evaluation, and shows how far it is."""
+    console = stderr()
+    with contextlib.ExitStack() as ends:
+        screen = None
+        if not console.quiet and can_draw(sys.stderr):
+            screen = ends.enter_context(Screen(sys.stderr, paint=paint_of(console)))
+        yield _Shown(screen).take
+
+
+class _Shown:
+    """Counts what is done, and says it. `work` is what is going on, from its first event to that of the next."""
+
+    def __init__(self, screen: Screen | None) -> None:
+        self._screen = screen
+        self._said = time.monotonic()
+        self._began: dict[str, tuple[float, int]] = {}  # work -> when it began, and how much was done by then
+        self._facts: dict[str, str] = {}
+
+    def take(self, event: Event) -> None:
+        """Take in one event: `step` and `asked` say how far it is, `message` is told as it is."""
+        kind = str(event.get("event", ""))
+        if kind == "message":
+            say(str(event["text"]), style=str(event.get("style", "")))
+        elif kind == "validation":
+            self._facts["validation loss"] = f"{event['loss']:.4f}"
+            note(f"validation loss {event['loss']:.4f} at step {event['step']:,}", **_logged(event))
+        elif kind in ("step", "asked"):
+            self._go_on(kind, event)
+
+    def _go_on(self, kind: str, event: Event) -> None:
+        work = f"asking {event['who']}" if kind == "asked" else "training"
+        done, of = (int(event["step"]), int(event["of"])) if kind == "step" else (int(event["done"]), int(event["of"]))
+        if event.get("loss") is not None:
+            self._facts["loss"] = f"{event['loss']:.4f}"
+        began, before = self._began.setdefault(work, (time.monotonic(), done))
+        spent = time.monotonic() - began
+        left = spent / (done - before) * (of - done) if done > before else None
+        facts = [f"{name} {value}" for name, value in self._facts.items()] if kind == "step" else []
+        facts += [f"{clock(left)} left"] if left is not None and done < of else []
+        self._draw(work, done, of, facts)
+        if time.monotonic() - self._said >= LINE_SECONDS:
+            self._said = time.monotonic()
+            tell = say if self._screen is None else note
+            tell(", ".join([f"{work}: {done:,} of {of:,}", *facts]), **_logged(event))
+
+    def _draw(self, work: str, done: int, of: int, facts: list[str]) -> None:
+        if self._screen is None or (size := size_of(self._screen.stream)) is None:
+            return
+        signs = Signs.of(self._screen.stream)
+        width = max(size[0] - 1, 1)
+        full = round(BAR_CELLS * done / of) if of else 0
+        bar = f"{signs.done * full}{signs.open * (BAR_CELLS - full)} {done:,} of {of:,}"
+        lines = [(cut(f"{work} {bar}", width, signs), BOLD), (cut(signs.between.join(facts), width, signs), PLAIN)]
+        self._screen.draw(lines[: max(size[1] - 1, 1)])
+
+
+def _logged(event: Event) -> dict[str, Any]:
+    return {"event": "progress", **{name: value for name, value in event.items() if name != "event"}}

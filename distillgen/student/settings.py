@@ -1,0 +1,183 @@
+"""How a student is trained: a small TOML file, checked whole; what it leaves open goes by size of model and rows."""
+
+import math
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from distillgen.errors import Problem, RecipeInvalid, UsageError, nearest
+from distillgen.recipe import Source, spell
+from distillgen.settings import Settings
+
+MOST_BYTES = 1_000_000
+MOST_TOKENS = 2048  # of a row, where nothing is said and the model could read more
+SMALL = 1_000_000_000  # parameters under which all weights are trained
+FEWEST_STEPS = 60  # fewer teach little: measured with 21, 25 and 50 steps
+MOST_EPOCHS = 10  # that few rows are repeated to come to these steps
+
+
+class LoraSettings(Settings):
+    """The adapter, where `method` is "lora"; it is merged into the weights at the end."""
+
+    r: int = Field(default=16, ge=1, le=1024, description="rank: how many numbers a change of a matrix is made of")
+    alpha: float = Field(default=32.0, gt=0, description="scale of the change; it is divided by the rank")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="share of its inputs left out at random")
+    target: str | list[str] = Field(
+        default="all-linear", description='the layers that get one: "all-linear", or names of modules'
+    )
+
+
+class DpoSettings(Settings):
+    """Training on pairs."""
+
+    beta: float = Field(default=0.1, gt=0, description="how firmly the student is held to what the base would say")
+
+
+class TrainingSettings(Settings):
+    """Everything that changes how a student is trained."""
+
+    method: Literal["full", "lora"] = Field(
+        description="train all weights, or a small adapter that is merged at the end"
+    )
+    learning_rate: float = Field(gt=0, le=1, description="the highest; see `warmup` and `schedule`")
+    epochs: int = Field(ge=1, le=1000, description="how often each row is seen")
+    batch: int = Field(default=8, ge=1, le=4096, description="rows at once; memory grows with it")
+    accumulate: int = Field(default=1, ge=1, le=4096, description="batches to a step: large steps in little memory")
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        default="linear", description="how the learning rate falls after that"
+    )
+    weight_decay: float = Field(default=0.0, ge=0, le=1, description="how much weights are drawn to nought")
+    max_tokens: int = Field(
+        default=0, ge=0, description=f"of a row, answer included; 0: the model's context, at most {MOST_TOKENS:,}"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="of the arithmetic; auto: bfloat16 where the processor has it. Weights are float32"
+    )
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="of the order of rows and of initial values")
+    validations: int = Field(
+        ge=1, le=1000,
+        description="looks at the validation split in an epoch; each makes a checkpoint, also without such a split",
+    )  # fmt: skip
+    patience: int = Field(
+        default=3, ge=0, le=1000, description="looks at the validation split without gain before it stops; 0: never"
+    )
+    keep_checkpoints: int = Field(default=1, ge=1, le=100, description="newest ones kept, besides the best")
+    threads: int = Field(default=0, ge=0, le=4096, description="of the processor; 0: all that are allowed")
+    device: Literal["auto", "cpu"] = Field(default="auto", description="auto: a GPU where there is one")
+    lora: LoraSettings = Field(default=LoraSettings(), description="the adapter, where `method` is lora")
+    dpo: DpoSettings = Field(default=DpoSettings(), description="training on pairs")
+
+
+def read_settings(
+    path: Path | None, overrides: Sequence[str], *, parameters: int, train_rows: int, are_pairs: bool, seed: int | None
+) -> TrainingSettings:
+    """Return the settings in force: those of the file, over them `overrides` (KEY=VALUE, values as TOML) and `seed`.
+
+    What none of them says goes by the model's size in parameters and the number of rows. Raises UsageError for a file
+    that cannot be read or an override that is none, RecipeInvalid with every problem found, each with line and key.
+    """
+    text = _read_text(path) if path is not None else ""
+    try:
+        table = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UsageError(
+            f"not valid TOML: {error}", where=str(path), fix="see https://toml.io for the format"
+        ) from None
+    applied = dict(_override(table, assignment) for assignment in overrides)
+    if seed is not None:
+        table["seed"] = applied["seed"] = seed
+    try:
+        return TrainingSettings.model_validate(_completed(table, parameters, train_rows, are_pairs))
+    except ValidationError as error:
+        source = Source(path or Path("settings.toml"), text, applied, {"seed": "--seed"} if seed is not None else {})
+        raise RecipeInvalid(_problems(error, source)) from None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise UsageError(f"larger than {MOST_BYTES:,} bytes", where=str(path), fix="are these training settings?")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"not UTF-8 (byte {error.start})", where=str(path)) from None
+    except OSError as error:
+        raise UsageError(f"cannot read the settings: {error.strerror}", where=str(path)) from None
+
+
+def _override(table: dict[str, Any], assignment: str) -> tuple[str, Any]:
+    """Put one KEY=VALUE into the table; return the key as problems spell it, and the value."""
+    key, equals, text = assignment.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not equals or not all(parts):
+        raise UsageError(f"--set {assignment!r} is not KEY=VALUE", fix="for instance --set epochs=3, --set lora.r=8")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    except RecursionError:
+        raise UsageError(f"--set {key}: nested too deeply") from None
+    place: Any = table
+    for part in parts[:-1]:
+        place = place.setdefault(part, {}) if isinstance(place, dict) else None
+    if not isinstance(place, dict):
+        raise UsageError(f"--set {assignment!r}: {spell(parts[:-1])} is no table")
+    place[parts[-1]] = value
+    return spell(parts), value
+
+
+def _completed(table: dict[str, Any], parameters: int, rows: int, are_pairs: bool) -> dict[str, Any]:
+    """Return the table with what goes by size and rows added where it says nothing."""
+    method = table.get("method", "lora" if are_pairs or parameters >= SMALL else "full")
+    batch, accumulate = (_count(table.get(name), default) for name, default in (("batch", 8), ("accumulate", 1)))
+    epochs = _epochs(rows, math.ceil(max(rows, 1) / (batch * accumulate)))
+    chosen = {
+        "method": method,
+        "learning_rate": _learning_rate(method == "full", parameters, are_pairs),
+        "epochs": epochs,
+        "validations": 4 if _count(table.get("epochs"), epochs) == 1 else 2,
+    }
+    return {**chosen, **table}
+
+
+def _count(said: Any, default: int) -> int:
+    """Return a number as said, where it is one that counts; what is wrong with it is told by the check of the whole."""
+    return said if type(said) is int and said > 0 else default
+
+
+def _learning_rate(is_full: bool, parameters: int, are_pairs: bool) -> float:
+    """Measured for SFT under a billion parameters (135 M: 2e-5 to 1e-4 full, 5e-4 LoRA); the others are customary."""
+    if are_pairs:
+        return 5e-6 if is_full else 5e-5
+    if parameters < SMALL:
+        return 1e-4 if is_full else 5e-4
+    return 2e-5 if is_full else 2e-4
+
+
+def _epochs(rows: int, steps: int) -> int:
+    """Return how often rows are seen that make so many steps: the fewer, the oftener."""
+    usual = 3 if rows < 600 else 2 if rows < 5000 else 1
+    return max(usual, min(math.ceil(FEWEST_STEPS / steps), MOST_EPOCHS))
+
+
+def _problems(error: ValidationError, source: Source) -> Iterator[Problem]:
+    """Yield one problem a key, as the recipe's are told."""
+    told = set()
+    for entry in error.errors():
+        key = [part for part in entry["loc"] if isinstance(part, str) and part not in ("str", "list[str]")]
+        if (spelt := spell(key)) in told:
+            continue
+        told.add(spelt)
+        if entry["type"] == "extra_forbidden":
+            yield source.problem(f"unknown key {key[-1]!r}", key, nearest(key[-1], _known(key[:-1])))
+        else:
+            message = entry["msg"][0].lower() + entry["msg"][1:]
+            yield source.problem(f"{key[-1]!r} is {entry['input']!r}: {message}", key)
+
+
+def _known(around: Sequence[str]) -> list[str]:
+    tables: dict[str, type[BaseModel]] = {"lora": LoraSettings, "dpo": DpoSettings}
+    return list((tables[around[0]] if around else TrainingSettings).model_fields)
