@@ -20,6 +20,7 @@ from hub import READS, Hub, _handler
 from distillgen.errors import Damaged, DiskFull, DistillgenError, EmbeddedMissing, ExtraMissing, UsageError
 from distillgen.student import unpack
 from distillgen.student.base import find_base
+from distillgen.student.child import run_child
 from distillgen.student.gguf_file import read_gguf_head, write_gguf
 
 CONFIG = {
@@ -186,6 +187,12 @@ def spoil(model: Path, how: str) -> None:
             weights.write_bytes(safetensors({"a": [100]}, cut=10))
         case "no-safetensors":
             weights.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+        case "deep":
+            weights.write_bytes(struct.pack("<Q", 10**5) + b"[" * 10**5)
+        case "shape-of-text":
+            weights.write_bytes(safetensors({"a": [1]}).replace(b"[1]", b'"x"'))
+        case "config-deep":
+            (model / "config.json").write_text("[" * 10**5)
         case "empty":
             weights.write_bytes(b"")
 
@@ -205,6 +212,9 @@ def spoil(model: Path, how: str) -> None:
         ("no-tokenizer", UsageError, "no tokenizer"),
         ("cut-off", Damaged, "it was cut off"),
         ("no-safetensors", Damaged, "no whole safetensors file"),
+        ("deep", Damaged, "no whole safetensors file"),
+        ("shape-of-text", Damaged, "no whole safetensors file"),
+        ("config-deep", UsageError, "not a JSON object"),
         ("empty", Damaged, "no whole safetensors file"),
     ],
 )
@@ -227,8 +237,10 @@ def test_a_folder_that_is_no_base_is_told_why(model: Path, how: str, kind: type[
         ("a\0b", "has no name"),
         ("..", "no config.json"),
         ("a/b..c", "names no model of the hub"),
+        ("x" * 5000, "cannot look at the base model: File name too long"),
+        ("~no_such_user/x", "cannot look at the base model"),
     ],
-    ids=["slip", "relative", "absolute", "deep", "gguf", "empty", "nul", "parent", "dots"],
+    ids=["slip", "relative", "absolute", "deep", "gguf", "empty", "nul", "parent", "dots", "long", "nobody"],
 )
 def test_a_name_of_nothing_is_told_what_could_be_meant(name: str, told: str, model: Path) -> None:
     with pytest.raises(UsageError) as raised:
@@ -393,6 +405,21 @@ def test_a_disk_too_small_for_a_gguf_file_is_said_first(
     os.truncate(model / "model.safetensors", len(head) + 4 * cells)  # a sparse file
     with pytest.raises(DiskFull, match="--gguf none"):
         write_gguf(model, None, tmp_path / "out.gguf", "f16", tmp_path / "log")
+
+
+def test_a_child_that_dies_before_it_has_heard_anything_is_told_by_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dead(subprocess.Popen[bytes]):
+        """A real child, of which the parent hears only when it is dead."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+
+    monkeypatch.setattr(subprocess, "Popen", Dead)
+    with pytest.raises(UsageError, match=r"working ended without a word \(exit status 1\); .*No module named"):
+        run_child("distillgen.no_such_module", {}, tmp_path / "log", doing="working")
 
 
 # -- the hub ----------------------------------------------------------------------------------------------------------

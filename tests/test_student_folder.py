@@ -439,6 +439,11 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
     assert "model-index" not in front_of(card_of(student_manifest()))
 
 
+@pytest.mark.parametrize("name", ["me/base", "hf://me/base", "me/base@main", "hf://me/base@refs/pr/1"])
+def test_a_name_on_the_hub_is_stated_without_its_commit(name: str) -> None:
+    assert front_of(card_of(changed("base", name=name)))["base_model"] == "me/base"
+
+
 @pytest.mark.parametrize("name", ["smollm2-135m", "base", "a/b/c", "/home/me/base", "../base", "me/", "a b/c", "x/y\n"])
 def test_what_is_no_name_on_the_hub_is_not_stated_as_one(name: str) -> None:
     assert "base_model" not in front_of(card_of(changed("base", name=name)))
@@ -587,6 +592,19 @@ def test_hostile_text_changes_nothing_but_the_words(text: str) -> None:
     assert not [each for each in card if unicodedata.category(each) in ("Cc", "Cf", "Zl", "Zp") and each not in "\n\t"]
     shown = text if len(text) <= 6_000 else text[:6_000]
     assert messages_of(card)[0]["content"] == shown == request_of(card)["messages"][0]["content"]
+
+
+@pytest.mark.parametrize(
+    "example", [[], [{"role": "user", "content": "x"}], [{"role": "user", "content": "x"}, {"role": "assistant"}]]
+)
+def test_a_row_of_more_than_text_is_no_example(example: list[dict[str, Any]]) -> None:
+    card = card_of(changed("dataset", example=example))
+    assert messages_of(card)[-1]["content"] == "Sentiment: <text>" and "For example" not in card
+
+
+def test_a_loss_that_is_no_number_is_read_back() -> None:
+    manifest = changed("training", loss={"train": [[1, float("nan")]], "validation": []})
+    assert StudentManifest.model_validate_json(manifest.dump()).training["loss"]["train"] == [[1, None]]
 
 
 def test_the_card_is_the_same_again_and_again() -> None:

@@ -8,12 +8,15 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
+from conftest import Project
 from rich.cells import cell_len
+from test_mix import chat, synthetic
 from test_report import Parsed
 from test_tables import piped, printed
 
 from distillgen.report.drawing import Curve, Dot, curves, dots
 from distillgen.report.figures import short
+from distillgen.report.version_report import write_report
 from distillgen.schemas import document, schema_of
 from distillgen.student.page import MOST_POINTS, student_page, student_sections, thinned
 from distillgen.student.scores import Bootstrap, judged, per_label
@@ -51,7 +54,7 @@ def contestant(name: str, right: float, rate: float, **more: Any) -> dict[str, A
     is_teacher = name == "teacher"
     found = {
         "name": name, "model": "qwen2.5-coder-1.5b" if is_teacher else "smollm2-135m",
-        "prompt": "teacher" if "teacher" in name else "student", "runtime": "llama.cpp", "answered": 600, "unreadable": 0,
+        "prompt": "teacher" if "teacher" in name else "student", "runtime": "llama.cpp", "how": "greedy, held to the labels", "answered": 600, "unreadable": 0,
         "score": estimate(right), "f1": estimate(right - 0.004),
         "per_label": {
             "positive": {"precision": 0.9, "recall": 0.8, "f1": 0.847, "gold": 300, "said": 267},
@@ -88,6 +91,7 @@ def evaluation(**more: Any) -> dict[str, Any]:
         ],
         "judge": {"judge": "arbiter", "wins": 40, "ties": 10, "losses": 30, "pairs": 80, "win_rate": estimate(0.5625, 0.1)},
         "bootstrap": Bootstrap().dump(), "machine": {"cpus": 2, "python": "3.11.14"},
+        "notes": ["SmolLM2 is not the base that this student was trained from"],
     }  # fmt: skip
     return {**found, **more}
 
@@ -145,7 +149,7 @@ def test_an_evaluation_is_of_the_shape_that_is_promised() -> None:
                                usd_per_1000=None, parameters=None, bytes=None)]  # fmt: skip
     assert not wrong("evaluation", evaluation(contestants=without_gold, differences=[], judge=None, labels=[]))
     assert wrong("evaluation", {**whole, "measure": "taste"}) and wrong("evaluation", {**whole, "more": 1})
-    for key in set(whole) - {"schema"}:
+    for key in set(whole) - {"schema", "notes"}:
         assert wrong("evaluation", {name: value for name, value in whole.items() if name != key}), key
 
 
@@ -213,6 +217,8 @@ def test_other_figures_in_words() -> None:
         "arbiter saw 80 pairs in both orders: the student won 40, the teacher 30, and 10 are undecided; win rate 56.2% "
         "(46.2 to 66.2): neither is shown to be preferred"
     )
+    sure = {**evaluation()["judge"], "win_rate": {"value": 0.55, "low": 0.52, "high": 0.58}}
+    assert judge_told(sure).endswith("win rate 55.0% (52.0 to 58.0)")
     alone = {"judge": "x", "wins": 0, "pairs": 0, "win_rate": {"value": None, "low": None, "high": None}}
     assert judge_told(alone) == "x saw 0 pairs in both orders: the student won 0 against the teacher"
 
@@ -230,7 +236,7 @@ def test_names_and_figures_are_whole_at_any_width(columns: int) -> None:
     for figure in ("87.7% (84.7 to 90.7)", "85.7% (82.7 to 88.7)", "0.873", "$0.0363", "135 M", "145 MB", "9.18", "17"):
         assert figure in shown, figure
     for said in ("the student is 21.3 points above the base (17.2 to 25.6)", "(-2.0 to 6.0): not shown to differ",
-                 "17 times the teacher's answers a second", "left out: overlap 12", "win rate 56.2%"):  # fmt: skip
+                 "17 times the teacher's answers a second", "left out: overlap 12", "win rate 56.2%", "note: SmolLM2 is not the base"):  # fmt: skip
         assert said in flat, said
     if columns >= 60:
         assert max(map(cell_len, lines)) <= columns
@@ -303,10 +309,12 @@ def test_a_page_says_what_the_evaluation_and_the_training_say(tmp_path: Path) ->
     page = parsed(tmp_path, student_page(manifest(), evaluation()))
     for said in (
         "Student sentiment-135m", "Labels of sentences", "87.7% (84.7 to 90.7)", "the student is 21.3 points above the base",
-        "(-2.0 to 6.0): not shown to differ", "17 times the teacher's answers a second", "0.873", "$0.0363", "145 MB",
-        "graded: 191 questions", "negative", "82.0%", "those of step 40 kept", "stopped early", "learning_rate", short(5e-5),
+        "(-2.0 to 6.0): not shown to differ", "17 times the teacher's answers a second", "0.873", "$0.0363", "145 MB", "21.3 points\n",
+        "2.0 points, not shown",
+        "graded: 191 questions", "negative", "82.0%", "weights of step 40 kept", "stopped early", "learning_rate", short(5e-5),
         '{"r":16}', "Name it Qwen first", "apache-2.0", "3.6 GB", "10,000 draws", "$1.2 an hour", "4 at a time", "arbiter saw",
         "Macro F1: the mean over the labels", "Another seed of the training",
+        "SmolLM2 is not the base", "greedy, held to the labels",
     ):  # fmt: skip
         assert said in page.text, said
     ids = [attributes["id"] for tag, attributes in page.tags if tag == "h2"]
@@ -327,6 +335,19 @@ def test_pictures_are_read_aloud_and_without_colour(tmp_path: Path) -> None:
     assert not [found for _, found in page.tags if "style" in found]
 
 
+def test_limits_are_those_of_this_evaluation() -> None:
+    def limits(*contestants: dict[str, Any], gold: int = 600) -> str:
+        whole = evaluation(contestants=contestants, on={**evaluation()["on"], "with_gold": gold})
+        section = next(each for each in student_sections(manifest(), whole) if each.id == "student-limits")
+        return "\n".join(section.parts[0].lines)
+
+    usual = limits(contestant("student", 0.9, 1.0))
+    assert "SmolLM2 is not the base" in usual and "without width" not in usual and "No question has" not in usual
+    faultless = contestant("student", 1.0, 1.0, score={"value": 1.0, "low": 1.0, "high": 1.0})
+    assert "An interval without width" in limits(faultless)
+    assert "agreement is no accuracy" in limits(contestant("student", 0.9, 1.0, score=None), gold=0)
+
+
 def test_a_student_that_nobody_evaluated_has_a_page_too(tmp_path: Path) -> None:
     page = parsed(tmp_path, student_page(manifest(), None))
     assert "Loss by step" in page.text and "What was won and lost" not in page.text and "377" in page.text
@@ -339,6 +360,17 @@ def test_a_student_that_nobody_evaluated_has_a_page_too(tmp_path: Path) -> None:
         "base": {},
     }
     assert b"Student x" in student_page(bare, None) and b"polyline" not in student_page(bare, None)
+    assert b"loss of training as numbers" not in student_page(bare, None)
+
+
+def test_the_report_of_a_version_takes_the_sections_of_a_student(project: Project) -> None:
+    version = synthetic(project.folder / "datasets", "sentiment", [("x" * 16, "train", chat("?", "positive"))])
+    path = project.folder / "r.html"
+    write_report(path, version, None, 10, student_sections(manifest(), evaluation()))
+    page = Parsed(path)
+    ids = [str(found["id"]) for tag, found in page.tags if tag == "h2"]
+    assert len(ids) == len(set(ids)) and ids.index("student-evaluation") < ids.index("splits")
+    assert "the student is 21.3 points above the base (17.2 to 25.6)" in page.text and len(page.rows()) == 1
 
 
 def test_no_text_becomes_markup_or_turns_writing_round(tmp_path: Path) -> None:
@@ -381,6 +413,13 @@ def test_a_loss_that_falls_by_far_stands_on_a_logarithmic_scale() -> None:
     ys = numbers(curves([Curve("training", [(1, 10.0), (2, 1.0), (3, 0.1)])], "Loss", "step"), "circle", "cy")
     assert ys[1] - ys[0] == pytest.approx(ys[2] - ys[1]) == 60
     assert numbers(curves([Curve("x", [(1, 5e-324), (2, 1e308)])], "Loss", "step"), "circle", "cy") == [156.0, 36.0]
+
+
+def test_pictures_escape_what_they_are_told() -> None:
+    drawn = curves([Curve(HOSTILE, [(1, 1.0), (2, 2.0)])], HOSTILE, HOSTILE, (1, HOSTILE), said=lambda _: HOSTILE)
+    drawn += dots([Dot(HOSTILE, 0.5, 0.4, 0.6, HOSTILE)], HOSTILE, ((0.0, HOSTILE), (1.0, HOSTILE)))
+    assert set(re.findall(r"<(\w+)", drawn)) == {"svg", "path", "text", "polyline", "circle", "title"}
+    assert "&lt;script&gt;alert(1)" in drawn
 
 
 def test_curves_of_nothing_of_one_point_and_of_what_is_no_number() -> None:

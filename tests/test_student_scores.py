@@ -44,6 +44,8 @@ QUICK = Bootstrap(draws=400)
         pytest.param("\n\n  negative\nso", "negative", id="first-line-that-is-not-empty"),
         pytest.param("positive, because it praises", "positive", id="first-word"),
         pytest.param("positive, not negative", "positive", id="and-what-it-is-not"),
+        pytest.param("Positive. And negative words are missing", "positive", id="another-sentence"),
+        pytest.param("positive, positive, positive", "positive", id="the-same-again-and-again"),
         pytest.param("positive - it praises", "positive", id="dash"),
         pytest.param("It praises the food.\nThe answer is **positive**.", "positive", id="stated-as-the-answer"),
         pytest.param('{\n  "label": "negative"\n}', "negative", id="json"),
@@ -228,6 +230,41 @@ def test_rounds_that_do_not_fit_into_memory_at_once_draw_the_same(monkeypatch: p
     whole = Bootstrap().mean(values)
     monkeypatch.setattr("distillgen.student.scores.CELLS", 1_000)
     assert Bootstrap().mean(values) == whole
+
+
+def test_an_interval_reaches_its_figure_where_drawing_leaves_labels_out() -> None:
+    """Fifteen rare labels, all missed: every draw lacks some of them, so that its macro F1 is above 1/16."""
+    golds = ["a"] * 15 + [f"rare {place}" for place in range(15)]
+    found = Bootstrap().macro_f1(golds, ["a"] * 15 + [None] * 15)
+    assert found.value == found.low == pytest.approx(1 / 16) and found.high is not None and found.high > 1 / 12
+
+
+def test_plain_resampling_of_the_questions_gives_the_same() -> None:
+    """The same draws made the plain way, question by question, for a mean, a paired difference and a macro F1."""
+    import numpy as np
+
+    random = np.random.default_rng(3)
+    golds = ["a" if each < 0.7 else "b" for each in random.random(150)]
+    of = [gold if each < 0.85 else "b" for gold, each in zip(golds, random.random(150), strict=True)]
+    from_ = [gold if each < 0.6 else None for gold, each in zip(golds, random.random(150), strict=True)]
+    right, other = (
+        np.array([gold == text for gold, text in zip(golds, texts, strict=True)], float) for texts in (of, from_)
+    )
+    places = random.integers(0, 150, (2000, 150))
+    drawn = {
+        "mean": right[places].mean(axis=1),
+        "difference": right[places].mean(axis=1) - other[places].mean(axis=1),
+        "f1": np.array([macro_f1([golds[at] for at in row], [of[at] for at in row]) for row in places]),
+    }
+    boots = Bootstrap()
+    found = {
+        "mean": boots.mean(list(right)), "difference": boots.difference(list(right), list(other)),
+        "f1": boots.macro_f1(golds, of),
+    }  # fmt: skip
+    for name, values in drawn.items():
+        assert [found[name].low, found[name].high] == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.012), (
+            name
+        )
 
 
 shares = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=60)

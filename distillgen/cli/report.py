@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from distillgen.dataset.versions import Version
+    from distillgen.report.page import Section
 
 MOST_ROWS = 10_000
 
@@ -47,12 +48,19 @@ def report(
         int, typer.Option("--rows", min=0, metavar="N", help="Put at most N rows of each kind in it, from all over.")
     ] = MOST_ROWS,
     all_rows: Annotated[bool, typer.Option("--all-rows", help="Put every row in it.")] = False,
+    student: Annotated[
+        Path | None,
+        typer.Option(
+            "--student", metavar="DIR", show_default=False,
+            help="Begin with a student that was trained on it: its losses, and its evaluation.",
+        ),
+    ] = None,
     project: Annotated[Path, typer.Option("--project", metavar="DIR", help="The project's folder.")] = Path(),
     state: Annotated[
         Path | None,
         typer.Option("--state", metavar="DIR", help="Where the answers are kept, for speed.", show_default=False),
     ] = None,
-) -> None:
+) -> None:  # fmt: skip
     """Write a version, or two side by side, as one HTML file.
 
     The file needs no server and no network. It shows the funnel, what was left out and why, money and tokens, speed,
@@ -64,6 +72,7 @@ def report(
       distillgen report demo
       distillgen report demo@2 -o demo.html --all-rows
       distillgen report demo@1 demo@2
+      distillgen report demo --student model
       distillgen report demo -o - | gzip > demo.html.gz
 
     \b
@@ -78,6 +87,7 @@ def report(
 
     version = find_in_project(name, project)
     newer = None if other is None else find_in_project(other, project)
+    more = [] if student is None else _of_student(student, version, newer)
     path = (
         output
         if output is not None
@@ -86,9 +96,27 @@ def report(
     with _target(path) as target:
         if newer is None:
             store = state_folder(project, state) / "answers.sqlite"
-            write_report(target, version, store, None if all_rows else rows)
+            write_report(target, version, store, None if all_rows else rows, more)
         else:
             write_comparison(target, version, newer, sys.maxsize if all_rows else rows)
+
+
+def _of_student(folder: Path, version: "Version", other: "Version | None") -> "list[Section]":
+    """Return what the report says of a student. Raises UsageError for one that was trained on other rows."""
+    from distillgen.errors import UsageError
+    from distillgen.student.folder import read_student
+    from distillgen.student.page import student_sections
+
+    trained = read_student(folder)
+    on = trained.manifest.dataset
+    if other is not None or on["digest"] != version.manifest.digest:
+        what = (
+            "a report of two versions has no student"
+            if other is not None
+            else (f"the student was trained on {on['name']}@{on['version']}, not on {version.label}")
+        )
+        raise UsageError(what, where=str(folder), fix=f"distillgen report {on['name']}@{on['version']} --student DIR")
+    return student_sections(trained.manifest, trained.evaluation())
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from distillgen.cli.options import Budget, State
 
 if TYPE_CHECKING:
     from distillgen.dataset.versions import Version
+    from distillgen.student.base import Base
     from distillgen.student.folder import Student
     from distillgen.student.training import Order
 
@@ -219,10 +220,12 @@ def _say_trained(trained: "Student") -> None:
     from distillgen.report.console import clock, number, safe, say
 
     told = trained.manifest.training
+    best = told.get("best_step")
+    kept = "kept the last" if best is None else f"kept that of step {best:,}"
     ended = "; stopped early" if told.get("stopped_early") else ""
     say(
         f"trained {safe(str(trained.folder))}: {number(told['train_rows'], 'row')}, {number(told['steps'], 'step')} in "
-        f"{clock(told['seconds'])}, kept that of step {told['best_step']:,}{ended}",
+        f"{clock(told['seconds'])}, {kept}{ended}",
         style="bold green",
     )
     say(f"next: distillgen student evaluate --student {safe(str(trained.folder))} --on FILE")
@@ -243,17 +246,22 @@ def evaluate(
         str | None,
         typer.Option(
             "--base", metavar="MODEL", show_default=False, autocompletion=completion.models,
-            help="The untouched model. Default: the one that the student was trained from.",
+            help="The untouched model, or none. Default: the one that the student was trained from.",
         ),
     ] = None,
     teacher: Annotated[
         str | None,
         typer.Option(
             "--teacher", metavar="NAME", show_default=False,
-            help="A teacher of the recipe, an embedded model, or PROVIDER/MODEL. Default: the recipe's.",
+            help="A teacher of the recipe, an embedded model, PROVIDER/MODEL, or none. Default: the recipe's.",
         ),
     ] = None,
-    gold: Annotated[str, typer.Option("--gold", metavar="COLUMN", help="The column with the right answer.")] = "gold",
+    gold: Annotated[
+        str | None,
+        typer.Option(
+            "--gold", metavar="COLUMN", help="The column with the right answer. Default: gold.", show_default=False
+        ),
+    ] = None,
     measure: Annotated[
         Literal["auto", "label", "exact", "number", "math", "json"],
         typer.Option(
@@ -324,27 +332,46 @@ def evaluate(
     """
     from distillgen.cli.guard import run_until_stopped
     from distillgen.cli.running import say_stopping
-    from distillgen.report.console import safe, say, stdout
+    from distillgen.report.console import say, stdout
     from distillgen.schemas import document
-    from distillgen.student.evaluation import Wanted
-    from distillgen.student.evaluation import evaluate as evaluate_student
+    from distillgen.student.evaluation import EvaluationRequest, evaluating
     from distillgen.student.folder import add_evaluation, read_student
     from distillgen.student.page import student_page
     from distillgen.student.progress import shown
     from distillgen.student.tables import evaluation_shown
 
     trained = read_student(folder)
-    wanted = Wanted(
-        student=trained, base=base, teacher=teacher, on=on, gold=gold, measure=measure, judge=judge, limit=limit,
-        timed=time_, equal_prompts=equal_prompts, by=by, price_per_hour=price_per_hour, max_tokens=max_tokens,
-        recipe=recipe, project=project, state=state, budget=budget,
+    request = EvaluationRequest(
+        student=trained, on=on, project=project, base=_untouched(base, trained), teacher=teacher, gold=gold,
+        measure=measure, judge=judge, limit=limit, time=time_, equal_prompts=equal_prompts, by=by,
+        usd_per_hour=price_per_hour, max_tokens=max_tokens, recipe=recipe, state=state, budget=budget,
     )  # fmt: skip
     with shown() as show:
-        found = run_until_stopped(evaluate_student(wanted, show), say_stopping)
-    add_evaluation(trained, found, student_page(trained.manifest.model_dump(mode="json"), found))
+        left = "every answer is kept, and the same command goes on from here"
+        found = run_until_stopped(evaluating(request, show), say_stopping, left)
+    add_evaluation(trained, found, student_page(trained.manifest, found))
     if as_json:
-        print(document("evaluation", found))
+        print(document("student-evaluate", found))
         return
     for each in evaluation_shown(found):
         stdout().print(each)
-    say(f"written to {safe(str(folder))}: evaluation.json, report.html, README.md", style="bold green")
+    say(f"written to {folder}: evaluation.json, report.html, README.md", style="bold green")
+
+
+def _untouched(name: str | None, trained: "Student") -> "Base | None":
+    """Return the model that the student was before: the one named, else the one that its manifest names."""
+    from distillgen.errors import DistillgenError
+    from distillgen.report.console import say
+    from distillgen.student.base import find_base
+
+    if name is not None:
+        return None if name == "none" else find_base(name)
+    try:
+        return find_base(str(trained.manifest.base.get("name")))
+    except DistillgenError as error:
+        say(
+            f"warning: the untouched model is not asked: {error.problems[0].what}; name it with --base, or say so: "
+            "--base none",
+            style="yellow",
+        )
+        return None

@@ -106,6 +106,8 @@ def require_file(path: Path) -> None:
 def write_page(target: Path | IO[bytes], page: Page, shown: Sequence[Shown], blocks: Iterable[str]) -> None:
     """Write a page, to a file whole or not at all; `blocks` are packed rows, of which one is in memory at a time.
 
+    Where nothing is to be `shown`, the page has no browser of rows.
+
     A link's file is written, not the link; what is no file (a pipe, a device) is written into as it goes.
     Raises UsageError when the target is a folder, NotWritable, DiskFull, and what `blocks` raises.
     """
@@ -144,7 +146,7 @@ def _pieces(page: Page, shown: Sequence[Shown], blocks: Iterable[str]) -> Iterat
     )
     meta = {"shown": [{"kind": part.kind, "shown": part.shown, "of": part.of} for part in shown]}
     stream = environment.from_string(_asset("page.html")).stream(
-        page=page, shown=[part for part in shown if part.of], blocks=blocks,
+        page=page, has_rows=bool(shown), shown=[part for part in shown if part.of], blocks=blocks,
         meta=jinja2.utils.htmlsafe_json_dumps(meta),
         style=style, style_hash=_hash(style), script=script, script_hash=_hash(script),
     )  # fmt: skip

@@ -24,20 +24,28 @@ FEWEST_BINS, MOST_BINS = 8, 32
 MOST_LINES = 20  # of a table of counts; the rest is folded
 
 
-def write_report(target: Path | IO[bytes], version: Version, store: Path | None, most_rows: int | None) -> None:
+def write_report(
+    target: Path | IO[bytes],
+    version: Version,
+    store: Path | None,
+    most_rows: int | None,
+    more: Sequence[Section] = (),
+) -> None:
     """Write the report of a version; of each kind of rows at most so many are in it, None for all.
 
-    `store` is the project's file of stored answers, where there is one. Raises Damaged, UsageError, DiskFull.
+    `store` is the project's file of stored answers, where there is one. The sections of `more` come first. Raises
+    Damaged, UsageError, DiskFull.
     """
     numbers = numbers_of(version, store)
     shown = shown_of(version, most_rows)
-    write_page(target, page_of(version, numbers), shown, blocks(version, shown, numbers.shown_ids))
+    write_page(target, page_of(version, numbers, more), shown, blocks(version, shown, numbers.shown_ids))
 
 
-def page_of(version: Version, numbers: Numbers) -> Page:
+def page_of(version: Version, numbers: Numbers, more: Sequence[Section] = ()) -> Page:
     """Return what the report of a version says."""
     manifest = version.manifest
     sections = [
+        *more,
         Section("funnel", "From seeds to rows", list(_funnel(manifest))),
         Section("parts", "What it is mixed from", list(_parts(manifest))),
         Section("left-out", "Left out, and why", list(_left_out(manifest))),

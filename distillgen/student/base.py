@@ -57,10 +57,15 @@ def find_base(model: str) -> Base:
         raise UsageError("the base model has no name", fix="a folder, OWNER/NAME of the hub, or an embedded name")
     if model in models():
         return _of_gguf(model, find_weights(model, None))
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return _of_folder(model, path.absolute())
-    if path.is_file():
+    try:
+        path = Path(model).expanduser()
+        if path.is_dir():
+            return _of_folder(model, path.absolute())
+        is_file = path.is_file()
+    except (OSError, RuntimeError) as error:  # a name too long, a folder that may not be read, ~nobody
+        what = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"cannot look at the base model: {what}", where=model[:200]) from None
+    if is_file:
         return _of_file(model, path.absolute())
     hub_name = _HUB_NAME.fullmatch(model)
     if hub_name and not model.endswith(".gguf"):

@@ -40,7 +40,7 @@ MOST_OF_TEXT = 6_000  # characters of a template
 SMALL = 1_000_000_000  # parameters
 FEW_ROWS, FEW_TO_WATCH, FEW_TO_MEASURE = 1_000, 100, 400
 LABEL_TOKENS, TEXT_TOKENS = 16, 512
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+_HUB_NAME = re.compile(r"(?:hf://)?([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@[\w./-]{1,200})?", re.ASCII)
 _VARIABLE = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}", re.ASCII)
 CHECK = """\
 import hashlib, json, pathlib
@@ -115,8 +115,8 @@ def _front(manifest: "StudentManifest", evaluation: Mapping[str, Any] | None) ->
         front("library_name", "transformers"),
         *_front_licence(manifest),
     ]
-    if _HUB_NAME.fullmatch(base := str(manifest.base["name"])):
-        lines += [front("base_model", base), front("base_model_relation", "finetune")]
+    if found := _HUB_NAME.fullmatch(str(manifest.base["name"])):
+        lines += [front("base_model", found[1]), front("base_model_relation", "finetune")]
     lines.append(front("tags", [*tags, *(["gguf"] if manifest.gguf else [])]))
     if results := _results(manifest, evaluation):
         lines.append(front("model-index", [{"name": title_of(manifest), "results": results}]))
@@ -242,10 +242,17 @@ def _dataset_label(manifest: "StudentManifest") -> str:
 # ---- how to use it
 
 
+def _row(manifest: "StudentManifest") -> list[dict[str, str]]:
+    """Return a row that it learnt from, the answer last; none where it holds more than text, a tool's calls say."""
+    turns = manifest.dataset.get("example") or []
+    texts = [{"role": str(turn.get("role")), "content": turn.get("content")} for turn in turns]
+    return texts if len(texts) > 1 and all(isinstance(turn["content"], str) for turn in texts) else []
+
+
 def _example(manifest: "StudentManifest") -> list[dict[str, str]]:
     """Return the messages of a question: of a row, or the recipe's templates with the names of what goes into them."""
-    if example := manifest.dataset.get("example"):
-        return [{"role": turn["role"], "content": turn["content"]} for turn in example[:-1]]
+    if example := _row(manifest):
+        return example[:-1]
     settings = _student_of(manifest)
     system, prompt = settings.get("system"), settings.get("prompt")
     messages = [{"role": "system", "content": _filled(system)}] if system else []
@@ -299,7 +306,7 @@ def _prompt(manifest: "StudentManifest") -> list[str]:
         if settings.get(name):
             lines += [f"{'System message' if name == 'system' else 'Message'}:", ""]
             lines += [*block(shortened(str(settings[name]), MOST_OF_TEXT)), ""]
-    if example := manifest.dataset.get("example"):
+    if example := _row(manifest):
         lines += ["For example (the last message is the answer):", ""]
         for turn in example:
             said = f"{turn['role']}: {turn['content']}"

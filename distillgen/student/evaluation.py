@@ -1,4 +1,4 @@
-"""The evaluation of a student: the same questions to teacher, base and student, scored, timed and priced, as one table."""
+"""The evaluation of a student: the same questions to teacher, base and student; scored, timed and priced."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from typing import Any, Literal
 from distillgen.dataset.figures import answer_of
 from distillgen.dataset.looking import training_rows
 from distillgen.dataset.versions import Version, find_version
-from distillgen.errors import NotFound, UsageError, nearest
+from distillgen.errors import DistillgenError, NotFound, UsageError, nearest
 from distillgen.files import Lock, utc
 from distillgen.processes import processors
 from distillgen.recipe import read_recipe
@@ -31,16 +31,17 @@ from distillgen.student.asking import (
     ask,
     asked_as_teacher,
     asked_directly,
+    prepared_for,
     taught,
     teacher_of,
     wanted_columns,
 )
 from distillgen.student.base import Base
 from distillgen.student.folder import Student
-from distillgen.student.generating import ask_transformers
+from distillgen.student.generating import in_thread
 from distillgen.student.gguf_file import Kind, write_gguf
 from distillgen.student.judging import Judging, compare
-from distillgen.student.questions import GOLD, Question, Questions, Reading, read_questions, templates_of
+from distillgen.student.questions import GOLD, Question, Reading, read_questions, templates_of
 from distillgen.student.timing import take_times, time_of_own
 from distillgen.teacher.cost import FREE, find_prices
 from distillgen.teacher.embedded import require_runtime
@@ -65,7 +66,8 @@ class EvaluationRequest:
 
     `on` is a file of questions or a split of the student's version; `project` the folder that holds `datasets`, against
     which the recipe's own paths are read. `teacher`: None is the recipe's own, "none" nobody. `time` is how many
-    questions are asked anew for the clock. `usd_per_hour` is what the machine costs, `budget` in US dollars.
+    questions are asked anew for the clock. `usd_per_hour` is what the machine costs. `budget` is in US dollars, for the
+    teacher, and again for the judge.
     """
 
     student: Student
@@ -89,7 +91,7 @@ class EvaluationRequest:
 
 
 def evaluate(request: EvaluationRequest, on_event: OnEvent) -> Figures:
-    """Return the evaluation, as schemas/evaluation.schema.json describes it. See `evaluating`."""
+    """Return the evaluation, as schemas/student-evaluate.schema.json describes it. See `evaluating`."""
     return asyncio.run(evaluating(request, on_event))
 
 
@@ -100,10 +102,9 @@ async def evaluating(request: EvaluationRequest, on_event: OnEvent) -> Figures:
     and what asking raises.
     """
     plan = _Plan(request, on_event)
+    plan.check()
     said = await plan.ask_all()
-    if not said:
-        raise UsageError("nobody was asked")
-    speeds = await take_times(list(plan.contestants), plan.questions.asked, request.time, on_event)
+    speeds = await take_times(plan.timed, plan.questions.asked, request.time, on_event)
     return await _Score(plan, said, speeds).evaluation()
 
 
@@ -138,7 +139,9 @@ class _Plan:
         self.measure = self._measure()
         if self.measure != "label":
             self.labels = []
+        self.judging = self._judging()
         self.contestants = [*([self.teacher] if self.teacher else []), *self._models()]
+        self.timed = list(self.contestants)
 
     def _wanted(self, request: EvaluationRequest) -> dict[str, str]:
         """Return the columns that a file must have for the teacher to be asked."""
@@ -160,6 +163,32 @@ class _Plan:
             "no gold answer and no teacher: there is nothing to compare with", where=self.questions.what,
             fix=f"--gold COLUMN (default: {GOLD}), or let the teacher be asked",
         )  # fmt: skip
+
+    def check(self) -> None:
+        """See that everybody can be asked, before anybody is. Raises what preparing a recipe raises."""
+        for contestant in self.contestants:
+            if contestant.folder is not None:
+                continue
+            try:
+                with prepared_for(contestant, self.questions.asked[:1], self.state):
+                    pass
+            except DistillgenError as error:
+                if contestant is not self.teacher or not self.is_taught:
+                    raise
+                self.timed.remove(contestant)  # its answers are in the version: it need not be asked
+                if contestant.is_free and self.request.time:
+                    self._note(f"the teacher's speed is not known: {error.problems[0].what}")
+
+    def _judging(self) -> Judging | None:
+        """Return who judges, None when nobody is to; an unknown judge is told before anybody is asked."""
+        request = self.request
+        if request.judge is None:
+            return None
+        judging = Judging(request.judge, self.recipe, self.home, request.budget)
+        judging.contestant()
+        if not (self.teacher or self.is_taught or request.base):
+            raise UsageError("a judge compares two, and only the student is asked", fix="name a --base or a teacher")
+        return judging
 
     # -- what counts as right ------------------------------------------------------------------------------------------
 
@@ -200,7 +229,7 @@ class _Plan:
                 f"the gold answer {unknown[0][:80]!r} (and {len(unknown) - 1:,} more) is none of the labels "
                 f"{', '.join(self.labels)}",
                 where=self.questions.what,
-                fix=f"--gold COLUMN names another column, --measure exact compares words; {nearest(unknown[0], self.labels)}",
+                fix=f"{nearest(unknown[0], self.labels)} (another --gold COLUMN, or --measure exact)",
             )  # fmt: skip
 
     # -- base and student ----------------------------------------------------------------------------------------------
@@ -211,6 +240,8 @@ class _Plan:
         files: dict[str, Path | None] = {STUDENT: student.gguf if _has_runtime() else None}
         if base is not None:
             files[BASE] = self._base_gguf(base) if files[STUDENT] is not None else None
+            if base.sha256 != student.manifest.base.get("sha256"):
+                self._note(f"{base.title} is not the base that this student was trained from")
         names = [name for name in (BASE, STUDENT) if name in files]
         found = [self._direct(name, files[name]) for name in names]
         if self.request.equal_prompts and self.teacher is not None:
@@ -270,7 +301,7 @@ class _Plan:
 
     def _base_gguf(self, base: Base) -> Path | None:
         """Return the base in the student's own quantisation, made once, so that training is all that differs."""
-        kind: Kind = "f16" if "f16" in (self.request.student.manifest.gguf or "").lower() else "q8_0"
+        kind: Kind = "f16" if (self.request.student.manifest.gguf or "").lower().endswith("-f16.gguf") else "q8_0"
         out = cache_folder() / "models" / f"base-{base.sha256[:12]}-{kind}.gguf"
         if out.is_file():
             return out
@@ -296,7 +327,7 @@ class _Plan:
         if contestant is self.teacher and self.is_taught:
             return taught(asked)
         if contestant.folder is not None:
-            return await asyncio.to_thread(ask_transformers, contestant, asked, self.state, self.on_event)
+            return await in_thread(contestant, asked, self.state, self.on_event)
         return await ask(contestant, asked, self.state, self.on_event)
 
 
@@ -480,7 +511,7 @@ class _Score:
         if contestant is None:
             return None
         if contestant.is_free:
-            return self._speeds.get(name)
+            return self._speeds.get(name)  # None of a teacher that could not be asked
         return time_of_own(self._said[name], contestant, len(self._asked))
 
     def _usd(self, contestant: Contestant | None, answers: Answers, speed: Figures | None) -> Figures | None:
@@ -497,7 +528,7 @@ class _Score:
         return {"value": round(1000 / speed["per_second"] / HOUR * hour, 6), "from": f"${hour:g} an hour"}
 
     def _by_prices(self, contestant: Contestant, answers: Answers) -> Decimal | None:
-        """Return the dollars for all answers, None where a price or a count of tokens is missing, or nothing is billed."""
+        """Return the dollars for all answers, None where a price or a count of tokens is missing, or all is free."""
         if contestant.folder is not None or not answers.replies:
             return None
         now = datetime.now(UTC)
@@ -533,16 +564,13 @@ class _Score:
         return {"of": of, "from": from_, **self._bootstrap.difference(figures[of], figures[from_]).dump()}
 
     async def _judged(self) -> Figures | None:
-        """Return what a judge says of the student's answers against the teacher's, or the base's where none is asked."""
-        request = self._plan.request
-        if request.judge is None:
+        """Return what a judge says of the student's answers against the teacher's, or the base's without one."""
+        judging = self._plan.judging
+        if judging is None:
             return None
-        against = next((name for name in (TEACHER, BASE) if name in self._said), None)
-        if against is None:
-            raise UsageError("a judge compares two, and only the student was asked", fix="name a --base or a teacher")
-        judging = Judging(request.judge, self._plan.recipe, self._plan.home, request.budget)
+        against = TEACHER if TEACHER in self._said else BASE
         pairs = await compare(
             judging, self._asked, self._said[STUDENT].texts, self._said[against].texts, self._plan.state,
             self._plan.on_event,
         )  # fmt: skip
-        return {"judge": request.judge, "of": STUDENT, "from": against, **scores.judged(pairs, self._bootstrap)}
+        return {"judge": judging.judge, "of": STUDENT, "from": against, **scores.judged(pairs, self._bootstrap)}

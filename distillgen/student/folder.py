@@ -58,11 +58,6 @@ class _Terms(_Part):
     accepted: dict[str, dict[str, Any]] = {}
 
 
-class _Turn(_Part):
-    role: str
-    content: str
-
-
 class _StudentSettings(_Part):
     system: str | None = None
     prompt: str | None = None
@@ -83,7 +78,7 @@ class _Dataset(_Part):
     teachers: dict[str, dict[str, Any]] = {}
     terms: _Terms = _Terms()
     description: str = ""
-    example: list[_Turn] = []
+    example: list[dict[str, Any]] = []
 
 
 class _Base(_Part):
@@ -97,7 +92,7 @@ class _Base(_Part):
     context: int = 0
 
 
-_Point = Annotated[list[float], Field(min_length=2, max_length=2)]  # step, loss
+_Point = Annotated[list[float | None], Field(min_length=2, max_length=2)]  # step, and loss: null when it was no number
 
 
 class _Loss(_Part):

@@ -4,6 +4,7 @@ file line by line, so that nothing is asked twice.
 The child reads one JSON line of settings and prints one JSON line per answer; it ends with its parent.
 """
 
+import asyncio
 import contextlib
 import json
 import os
@@ -17,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
-from distillgen.errors import FULL, DistillgenError, MemoryFull, UsageError
+from distillgen.errors import FULL, DistillgenError, MemoryFull, Unfinished, UsageError
 from distillgen.files import Lock, canonical, digest, disk_errors, file_sha256
 from distillgen.student.asking import BATCH, Answers, Contestant, OnEvent
 from distillgen.student.child import KINDS, SILENT, last_words
@@ -35,9 +36,22 @@ Line = Mapping[str, Any]
 # -- the parent --------------------------------------------------------------------------------------------------------
 
 
-def ask_transformers(
+async def in_thread(
     contestant: Contestant, questions: Sequence[Question], state: Path, on_event: OnEvent, *, anew: bool = False
 ) -> Answers:
+    """Return what `ask_transformers` does; when this is cancelled, the child ends with its batch."""
+    stop = threading.Event()
+    try:
+        return await asyncio.to_thread(ask_transformers, contestant, questions, state, on_event, anew=anew, stop=stop)
+    except asyncio.CancelledError:
+        stop.set()
+        raise
+
+
+def ask_transformers(
+    contestant: Contestant, questions: Sequence[Question], state: Path, on_event: OnEvent, *, anew: bool = False,
+    stop: threading.Event | None = None,
+) -> Answers:  # fmt: skip
     """Return the answers of a model in a folder; those that the state folder has are not asked for again.
 
     With `anew` all are asked for, and none is kept: `received` has the seconds of each batch, by its questions.
@@ -60,6 +74,8 @@ def ask_transformers(
             keep(line)
             received.append((line["at"], line["seconds"]))
             done += 1
+            if stop is not None and stop.is_set():
+                raise Unfinished(f"asking {contestant.name} was stopped", fix="run the same command again to go on")
             on_event({"event": "asked", "who": contestant.name, "done": done, "of": len(questions)})
     lines = {question.id: known[key] for question, key in zip(questions, keys, strict=True)}
     return Answers(

@@ -164,12 +164,13 @@ def read_safetensors_head(path: Path) -> dict[str, dict[str, Any]]:
         table.pop("__metadata__", None)
         for entry in table.values():
             start, end = (8 + length + int(offset) for offset in entry["data_offsets"])
-            if not 8 + length <= start <= end <= size or not all(int(n) >= 0 for n in entry["shape"]):
+            shape = [int(each) for each in entry["shape"]]
+            if not 8 + length <= start <= end <= size or min(shape, default=0) < 0:
                 raise ValueError("it was cut off")
-            entry["data_offsets"] = [start, end]
+            entry |= {"data_offsets": [start, end], "shape": shape}
     except OSError as error:
         raise UsageError(f"cannot read the weights: {error.strerror}", where=str(path)) from None
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(
             f"this is no whole safetensors file: {error}", where=str(path), fix="fetch the model again"
         ) from None
@@ -188,7 +189,7 @@ def weight_files(folder: Path) -> list[Path]:
         return []
     try:
         names = sorted({str(name) for name in json.loads(index.read_bytes())["weight_map"].values()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UsageError("the index of the weights cannot be read", where=str(index)) from None
     missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
     if missing or not names:
@@ -269,7 +270,7 @@ def _is_gguf(path: Path) -> bool:
 def _config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
         raise UsageError("config.json cannot be read", where=str(folder))

@@ -58,7 +58,7 @@ MEANINGS = {
     "$ per 1,000": "US dollars for 1,000 answers, from the provider's prices, or from measured time and a stated price "
     "for an hour of the machine.",
     "Parameters, size": "of how many numbers the model consists, and the bytes of the weights that were loaded.",
-    "Unreadable": "answers in which nothing that is looked for was found.",
+    "Unreadable": "answers in which nothing that is looked for was found, those that never came among them.",
 }
 WIN_RATE = (
     "pairs that the judge preferred in both orders count as won, those preferred in one order only as half; 50% means "
@@ -71,6 +71,9 @@ LIMITS = (
     "What holds for these questions need not hold for questions of another kind, language or time.",
     "A student learns its teacher's mistakes and leanings along with its answers.",
     "Speeds and sizes are those of one machine and one runtime, as stated, and of nothing else that ran there then.",
+)
+NO_WIDTH = (
+    "An interval without width (everything right, or everything wrong) is a limit of the method, and no certainty."
 )
 NO_GOLD = "No question has a gold answer, so that nothing is said of what is right: agreement is no accuracy."
 
@@ -152,13 +155,16 @@ def _won(evaluation: Evaluation) -> Iterator[tuple[str, str]]:
         yield "right", f"{score['value']:.1%}"
     for each in evaluation["differences"]:
         if each["of"] == STUDENT and each.get("what", "score") == "score" and each["value"] is not None:
-            yield (
-                f"{'above' if each['value'] >= 0 else 'below'} {one(str(each['from']))}",
-                (f"{abs(100 * each['value']):.1f} points"),
-            )
+            side = "above" if each["value"] >= 0 else "below"
+            yield f"{side} {one(str(each['from']))}", f"{abs(100 * each['value']):.1f} points{_doubt(each)}"
     own, pace = per_second(student), per_second(teacher) if teacher else None
     if own and pace:
         yield "the teacher's answers a second", f"{times_told(own / pace)} ×"
+
+
+def _doubt(difference: Figures) -> str:
+    low, high = difference.get("low"), difference.get("high")
+    return ", not shown" if low is None or high is None or low <= 0 <= high else ""
 
 
 # -- the evaluation --------------------------------------------------------------------------------------------------
@@ -236,18 +242,24 @@ def _speeds(evaluation: Evaluation) -> Iterator[Part]:
     contestants = evaluation["contestants"]
     most = max((per_second(each) or 0 for each in contestants), default=0) or 1
     yield Part(
-        heads=[
-            "who", "model", "runtime", "prompt", "answers a second", "each takes", "$ per 1,000", "parameters", "size",
-        ],
+        heads=["who", "answers a second", "each takes", "$ per 1,000", "parameters", "size"],
         rows=[
             Line([
-                str(each["name"]), str(each["model"]), str(each["runtime"]), f"the {each['prompt']}'s",
-                rate_told(each), each_told(each), money_told(each), parameters_told(each.get("parameters")),
-                size_told(each.get("bytes")),
+                str(each["name"]), rate_told(each), each_told(each), money_told(each),
+                parameters_told(each.get("parameters")), size_told(each.get("bytes")),
             ], bar((per_second(each) or 0) / most)) for each in contestants
         ],
     )  # fmt: skip
     yield Part(text="The bar shows answers a second.", is_quiet=True)
+    yield Part(
+        heading="What was asked", are_texts=True, heads=["who", "model", "runtime", "prompt", "how"],
+        rows=[
+            Line([
+                str(each["name"]), str(each["model"]), str(each["runtime"]), f"the {each['prompt']}'s",
+                str(each.get("how") or UNKNOWN),
+            ]) for each in contestants
+        ],
+    )  # fmt: skip
     if hows := list(dict.fromkeys(str(each["speed"]["how"]) for each in contestants if each.get("speed"))):
         yield Part(heading="How that was measured", lines=[*hows, *_prices(contestants), _machine(evaluation)])
 
@@ -309,9 +321,13 @@ def _meanings(evaluation: Evaluation) -> Iterator[str]:
 
 
 def _limits(evaluation: Evaluation) -> Iterator[str]:
+    yield from (str(note) for note in evaluation.get("notes") or ())
     if not evaluation["on"]["with_gold"]:
         yield NO_GOLD
     yield from LIMITS
+    scores = [each["score"] for each in evaluation["contestants"] if each.get("score")]
+    if any(score["low"] is not None and score["low"] == score["high"] for score in scores):
+        yield NO_WIDTH
 
 
 # -- the training ----------------------------------------------------------------------------------------------------
@@ -320,7 +336,7 @@ def _limits(evaluation: Evaluation) -> Iterator[str]:
 def _training(manifest: Mapping[str, Any]) -> Iterator[Part]:
     training = _of(manifest, "training")
     best, losses = training.get("best_step"), _of(training, "loss")
-    kept = "" if best is None else f", those of step {best:,} kept, the best on the validation split"
+    kept = "" if best is None else f", the weights of step {best:,} kept, the best on the validation split"
     early = "; stopped early, since the validation split gained no more" if training.get("stopped_early") else ""
     steps, spent = number(training.get("steps", 0), "step"), clock(training.get("seconds", 0))
     yield Part(text=f"{steps} in {spent}{kept}{early}.")
@@ -339,7 +355,7 @@ def _training(manifest: Mapping[str, Any]) -> Iterator[Part]:
         "times it went on after a stop": training.get("resumed"),
     }
     rows = [Line([name, _said(value)]) for name, value in facts.items() if value not in (None, UNKNOWN)]
-    yield Part(heading="Rows, tokens, machine", heads=["", ""], rows=rows)
+    yield Part(heading="Rows, tokens, machine", heads=["what", "value"], rows=rows, are_texts=True)
 
 
 def _said(value: Any) -> str:
@@ -348,7 +364,7 @@ def _said(value: Any) -> str:
 
 def _points(points: Any) -> list[tuple[int, float]]:
     """Return the (step, loss) that are numbers."""
-    return [(int(step), float(loss)) for step, loss in points if math.isfinite(loss)]
+    return [(int(step), float(loss)) for step, loss in points if loss is not None and math.isfinite(loss)]
 
 
 def _losses(found: Mapping[str, Sequence[tuple[int, float]]], best: int | None) -> Iterator[Part]:
@@ -399,7 +415,7 @@ def _lineage(manifest: Mapping[str, Any], evaluation: Evaluation | None) -> Iter
         "context": f"{base['context']:,} tokens" if base.get("context") else None,
     }
     rows = [Line([name, str(value)]) for name, value in facts.items() if value]
-    yield Part(heads=["", ""], rows=rows, are_texts=True)
+    yield Part(heads=["what", "value"], rows=rows, are_texts=True)
     terms = _of(dataset, "terms")
     if conditions := [str(_text_of(each)) for each in terms.get("conditions") or ()]:
         yield Part(heading="Conditions of the teachers' terms", lines=conditions)

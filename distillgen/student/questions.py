@@ -20,9 +20,9 @@ from distillgen.rows import Rejection, Row
 from distillgen.seeds import SeedReader
 from distillgen.settings import SeedSettings
 from distillgen.steps.text import as_text
+from distillgen.student.training import split_to_train, split_to_watch
 
 GOLD = "gold"
-TRAIN, WATCHED = "train", "validation"  # the splits that training learns from, and stops by
 NEAR = 0.5  # Jaccard similarity of word 3-grams from which on a question is one of those that were trained on
 HELD = 0.8  # share of a question's 3-grams that a longer prompt has, from which on it holds the question
 FEW = 5  # 3-grams of a question that are too few to tell a share from chance
@@ -200,17 +200,18 @@ def _of_split(split: str, version: Version, how: Reading) -> Questions:
                 fix=f"it has {', '.join(has)}; {nearest(column, has)}",
             )  # fmt: skip
     files = [version.manifest.files[f"data/{path.name}"].sha256.encode() for path in version.data_files(split)]
-    found = Questions(split, digest(*files), asked, {}, is_split=True, warnings=_seen_before(split))
-    others = [name for name in (TRAIN, WATCHED) if name in version.manifest.splits and name != split]
-    if split == TRAIN:
+    trained, watched = split_to_train(version), split_to_watch(version)
+    found = Questions(split, digest(*files), asked, {}, True, _seen_before(split, trained, watched))
+    if split == trained:
         return replace(found, left_out={"overlap": 0, "duplicates": 0})
+    others = [name for name in (trained, watched) if name not in (None, split)]
     return _new_ones(found, (prompt_of(row) for name in others for row in training_rows(version, name)))
 
 
-def _seen_before(split: str) -> list[str]:
-    if split == TRAIN:
+def _seen_before(split: str, trained: str, watched: str | None) -> list[str]:
+    if split == trained:
         return [f"{split!r} is what the student was trained on: this shows what it keeps, not what it can"]
-    if split == WATCHED:
+    if split == watched:
         return [f"{split!r} is what training may have stopped by: the figures may be a little too good"]
     return []
 

@@ -78,7 +78,7 @@ def _at_start(text: str, known: Mapping[str, str]) -> str | None:
     found = _first(text, known)
     if found is None:
         return None
-    rest = text[len(found) :].lstrip(" \"'*_`)]}.")
+    rest = text[len(found) :].lstrip(" \"'*_`)]}")
     joiner = next((each for each in _JOINERS if rest.startswith(each)), None)
     if joiner is not None:
         other = _first(_bared(rest.removeprefix(joiner)), known)
@@ -152,7 +152,7 @@ def _verdict(measure: Measure, answer: str, reference: str, labels: Sequence[str
         judged = WAYS[measure](answer, reference, tolerance)
     except NoReference:
         return None
-    return judged.is_right and bool(answer.strip())
+    return judged.is_right
 
 
 async def math_verdicts(

@@ -11,7 +11,7 @@ from distillgen.report.signs import dollars
 from distillgen.report.speed_section import duration
 from distillgen.report.tables import Bar, Folded, Table, one_line, table
 
-Evaluation: TypeAlias = Mapping[str, Any]  # as schemas/evaluation.schema.json describes it
+Evaluation: TypeAlias = Mapping[str, Any]  # as schemas/student-evaluate.schema.json describes it
 Figures: TypeAlias = Mapping[str, Any]
 
 TEACHER, STUDENT = "teacher", "student"
@@ -196,16 +196,17 @@ def evaluation_shown(evaluation: Evaluation) -> Iterator[RenderableType]:
     if evaluation.get("judge"):
         yield Text("")
         yield Folded(one_line(judge_told(evaluation["judge"])), indent=2)
+    if notes := evaluation.get("notes"):
+        yield Text("")
+        yield from (Folded(one_line(f"note: {note}"), indent=2) for note in notes)
 
 
 def _qualities(evaluation: Evaluation) -> Table | None:
     """Return what came of everybody's answers."""
     contestants: Sequence[Figures] = evaluation["contestants"]
-    shares = [(each.get("score") or {}).get("value") or 0 for each in contestants]
     return _of_everybody({
         "who": [str(each["name"]) for each in contestants],
         "right=": [share_told(each.get("score")) for each in contestants],
-        "|": [Bar(share, 12) for share in shares] if any(shares) else [],
         "F1#": [f1_told(each.get("f1")) for each in contestants],
         "agreement=": [share_told(each.get("agreement")) for each in contestants],
         "unreadable#": [f"{each['unreadable']:,}" if each["unreadable"] else UNKNOWN for each in contestants],
@@ -227,7 +228,7 @@ def _costs(evaluation: Evaluation) -> Table | None:
     })  # fmt: skip
 
 
-def _of_everybody(columns: Mapping[str, Sequence[str | Bar]]) -> Table | None:
+def _of_everybody(columns: Mapping[str, Sequence[str]]) -> Table | None:
     """Return a table of contestants; a column in which nobody has a figure is left out."""
     kept = {head: cells for head, cells in columns.items() if any(cell != UNKNOWN for cell in cells)}
     return table("", kept, zip(*kept.values(), strict=True)) if len(kept) > 1 else None

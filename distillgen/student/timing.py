@@ -1,7 +1,6 @@
 """How fast contestants answer: some questions asked anew, of one contestant after the other and round again, so that
 what else the machine does meets all of them."""
 
-import asyncio
 import contextlib
 import tempfile
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.student.asking import Answers, Contestant, OnEvent, collect, opened, prepared_for
-from distillgen.student.generating import ask_transformers
+from distillgen.student.generating import in_thread
 from distillgen.student.questions import Question, in_lots
 from distillgen.teacher.answers import AnswerStore
 
@@ -83,7 +82,7 @@ async def take_times(
 
 async def _time(contestant: Contestant, turn: Turn, clock: Clock) -> None:
     if contestant.folder is not None:
-        await asyncio.to_thread(_time_transformers, contestant, turn, clock)
+        await _time_transformers(contestant, turn, clock)
         return
     with contextlib.ExitStack() as held:
         state = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="distillgen-")))
@@ -113,11 +112,11 @@ def _let_be(*_: Any) -> None:
     """Take what nobody wants to know."""
 
 
-def _time_transformers(contestant: Contestant, turn: Turn, clock: Clock) -> None:
+async def _time_transformers(contestant: Contestant, turn: Turn, clock: Clock) -> None:
     """Take the seconds of the batches, but for the first one where there are others: it warms up."""
     with tempfile.TemporaryDirectory(prefix="distillgen-") as state:
         asked = [*turn.warm_up, *turn.timed]
-        answers = ask_transformers(contestant, asked, Path(state), _let_be, anew=True)
+        answers = await in_thread(contestant, asked, Path(state), _let_be, anew=True)
     batches: dict[float, tuple[int, float]] = {}
     for at, seconds in answers.received:
         batches[at] = (batches.get(at, (0, 0.0))[0] + 1, seconds or 0.0)

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from distillgen.student.settings import SMALL, TrainingSettings
 from distillgen.teacher.embedded_server import die_with_parent
 
 CHECKPOINTS = Path("checkpoints")  # below the working folder, which is where the child is: it may be moved meanwhile
-LOCK = "trainer.lock"
+LOCK, JOURNAL = "trainer.lock", Path("events.jsonl")
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
 _NO_ROOM = ("No space left", "os error 28", "os error 122", "PytorchStreamWriter failed", "unexpected pos")
 
@@ -45,16 +45,27 @@ class Stopped(Exception):
 
 
 class Events:
-    """Where events go: the standard output that this process began with. Whether anybody reads them is no matter."""
+    """Where events go: the standard output that this process began with, and a file below the working folder.
+
+    Whether anybody reads the first is no matter: the file has the steps that are made when the parent is gone, too.
+    """
 
     def __init__(self) -> None:
         self._out = os.dup(1)
         os.dup2(2, 1)
+        self._journal: int | None = None
+
+    def keep(self, path: Path) -> None:
+        """Write every event from now on to a file, after what is there."""
+        self._journal = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
     def say(self, event: str, **facts: Any) -> None:
         """Say one event."""
+        line = json.dumps({"event": event, **facts}).encode() + b"\n"
         with contextlib.suppress(OSError):
-            os.write(self._out, json.dumps({"event": event, **facts}).encode() + b"\n")
+            os.write(self._out, line)
+        if self._journal is not None:
+            os.write(self._journal, line)
 
 
 class Stop:
@@ -113,13 +124,15 @@ def main() -> None:
     try:
         os.chdir(order["work"])
         with Lock(Path(LOCK)):
+            events.keep(JOURNAL)
             train(order, events, stop)
     except Stopped:
         events.say("stopped")
     except BaseException as error:
         traceback.print_exc()  # into the log
-        events.say("error", **told(error))
         status = 1
+        with contextlib.suppress(OSError):  # the disk may be full
+            events.say("error", **told(error))
     sys.stderr.flush()
     os._exit(status)  # the thread that watches the pipe would have us wait
 
@@ -248,7 +261,7 @@ def _run(
     """Train to the end, or until the validation split shows no gain; return the last checkpoint."""
     trainer = build_trainer(work, tokenizer, rows, validation)
     last: list[Checkpoint] = []
-    trainer.add_callback(_watcher(work, last, is_watched=validation is not None))
+    trainer.add_callback(_watcher(work, last, _in_order(trainer, work.settings), is_watched=validation is not None))
     work.stop.is_in_steps = True
     try:
         if work.stop.is_asked:
@@ -271,7 +284,7 @@ def build_trainer(work: Work, tokenizer: Any, rows: Examples, validation: Exampl
     own = {"beta": settings.dpo.beta} if are_pairs else {"completion_only_loss": True}
     trainer = kind(
         model=_load(work.order["base"]),
-        args=config(**_arguments(work, len(rows.rows), are_pairs, is_watched=validation is not None), **own),
+        args=config(**_arguments(work, len(rows.rows), is_watched=validation is not None), **own),
         train_dataset=Dataset.from_list(rows.rows),
         eval_dataset=Dataset.from_list(validation.rows) if validation else None,
         processing_class=tokenizer,
@@ -285,6 +298,41 @@ def build_trainer(work: Work, tokenizer: Any, rows: Examples, validation: Exampl
     return trainer
 
 
+def _in_order(trainer: Any, settings: TrainingSettings) -> Callable[[int], None]:
+    """Have batches hold rows of like length, in an order that goes by seed and epoch alone; return what is told the
+    step at the beginning of an epoch.
+
+    The trainer's own order goes by all random numbers that were drawn before, which in the second epoch are others
+    where an earlier run was gone on with: that would give other weights.
+    """
+    import torch
+    from transformers.trainer_pt_utils import LengthGroupedSampler
+
+    rows = trainer.train_dataset
+    order = torch.Generator()
+    sampler = LengthGroupedSampler(
+        settings.batch * settings.accumulate, lengths=[_length(row) for row in rows], generator=order
+    )
+    trainer._get_train_sampler = lambda dataset=None: sampler
+    steps = steps_of_epoch(len(rows), settings)
+
+    def begin(step: int) -> None:
+        order.manual_seed(settings.seed * 1_000_003 + step // steps)
+
+    return begin
+
+
+def steps_of_epoch(rows: int, settings: TrainingSettings) -> int:
+    """Return how many steps an epoch has."""
+    return math.ceil(math.ceil(rows / settings.batch) / settings.accumulate)
+
+
+def _length(row: Mapping[str, Any]) -> int:
+    if "input_ids" in row:
+        return len(row["input_ids"])
+    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+
+
 def _learnt(row: Mapping[str, Any]) -> tuple[int, int]:
     return len(row["input_ids"]), sum(label != -100 for label in row["labels"])
 
@@ -294,11 +342,10 @@ def _learnt_of_pair(row: Mapping[str, Any]) -> tuple[int, int]:
     return len(row["prompt_ids"]) + learnt, learnt
 
 
-def _arguments(work: Work, rows: int, are_pairs: bool, *, is_watched: bool) -> dict[str, Any]:
+def _arguments(work: Work, rows: int, *, is_watched: bool) -> dict[str, Any]:
     """Return the arguments of the trainer. Of checkpoints it deletes none: that is done when the next one is whole."""
     settings = work.settings
-    steps = math.ceil(math.ceil(rows / settings.batch) / settings.accumulate)  # in an epoch
-    every = max(1, math.ceil(steps / settings.validations))
+    every = max(1, math.ceil(steps_of_epoch(rows, settings) / settings.validations))
     watched = {"eval_strategy": "steps", "eval_steps": every, "metric_for_best_model": "eval_loss"}
     schedule = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
     return {
@@ -309,7 +356,6 @@ def _arguments(work: Work, rows: int, are_pairs: bool, *, is_watched: bool) -> d
         "max_length": settings.max_tokens, "seed": settings.seed, "data_seed": settings.seed,
         "use_cpu": work.device == "cpu", "bf16": work.precision == "bfloat16", "fp16": False,
         "gradient_checkpointing": int(work.order["parameters"]) >= SMALL,
-        "train_sampling_strategy": "random" if are_pairs else "group_by_length",
         "dataloader_pin_memory": work.device == "cuda", "prediction_loss_only": True,
         "logging_steps": 1, "logging_nan_inf_filter": False, "report_to": "none", "disable_tqdm": True,
         "save_strategy": "steps", "save_steps": every, "save_total_limit": None,
@@ -335,11 +381,14 @@ def _load(folder: str | Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
-def _watcher(work: Work, last: list[Checkpoint], *, is_watched: bool) -> Any:
+def _watcher(work: Work, last: list[Checkpoint], begin: Callable[[int], None], *, is_watched: bool) -> Any:
     """Return the callback that tells what happens, marks checkpoints as whole, and ends the training when asked to."""
     from transformers import TrainerCallback
 
     class Watcher(TrainerCallback):  # type: ignore[misc]
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            begin(state.global_step)
+
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
             control.should_save = control.should_save or work.stop.is_asked
             return control

@@ -59,6 +59,7 @@ LIBRARY_BYTES = 500_000_000  # what the trainer's libraries take by themselves
 # Bytes of memory a parameter at least: float32 weights, gradients and AdamW's two moments; with an adapter the weights.
 FULL_BYTES, LORA_BYTES, REFERENCE_BYTES = 16.0, 4.5, 4.0
 GOES_ON = "the same command goes on where it stopped"
+LASTING = ("step", "validation", "checkpoint", "resumed")  # events of earlier runs that still hold
 NOT_RESULT = ("keep_checkpoints",)  # settings that change nothing of the student
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 
@@ -146,8 +147,11 @@ def train(order: Order, on_event: OnEvent = _ignore) -> Student:
         checkpoint = _begun(order, asked)
         _require_disk(order)
         with on_stop(GOES_ON):
-            told = _trained(order, checkpoint, on_event)
-            student = _published(order, asked, told, on_event)
+            try:
+                told = _trained(order, checkpoint, on_event)
+                student = _published(order, asked, told, on_event)
+            except KeyboardInterrupt:
+                raise Interrupted(f"stopped; {GOES_ON}", signal_number=signal.SIGINT) from None
         shutil.rmtree(order.work, ignore_errors=True)
     return student
 
@@ -204,7 +208,7 @@ def _asked(order: Order) -> dict[str, Any]:
         "train": {name: manifest.splits[name] for name in [split_to_train(order.version)]},
         "validation": {name: manifest.splits[name] for name in [split_to_watch(order.version)] if name},
         "base": order.base.sha256, "settings": settings, "long": order.long, "reasoning": order.reasoning,
-        "gguf": order.gguf, "software": software,
+        "software": software,
     }  # fmt: skip
 
 
@@ -215,10 +219,10 @@ def _installed(package: str) -> str:
         return "not installed"
 
 
-def _order_digest(asked: Mapping[str, Any]) -> str:
+def _order_digest(asked: Mapping[str, Any], gguf: str) -> str:
     """Return the digest of what the user asked for: not of software and threads, which a finished student outlives."""
     settings = {key: value for key, value in asked["settings"].items() if key != "threads"}
-    return digest(canonical({**asked, "settings": settings, "software": {}}))
+    return digest(canonical({**asked, "settings": settings, "software": {}, "gguf": gguf}))
 
 
 def _already(order: Order, asked: Mapping[str, Any]) -> Student:
@@ -228,7 +232,7 @@ def _already(order: Order, asked: Mapping[str, Any]) -> Student:
         student = read_student(out)
     except UsageError:
         raise UsageError(f"there is something at {out} already", fix="choose another folder with --out") from None
-    if student.manifest.training.get("order") != _order_digest(asked):
+    if student.manifest.training.get("order") != _order_digest(asked, order.gguf):
         raise UsageError(
             f"at {out} is a student already, trained on other rows, from another base or by other settings",
             fix="choose another folder with --out, or move that one away",
@@ -388,7 +392,7 @@ def _require_disk(order: Order) -> None:
 
 
 def _await_trainer(work: Path) -> None:
-    """Wait until the trainer of a run that was killed has made its last checkpoint. Raises Locked if it does not end."""
+    """Wait until the trainer of a run that was killed has ended with its checkpoint. Raises Locked if it does not."""
     lock = work / "trainer.lock"
     until = time.monotonic() + STOP_SECONDS
     while (at_work := holder(lock)) is not None:
@@ -405,17 +409,17 @@ def _trained(order: Order, checkpoint: Checkpoint | None, on_event: OnEvent) -> 
     log = order.work / "log"
     made = order.work / "made"
     shutil.rmtree(made, ignore_errors=True)
-    with disk_errors(order.work), log.open("ab") as noise, journal.open("ab") as kept:
 
-        def take(event: Event) -> None:
-            kept.write(orjson.dumps(event) + b"\n")
-            kept.flush()
-            told.take(event)
-            on_event(event)
+    def take(event: Event) -> None:
+        told.take(event)
+        on_event(event)
 
-        if checkpoint is not None:
-            take({"event": "resumed", "step": checkpoint.step})
-            on_event({"event": "message", "text": f"going on from the checkpoint at step {checkpoint.step:,}"})
+    if checkpoint is not None:
+        on_event({"event": "message", "text": f"going on from the checkpoint at step {checkpoint.step:,}"})
+        on_event({"event": "resumed", "step": checkpoint.step})
+    with disk_errors(log):
+        noise = log.open("ab")
+    with noise:
         status = _run(order, checkpoint, told, noise, take)
     if told.error is not None:
         raise _error(order, told.error, log)
@@ -427,18 +431,23 @@ def _trained(order: Order, checkpoint: Checkpoint | None, on_event: OnEvent) -> 
 
 
 def _take_up(journal: Path, checkpoint: Checkpoint | None, told: _Told) -> None:
-    """Keep of the events of earlier runs those up to the checkpoint: what came later is done again."""
+    """Keep of the events of earlier runs those up to the checkpoint, and note that it was gone on from there: what came
+    later is done again. The trainer writes on from here."""
     lines: list[bytes] = []
     with contextlib.suppress(FileNotFoundError):
         lines = journal.read_bytes().splitlines()
     kept = []
-    for line in lines if checkpoint is not None else []:
+    upto = checkpoint.step if checkpoint is not None else -1
+    for line in lines:
         with contextlib.suppress(ValueError):  # a line that a crash cut off
             event = orjson.loads(line)
-            if event.get("event") in ("step", "validation", "checkpoint", "resumed") and checkpoint is not None:
-                if event["step"] <= checkpoint.step:
-                    kept.append(line)
-                    told.take(event)
+            if event.get("event") in LASTING and event["step"] <= upto:
+                kept.append(line)
+                told.take(event)
+    if checkpoint is not None:
+        resumed = {"event": "resumed", "step": checkpoint.step}
+        kept.append(orjson.dumps(resumed))
+        told.take(resumed)
     write_atomically(journal, b"".join(line + b"\n" for line in kept))
 
 
@@ -618,5 +627,5 @@ def _training(order: Order, asked: Mapping[str, Any], told: _Told) -> dict[str, 
             "train": [[event["step"], event["loss"]] for event in told.steps],
             "validation": [[event["step"], event["loss"]] for event in told.validations],
         },
-        "order": _order_digest(asked),
+        "order": _order_digest(asked, order.gguf),
     }  # fmt: skip

@@ -24,9 +24,10 @@ from distillgen.student.gguf_file import read_gguf_head, write_gguf  # noqa: E40
 from distillgen.teacher.models import find_model, is_installed, weights_path  # noqa: E402
 
 SMALL = find_model("smollm2-135m")
-pytestmark = pytest.mark.skipif(
-    not is_installed(SMALL), reason="needs the weights: distillgen teachers install smollm2-135m"
-)
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
+    pytest.mark.skipif(not is_installed(SMALL), reason="needs the weights: distillgen teachers install smollm2-135m"),
+]
 PROMPTS = ["Once upon a time", "Sentiment: a dull film ->", "Größe, 大きさ and 1,234.5"]
 
 
@@ -265,30 +266,6 @@ def finished(process: "subprocess.Popen[str]") -> tuple[dict[str, Any], str]:
     return json.loads(out), told
 
 
-def test_two_at_once_unpack_once_and_a_third_starts_no_child(tiny: Path, tiny_gguf: Path, tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    both = [start(tiny_gguf, tmp_path), start(tiny_gguf, tmp_path)]
-    (first, told), (second, also_told) = (finished(process) for process in both)
-    assert first == second
-    assert (told + also_told).count("for training") == 1 and "waiting for it" in told + also_told
-    folder = Path(first["folder"])
-    assert sorted(path.name for path in folder.parent.iterdir()) == [f".{folder.name}.lock", folder.name]
-    third, told = finished(start(tiny_gguf, tmp_path, "--no-child"))
-    assert third == first and told == ""
-
-    model, original = (AutoModelForCausalLM.from_pretrained(path) for path in (folder, tiny))
-    assert model.dtype == torch.float32 and third["parameters"] == original.num_parameters()
-    assert not hasattr(model.config, "quantization_config")
-    for name, weight in original.state_dict().items():
-        assert torch.equal(model.state_dict()[name], weight.to(torch.float16).float()), name
-    tokenizer, same = AutoTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(tiny)
-    assert tokenizer.model_max_length == 256 and tokenizer.chat_template == same.chat_template
-    for prompt in PROMPTS:
-        assert tokenizer(prompt).input_ids == same(prompt).input_ids
-    model.save_pretrained(tmp_path / "again")  # a model that still counts as quantised cannot be
-
-
 def children(of: int) -> list[int]:
     """Return the processes that a process has started (Linux)."""
     found = []
@@ -306,26 +283,52 @@ def is_alive(process: int) -> bool:
         return False
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_killed_in_the_middle_nothing_half_made_has_its_name(tiny_gguf: Path, tmp_path: Path) -> None:
-    process = start(tiny_gguf, tmp_path)
-    models = tmp_path / "models"
-    while not list(models.glob(".staging-*")) or not (working := children(process.pid)):
+@pytest.fixture(scope="module")
+def killed(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache in which an unpacking was killed in the middle; its child is gone too."""
+    cache = tmp_path_factory.mktemp("cache")
+    process = start(tiny_gguf, cache)
+    while not list(cache.glob("models/.staging-*")) or not (working := children(process.pid)):
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     while any(is_alive(each) for each in working):  # they end with their parent, or this test never does
         time.sleep(0.02)
-    assert [path for path in models.iterdir() if path.name.endswith("-transformers")] == list(
-        models.glob(".staging-*-transformers")
-    )
-    assert list(models.glob(".staging-*"))
-    found, _ = finished(start(tiny_gguf, tmp_path))
-    assert Path(found["folder"]).is_dir() and not list(models.glob(".staging-*"))
+    return cache
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_killed_in_the_middle_nothing_half_made_has_its_name(killed: Path) -> None:
+    assert list(killed.glob("models/.staging-*"))
+    assert not [path for path in (killed / "models").iterdir() if path.is_dir() and not path.name.startswith(".")]
+
+
+def test_after_that_two_at_once_unpack_once_and_a_third_starts_no_child(
+    tiny: Path, tiny_gguf: Path, killed: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    both = [start(tiny_gguf, killed), start(tiny_gguf, killed)]
+    (first, told), (second, also_told) = (finished(process) for process in both)
+    assert first == second
+    assert (told + also_told).count("for training") == 1 and "waiting for it" in told + also_told
+    folder = Path(first["folder"])
+    assert sorted(path.name for path in folder.parent.iterdir()) == [f".{folder.name}.lock", folder.name]
+    third, told = finished(start(tiny_gguf, killed, "--no-child"))
+    assert third == first and told == ""
+
+    model, original = (AutoModelForCausalLM.from_pretrained(path) for path in (folder, tiny))
+    assert model.dtype == torch.float32 and third["parameters"] == original.num_parameters()
+    assert not hasattr(model.config, "quantization_config")
+    for name, weight in original.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weight.to(torch.float16).float()), name
+    tokenizer, same = AutoTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(tiny)
+    assert tokenizer.model_max_length == 256 and tokenizer.chat_template == same.chat_template
+    for prompt in PROMPTS:
+        assert tokenizer(prompt).input_ids == same(prompt).input_ids
+    model.save_pretrained(tmp_path / "again")  # a model that still counts as quantised cannot be
+
+
 def test_a_child_that_is_killed_is_said_to_want_memory(tiny_gguf: Path, tmp_path: Path) -> None:
     process = start(tiny_gguf, tmp_path)
     while not (working := children(process.pid)):

@@ -1,0 +1,593 @@
+"""Measuring a student, for real: a scripted teacher whose answers are known, and smollm2-135m as base and student."""
+
+import asyncio
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import orjson
+import pytest
+from conftest import Project, clean_environment
+from loopback import Body, Loopback, Say, error, reply
+
+from distillgen.dataset.manifest import FileEntry
+from distillgen.dataset.versions import find_version
+from distillgen.errors import BudgetSpent, NotFound, Unfinished, UsageError
+from distillgen.files import file_sha256
+from distillgen.schemas import __file__ as schemas
+from distillgen.student.asking import ask, grammar_of, teacher_of, wanted_columns
+from distillgen.student.base import Base
+from distillgen.student.evaluation import EvaluationRequest, evaluate, version_of
+from distillgen.student.folder import Student, StudentManifest
+from distillgen.student.questions import (
+    Question,
+    Reading,
+    in_lots,
+    like_earlier,
+    like_known,
+    read_questions,
+    templates_of,
+)
+from distillgen.student.timing import turns_of
+from distillgen.teacher.models import find_model, weights_path
+
+RECIPE = """
+name = "moods"
+
+[seeds]
+path = "seeds.jsonl"
+
+[teachers.main]
+base_url = "{url}"
+model = "scripted"
+prices = {{ input = 1.0, output = 2.0 }}
+sampling = {{ max_tokens = 16, temperature = 0 }}
+
+[[steps]]
+use = "generate"
+prompt = "label"
+labels = ["good", "bad"]
+
+[[steps]]
+use = "filter"
+preset = "labels"
+
+[[steps]]
+use = "deduplicate"
+on = "text"
+
+[student]
+prompt = "Mood: {{{{ text }}}}"
+completion = "{{{{ label }}}}"
+
+[dataset]
+splits = {{ train = 0.7, validation = 0.3 }}
+
+[budget]
+usd = 1.0
+"""
+THINGS = [
+    "apple",
+    "bridge",
+    "candle",
+    "drum",
+    "engine",
+    "feather",
+    "garden",
+    "hammer",
+    "island",
+    "jacket",
+    "kettle",
+    "lamp",
+]
+SEEDS = [f"the {one} beside the {other} was {'lovely' if n % 2 else 'awful'} today" for n, (one, other) in enumerate(
+    (one, other) for one in THINGS for other in THINGS[:4] if one != other)]  # fmt: skip
+GOLD = [
+    (f"{word} {thing} from the {place} we kept for {n} years", "good" if n % 2 else "bad")
+    for n, (word, thing, place) in enumerate(
+        (word, thing, place) for word in ("Old", "Grand") for thing in THINGS[:6] for place in ("sea", "hill")
+    )
+]
+WRONG = {2, 5, 11}  # of the gold: what the scripted teacher gets wrong
+
+
+def mood(body: Body) -> Say:
+    """Label what a text says; of the gold, all but a few as they should be. A judge prefers the longer answer."""
+    asked = body["messages"][-1]["content"]
+    if "First answer:" in asked:
+        first = asked.partition("First answer:")[2].partition("Second answer:")[0]
+        second = asked.partition("Second answer:")[2]
+        winner = "first" if len(first.strip()) > len(second.strip()) else "second"
+        return reply(json.dumps({"critique": "The longer one says more than the other.", "winner": winner}))
+    number = next((n for n, (text, _) in enumerate(GOLD) if text in asked), None)
+    if number is None:
+        return reply(json.dumps({"label": "good" if "lovely" in asked else "bad"}))
+    gold = GOLD[number][1]
+    return reply(json.dumps({"label": {"good": "bad", "bad": "good"}[gold] if number in WRONG else gold}))
+
+
+def nothing(_: Any) -> None:
+    """Hear no event."""
+
+
+@pytest.fixture(scope="module")
+def weights() -> Path:
+    """The file of the embedded model, of which base and student are made here."""
+    return weights_path(find_model("smollm2-135m"))
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Loopback]:
+    """One scripted teacher for all: its address is in the version."""
+    server = Loopback()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def built(served: Loopback, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A version of labelled texts, and a file of gold: 24 texts, the teacher right on 21 of them."""
+    served.behave = mood
+    project = Project(tmp_path_factory.mktemp("moods"))
+    project.write("recipe.toml", RECIPE.format(url=served.url))
+    project.seeds([{"text": text} for text in SEEDS])
+    project.build()
+    sizes = ["big" if n < 12 else "small" for n in range(len(GOLD))]
+    rows = [{"text": text, "gold": gold, "size": size} for (text, gold), size in zip(GOLD, sizes, strict=True)]
+    project.seeds(rows, "gold.jsonl")
+    return project
+
+
+@pytest.fixture
+def loopback(served: Loopback) -> Loopback:
+    """The scripted teacher, who has not been asked anything yet."""
+    served.behave = mood
+    served.bodies.clear()
+    return served
+
+
+@pytest.fixture
+def moods(project: Project, built: Project, loopback: Loopback) -> Project:
+    """The built project, as often as it is wanted."""
+    shutil.copytree(built.folder, project.folder, dirs_exist_ok=True, symlinks=True)
+    return project
+
+
+@pytest.fixture
+def student(moods: Project, weights: Path) -> Student:
+    """A student of the version, with the untouched weights as its GGUF file."""
+    folder = moods.folder / "student"
+    folder.mkdir()
+    (folder / "student.gguf").symlink_to(weights)
+    manifest = moods.manifest(name="moods")
+    size = weights.stat().st_size
+    return Student(folder, StudentManifest(
+        name="moods-student", created="2026-11-26", distillgen="0",
+        dataset={"name": "moods", "version": 1, "digest": manifest["digest"], "rows": manifest["rows"]},
+        base={"name": "smollm2-135m", "sha256": "b" * 64, "parameters": 134_515_008}, settings={}, training={},
+        software={}, files={"student.gguf": FileEntry(bytes=size, sha256=find_model("smollm2-135m").sha256)},
+    ))  # fmt: skip
+
+
+@pytest.fixture
+def base(moods: Project, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Base:
+    """The same weights as base: the cache holds them as a GGUF file in the student's quantisation."""
+    cache = moods.folder / "cache"
+    (cache / "models").mkdir(parents=True)
+    (cache / "models" / f"base-{'b' * 12}-q8_0.gguf").symlink_to(weights)
+    monkeypatch.setenv("DISTILLGEN_CACHE", str(cache))
+    return Base("smollm2-135m", moods.folder, weights, "SmolLM2", "Apache-2.0", "b" * 64, 134_515_008, 2048, 1)
+
+
+def request(project: Project, student: Student, on: str = "gold.jsonl", **more: Any) -> EvaluationRequest:
+    path = str(project.folder / on) if "." in on else on
+    return EvaluationRequest(student, path, project.folder, **{"time": 0, **more})
+
+
+def named(evaluation: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(each for each in evaluation["contestants"] if each["name"] == name)
+
+
+def without_times(evaluation: dict[str, Any]) -> dict[str, Any]:
+    contestants = [{**each, "speed": None, "usd_per_1000": None} for each in evaluation["contestants"]]
+    return {**evaluation, "date": "", "contestants": contestants}
+
+
+def check_schema(evaluation: dict[str, Any]) -> None:
+    schema = orjson.loads((Path(schemas).parent / "student-evaluate.schema.json").read_bytes())
+    errors = [error.message for error in jsonschema_rs.validator_for(schema).iter_errors(evaluation)]
+    assert not errors
+
+
+# -- questions -----------------------------------------------------------------------------------------------------
+
+
+def questions_of(project: Project, on: str = "gold.jsonl", how: Reading | None = None) -> Any:
+    version = find_version("moods", project.folder / "datasets")
+    path = str(project.folder / on) if "." in on else on
+    return read_questions(path, version, version.manifest.recipe["student"], how or Reading())
+
+
+def test_rows_of_a_file_become_what_the_student_is_shown(moods: Project) -> None:
+    found = questions_of(moods, how=Reading(by="size"))
+    first = found.asked[0]
+    assert first.messages == [{"role": "user", "content": f"Mood: {GOLD[0][0]}"}]
+    assert (first.gold, first.taught, first.group) == ("bad", None, "big")
+    assert found.dump() == {
+        "what": "gold.jsonl", "sha256": file_sha256(moods.folder / "gold.jsonl"), "questions": 24, "with_gold": 24,
+        "left_out": {"overlap": 0, "duplicates": 0},
+    }  # fmt: skip
+
+
+def test_what_was_trained_on_and_what_comes_twice_is_left_out_and_counted(moods: Project) -> None:
+    rows = [
+        {"text": SEEDS[3].upper(), "gold": "good"},  # trained on, but for case
+        {"text": SEEDS[5] + " again", "gold": "good"},  # nearly
+        {"text": GOLD[0][0], "gold": "bad"},
+        {"text": f"  {GOLD[0][0]} ", "gold": "bad"},  # twice
+        {"text": GOLD[0][0] + " or so", "gold": "bad"},  # nearly twice
+        {"text": GOLD[1][0], "gold": "good"},
+    ]
+    moods.seeds(rows, "mixed.jsonl")
+    found = questions_of(moods, "mixed.jsonl")
+    assert found.left_out == {"overlap": 2, "duplicates": 2}
+    assert [question.columns["text"] for question in found.asked] == [GOLD[0][0], GOLD[1][0]]
+    moods.seeds(rows[:2], "known.jsonl")
+    with pytest.raises(UsageError, match="no question is left: 2 by overlap"):
+        questions_of(moods, "known.jsonl")
+
+
+def test_a_template_that_all_questions_share_makes_nothing_alike() -> None:
+    shown = [f"Read this text with care and say which mood it has: {thing} is near" for thing in THINGS]
+    assert like_earlier(shown, set()) == set()
+    assert like_known(shown, ["Read this text with care and say which mood it has: teapot is near"]) == set()
+    assert like_known(shown, [shown[4]]) == {4}
+
+
+def test_a_limit_takes_the_same_rows_whatever_else_is_there(moods: Project) -> None:
+    few = questions_of(moods, how=Reading(limit=6)).asked
+    assert len(few) == 6
+    moods.seeds([{"text": text, "gold": gold, "size": "big" if n < 12 else "small"}
+                 for n, (text, gold) in reversed(list(enumerate(GOLD)))], "turned.jsonl")  # fmt: skip
+    turned = questions_of(moods, "turned.jsonl", Reading(limit=6)).asked
+    assert {question.id for question in few} == {question.id for question in turned}
+
+
+def test_a_split_brings_the_teachers_answers_and_the_seeds_own_columns(moods: Project) -> None:
+    found = questions_of(moods, "validation")
+    rows = [row for row in moods.sidecar("provenance", name="moods") if row["split"] == "validation"]
+    assert len(found.asked) + found.left_out["overlap"] + found.left_out["duplicates"] == len(rows)
+    assert all(question.taught == ("good" if "lovely" in question.text else "bad") for question in found.asked)
+    assert all(question.replies[0]["tokens"]["completion"] == 11 for question in found.asked)
+    assert "stopped by" in found.warnings[0]
+    train = questions_of(moods, "train")
+    assert "was trained on" in train.warnings[0] and train.left_out == {"overlap": 0, "duplicates": 0}
+
+
+@pytest.mark.parametrize(
+    ("rows", "how", "what", "fix"),
+    [
+        pytest.param([{"sentence": "x"}], Reading(), "no column 'text', which", "the file has 'sentence'", id="template"),
+        pytest.param([{"text": "x"}], Reading(wanted={"place": "prompt 'label'"}), "'place', which prompt 'label'", "'text'",
+                     id="prompt"),
+        pytest.param([{"text": "x"}], Reading(gold="mood"), "no column 'mood', which --gold", "'text'", id="gold"),
+        pytest.param([{"text": "x"}], Reading(by="kind"), "no column 'kind', which --by", "'text'", id="by"),
+        pytest.param([], Reading(), "not a single question", "one a line", id="empty"),
+    ],
+)  # fmt: skip
+def test_a_file_that_does_not_do(moods: Project, rows: Any, how: Reading, what: str, fix: str) -> None:
+    moods.seeds(rows, "wrong.jsonl")
+    with pytest.raises(UsageError) as caught:
+        questions_of(moods, "wrong.jsonl", how)
+    assert what in str(caught.value) and fix in str(caught.value)
+
+
+def test_neither_a_file_nor_a_split(moods: Project) -> None:
+    with pytest.raises(UsageError, match="neither a file nor a split") as caught:
+        questions_of(moods, "tests")
+    assert "moods@1 has the splits train, validation" in str(caught.value)
+
+
+def test_a_row_without_gold_is_asked_all_the_same(moods: Project) -> None:
+    moods.seeds([{"text": GOLD[0][0], "gold": ""}, {"text": GOLD[1][0], "gold": None}, {"text": GOLD[2][0], "gold": 3}],
+                "some.jsonl")  # fmt: skip
+    found = questions_of(moods, "some.jsonl")
+    assert [question.gold for question in found.asked] == [None, None, "3"] and found.with_gold == 1
+
+
+# -- how the teacher is asked ------------------------------------------------------------------------------------------
+
+
+def contestant(moods: Project, **changes: Any) -> Any:
+    manifest = moods.manifest(name="moods")
+    recipe = {**manifest["recipe"], **{key: value for key, value in changes.items() if key not in ("name", "budget")}}
+    templates = templates_of(recipe["student"])
+    return teacher_of(
+        recipe, manifest["prompts"], templates, project=moods.folder, name=changes.get("name"),
+        budget=changes.get("budget"),
+    )  # fmt: skip
+
+
+def test_the_teacher_is_asked_by_the_steps_that_ask_and_no_others(moods: Project) -> None:
+    teacher = contestant(moods)
+    assert [step["use"] for step in teacher.table["steps"]] == ["generate"]
+    assert wanted_columns(teacher) == {"text": "prompt 'label'"}
+    assert teacher.table["terms"]["purpose"] == "evaluation" and teacher.table["budget"] == {"usd": 1.0}
+    assert not teacher.is_free and teacher.runtime == "the provider" and teacher.model == "scripted"
+    assert contestant(moods, budget=0.5).table["budget"] == {"usd": 0.5}
+
+
+def test_samples_are_asked_for_where_something_chooses_among_them(moods: Project) -> None:
+    generate = {"use": "generate", "prompt": "label", "labels": ["good", "bad"], "samples": 3}
+    assert contestant(moods, steps=[generate]).table["steps"][0]["samples"] == 1
+    vote = {"use": "select", "keep": "majority", "on": "label"}
+    assert [step.get("samples") for step in contestant(moods, steps=[generate, vote]).table["steps"]] == [3, None]
+    checked = {"use": "verify", "how": "exact", "keep": "all", "write": "right"}
+    best = {"use": "select", "keep": "best", "by": "right"}
+    assert [step["use"] for step in contestant(moods, steps=[generate, checked, best]).table["steps"]] == ["generate"]
+
+
+def test_a_step_that_makes_the_question_is_not_asked(moods: Project) -> None:
+    steps = [
+        {"use": "generate", "prompt": "rewrite", "write": {"rewritten": "text"}},
+        {"use": "generate", "prompt": "label", "labels": ["good", "bad"]},
+    ]
+    try:
+        found = contestant(moods, steps=steps)
+    except UsageError:
+        pytest.fail("the second step answers")
+    assert [step["prompt"] for step in found.table["steps"]][-1] == "label"
+    with pytest.raises(UsageError, match="no step of moods answers"):
+        contestant(moods, steps=[{"use": "generate", "prompt": "answer", "write": {"answer": "text"}}])
+
+
+def test_whom_to_ask_by_name(moods: Project) -> None:
+    assert contestant(moods, name="main").table["steps"][0]["teacher"] == "main"
+    embedded = contestant(moods, name="smollm2-135m")
+    assert embedded.is_free and embedded.bytes == find_model("smollm2-135m").bytes
+    assert contestant(moods, name="deepseek/deepseek-flash").main["sampling"] == {"max_tokens": 16, "temperature": 0}
+    with pytest.raises(UsageError, match="unknown teacher 'mian'") as caught:
+        contestant(moods, name="mian")
+    assert "did you mean 'main'?" in str(caught.value)
+
+
+def test_paths_of_a_teacher_start_from_the_project(moods: Project) -> None:
+    (moods.folder / "own.gguf").write_bytes(b"GGUF")
+    found = contestant(moods, teachers={"main": {"provider": "embedded", "gguf": "own.gguf"}})
+    assert found.main["gguf"] == str(moods.folder.resolve() / "own.gguf") and found.bytes == 4
+
+
+def test_a_mix_says_nothing_of_how_to_ask(moods: Project) -> None:
+    with pytest.raises(UsageError, match="is a mix") as caught:
+        teacher_of({"name": "both", "mix": []}, {}, templates_of({}), project=moods.folder, name=None)
+    assert "--recipe FILE" in str(caught.value)
+
+
+def test_a_grammar_holds_any_label() -> None:
+    assert grammar_of(["good", "bad"]) == 'root ::= "good" | "bad"'
+    assert grammar_of(['say "x"\n', "a\\b", "é\u200b"]) == r'root ::= "say \"x\"\n" | "a\\b" | "é\u200b"'
+
+
+def test_a_reply_of_no_use_is_no_answer(moods: Project, loopback: Loopback) -> None:
+    def behave(body: Body) -> Say:
+        asked = body["messages"][-1]["content"]
+        return reply("dunno") if GOLD[0][0] in asked or "once more" in asked else mood(body)
+
+    loopback.behave = behave
+    asked = questions_of(moods).asked
+    answers = asyncio.run(ask(contestant(moods), asked, moods.folder / "state", nothing))
+    assert [question.gold for question in asked if answers.texts[question.id] is None] == ["bad"]
+    assert answers.why_not == {"schema": 1} and len(answers.received) == len(asked) - 1
+
+
+def test_what_fails_for_now_ends_the_evaluation_and_nothing_is_lost(moods: Project, loopback: Loopback) -> None:
+    asked = questions_of(moods).asked
+    down = error(503, "overloaded", retry_after=0)
+    loopback.behave = lambda body: down if GOLD[7][0] in body["messages"][-1]["content"] else mood(body)
+    with pytest.raises(Unfinished, match="1 questions have no answer of teacher yet"):
+        asyncio.run(ask(contestant(moods), asked, moods.folder / "state", nothing))
+    loopback.behave, before = mood, loopback.seen
+    answers = asyncio.run(ask(contestant(moods), asked, moods.folder / "state", nothing))
+    assert loopback.seen == before + 1 and None not in answers.texts.values()
+
+
+# -- the clock -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("there", "count"), [(200, 60), (24, 60), (10, 60), (4, 60), (2, 60), (200, 1), (200, 3)])
+def test_no_question_is_timed_twice(there: int, count: int) -> None:
+    questions = [Question(str(n), {}, [], None, None, None) for n in range(there)]
+    turns = turns_of(questions, count)
+    used = [question.id for turn in turns for question in (*turn.warm_up, *turn.timed)]
+    assert len(used) == len(set(used)) and all(turn.warm_up and turn.timed for turn in turns)
+    assert sum(len(turn.timed) for turn in turns) <= count
+    assert [question.id for question in in_lots(questions)[: len(turns[0].timed)]] or turns
+
+
+def test_nothing_is_timed_where_there_is_nothing_to_time() -> None:
+    questions = [Question(str(n), {}, [], None, None, None) for n in range(9)]
+    assert turns_of(questions, 0) == [] and turns_of(questions[:1], 60) == []
+
+
+# -- the whole -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.embedded
+@pytest.mark.xdist_group("embedded")
+def test_teacher_base_and_student_on_gold(moods: Project, student: Student, base: Base, loopback: Loopback) -> None:
+    told: list[Any] = []
+    evaluation = evaluate(request(moods, student, base=base, by="size", usd_per_hour=3.6, time=12), told.append)
+    check_schema(evaluation)
+    assert [each["name"] for each in evaluation["contestants"]] == ["teacher", "base", "student"]
+    teacher = named(evaluation, "teacher")
+    assert teacher["score"]["value"] == 21 / 24 and loopback.seen == 24
+    assert teacher["groups"]["big"] == {
+        "questions": 12,
+        "value": 9 / 12,
+        "low": pytest.approx(0.5, abs=0.1),
+        "high": 1.0,
+    }
+    assert teacher["usd_per_1000"] == {"value": 0.029, "from": "prices"}  # 7 and 11 tokens at $1 and $2 a million
+    assert teacher["speed"]["questions"] == 24 and "of the calls" in teacher["speed"]["how"]
+    mine, before = named(evaluation, "student"), named(evaluation, "base")
+    assert mine["answered"] == 24 and mine["unreadable"] == 0 and "grammar" in mine["how"]
+    assert mine["speed"]["questions"] == 12 and mine["usd_per_1000"]["from"] == "$3.6 an hour"
+    assert mine["usd_per_1000"]["value"] == pytest.approx(1 / mine["speed"]["per_second"], rel=1e-3)
+    assert {**mine, "name": "", "model": "", "speed": 0, "usd_per_1000": 0} == {
+        **before, "name": "", "model": "", "speed": 0, "usd_per_1000": 0
+    }  # fmt: skip
+    same = next(each for each in evaluation["differences"] if each["from"] == "base" and "what" not in each)
+    assert (same["value"], same["low"], same["high"]) == (0.0, 0.0, 0.0)
+    again = evaluate(request(moods, student, base=base, by="size", usd_per_hour=3.6), nothing)
+    assert without_times(again) == without_times(evaluation) and loopback.seen == 24, "nothing is asked twice"
+    assert {event["who"] for event in told if event["event"] == "asked"} >= {"teacher", "base", "student"}
+
+
+@pytest.mark.embedded
+@pytest.mark.xdist_group("embedded")
+def test_equal_prompts_and_a_judge(moods: Project, student: Student, loopback: Loopback) -> None:
+    evaluation = evaluate(request(moods, student, equal_prompts=True, limit=8, judge="main"), nothing)
+    check_schema(evaluation)
+    assert [each["name"] for each in evaluation["contestants"]] == [
+        "teacher",
+        "student",
+        "student, the teacher's prompt",
+    ]
+    equal = named(evaluation, "student, the teacher's prompt")
+    assert equal["prompt"] == "teacher" and equal["tokens"]["prompt"] > named(evaluation, "student")["tokens"]["prompt"]
+    judge = evaluation["judge"]
+    assert judge["pairs"] == 8 == judge["wins"] + judge["ties"] + judge["losses"]
+    asked = [body for body in loopback.bodies if "First answer:" in body["messages"][-1]["content"]]
+    differ = judge["wins"] + judge["losses"]
+    assert len(asked) == 2 * differ, "each pair that differs in both orders, and no other"
+    agreement = named(evaluation, "student")["agreement"]["value"]
+    assert agreement == judge["ties"] / 8
+
+
+@pytest.mark.embedded
+@pytest.mark.xdist_group("embedded")
+def test_on_a_split_the_teacher_is_paid_already(moods: Project, student: Student, loopback: Loopback) -> None:
+    evaluation = evaluate(request(moods, student, "validation"), nothing)
+    check_schema(evaluation)
+    assert loopback.seen == 0
+    teacher = named(evaluation, "teacher")
+    assert teacher["score"] is None and teacher["agreement"] is None and teacher["how"] == "its answers in the version"
+    assert teacher["answered"] == evaluation["on"]["questions"] and teacher["usd_per_1000"]["value"] == 0.029
+    assert named(evaluation, "student")["agreement"]["value"] is not None
+    assert any("stopped by" in note for note in evaluation["notes"])
+
+
+@pytest.mark.embedded
+@pytest.mark.xdist_group("embedded")
+def test_nobody_but_the_student(moods: Project, student: Student, loopback: Loopback) -> None:
+    evaluation = evaluate(request(moods, student, teacher="none"), nothing)
+    check_schema(evaluation)
+    assert [each["name"] for each in evaluation["contestants"]] == ["student"] and evaluation["differences"] == []
+    assert loopback.seen == 0
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from distillgen.dataset.manifest import FileEntry
+from distillgen.student.evaluation import EvaluationRequest, evaluate
+from distillgen.student.folder import Student, StudentManifest
+folder = Path(sys.argv[1])
+manifest = StudentManifest.model_validate_json((folder / "student.json").read_bytes())
+request = EvaluationRequest(Student(folder / "student", manifest), str(folder / "gold.jsonl"), folder, time=0)
+evaluate(request, lambda event: None)
+"""
+
+
+@pytest.mark.embedded
+@pytest.mark.xdist_group("embedded")
+def test_a_killed_evaluation_goes_on_and_asks_nothing_twice(
+    moods: Project, student: Student, loopback: Loopback
+) -> None:
+    moods.write("student.json", student.manifest.model_dump_json())
+    moods.write("evaluate.py", SCRIPT)
+
+    def slowly(body: Body) -> Say:
+        said = mood(body)
+        return Say(body=said.body, wait=0.0 if loopback.seen <= 10 else 600.0)
+
+    loopback.behave = slowly
+    command = [sys.executable, str(moods.folder / "evaluate.py"), str(moods.folder)]
+    process = subprocess.Popen(command, cwd=moods.folder, env=clean_environment(), stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    store = moods.folder / ".distillgen/answers.sqlite"
+    while stored(store) < len(SEEDS) + 10:
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    answered = {text for text, _ in GOLD if any(text in asked for asked in loopback.asked[:10])}
+    assert len(answered) == 10
+    loopback.behave = mood
+    before = loopback.seen
+    evaluation = evaluate(request(moods, student), nothing)
+    assert named(evaluation, "teacher")["score"]["value"] == 21 / 24
+    assert loopback.seen - before == 14
+    assert not any(text in asked for text in answered for asked in loopback.asked[before:])
+
+
+def stored(store: Path) -> int:
+    import sqlite3
+
+    connection = sqlite3.connect(f"file:{store}?mode=ro", uri=True)
+    try:
+        return int(connection.execute("SELECT count(*) FROM answers").fetchone()[0])
+    finally:
+        connection.close()
+
+
+# -- what cannot be measured ---------------------------------------------------------------------------------------
+
+
+def test_a_budget_holds(moods: Project, student: Student, loopback: Loopback) -> None:
+    with pytest.raises(BudgetSpent):
+        evaluate(request(moods, student, budget=0.0001), nothing)
+    assert loopback.seen < 24
+
+
+def test_a_version_that_is_not_here(moods: Project, student: Student) -> None:
+    with pytest.raises(NotFound, match="trained on moods@1") as caught:
+        version_of(student, moods.folder / "elsewhere")
+    assert "--project DIR" in str(caught.value)
+    evaluation_of_other = student.manifest.model_copy(
+        update={"dataset": {**student.manifest.dataset, "digest": "0" * 64}}
+    )
+    with pytest.raises(NotFound):
+        version_of(Student(student.folder, evaluation_of_other), moods.folder)
+
+
+def test_the_recipe_of_another_dataset(moods: Project, student: Student) -> None:
+    path = moods.write("other/recipe.toml", (moods.folder / "recipe.toml").read_text().replace('"moods"', '"others"'))
+    with pytest.raises(UsageError, match="trained on moods, this is the recipe of others"):
+        evaluate(request(moods, student, recipe=path), nothing)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "what"),
+    [
+        pytest.param([{"text": "a b c"}], {"teacher": "none"}, "no gold answer and no teacher", id="nothing-to-compare"),
+        pytest.param([{"text": "a b c", "gold": "splendid"}], {}, "'splendid' .and 0 more. is none of the labels", id="gold"),
+        pytest.param([{"text": "a b c", "gold": "good"}], {"judge": "nobody"}, "unknown teacher 'nobody'", id="judge"),
+        pytest.param([{"text": "a b c", "gold": "good"}], {"judge": "main", "teacher": "none"}, "a judge compares two",
+                     id="judge-of-one"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_before_anybody_is_asked(
+    moods: Project, student: Student, loopback: Loopback, rows: Any, options: Any, what: str
+) -> None:
+    moods.seeds(rows, "few.jsonl")
+    with pytest.raises(UsageError, match=what):
+        evaluate(request(moods, student, "few.jsonl", **options), nothing)
+    assert loopback.seen == 0
