@@ -247,8 +247,13 @@ def test_what_was_trained_on_and_what_comes_twice_is_left_out_and_counted(moods:
 def test_a_template_that_all_questions_share_makes_nothing_alike() -> None:
     shown = [f"Read this text with care and say which mood it has: {thing} is near" for thing in THINGS]
     assert like_earlier(shown, set()) == set()
-    assert like_known(shown, ["Read this text with care and say which mood it has: teapot is near"]) == set()
-    assert like_known(shown, [shown[4]]) == {4}
+    assert like_known(shown, lambda: ["Read this text with care and say which mood it has: teapot is near"]) == set()
+    assert like_known(shown, lambda: [shown[4]]) == {4}
+    known = [f"Be brief. What is number {n}?" for n in range(40)]
+    few = ["Be brief. What is number 41?", "Be brief. What is number 7?"]
+    assert like_earlier(few, set()) == {1} and like_earlier(few, set(), lambda: known) == set()
+    assert like_known(few, lambda: known) == {1}, "few questions do not show the template, what was trained on does"
+    assert like_known(["a long and winding road home"], lambda: ["A long and winding road to home"]) == {0}
 
 
 def test_a_limit_takes_the_same_rows_whatever_else_is_there(moods: Project) -> None:

@@ -22,7 +22,7 @@ Project = Annotated[Path, typer.Option("--project", metavar="DIR", help="The pro
 
 @student.callback()
 def about_student() -> None:
-    """Train a student on a version, and measure what was won and lost.
+    """Train a student on a version, and measure what was won.
 
     The trainer is TRL on transformers. It needs the extra `student`: pip install 'distillgen[student]'
 
@@ -30,6 +30,10 @@ def about_student() -> None:
     Examples:
       distillgen student train demo --base smollm2-135m --out model
       distillgen student evaluate --student model --on gold.jsonl
+
+    \b
+    Exit status:
+      0 shown
     """
 
 
@@ -321,7 +325,8 @@ def evaluate(
     \b
     Examples:
       distillgen student evaluate --student model --on gold.jsonl
-      distillgen student evaluate --student model --on gold.jsonl --equal-prompts --by group
+      distillgen student evaluate --student model --on gold.csv --equal-prompts
+      distillgen student evaluate --student model --on gold.csv --by group
       distillgen student evaluate --student model --on test --judge main --json
 
     \b

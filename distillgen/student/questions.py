@@ -3,11 +3,11 @@ version; without what it was trained on."""
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from distillgen.dataset.figures import answer_of, prompt_of
 from distillgen.dataset.looking import records_of, training_rows
@@ -22,6 +22,11 @@ from distillgen.settings import SeedSettings
 from distillgen.steps.text import as_text
 from distillgen.student.training import split_to_train, split_to_watch
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Texts: TypeAlias = Callable[[], Iterable[str]]
 GOLD = "gold"
 NEAR = 0.5  # Jaccard similarity of word 3-grams from which on a question is one of those that were trained on
 HELD = 0.8  # share of a question's 3-grams that a longer prompt has, from which on it holds the question
@@ -100,7 +105,7 @@ def read_questions(on: str, version: Version, student: Mapping[str, Any], how: R
         found = _of_split(on, version, how)
     elif Path(on).is_file():
         found = _of_file(Path(on), templates_of(student), how)
-        found = _new_ones(found, (prompt_of(row) for row in training_rows(version)))
+        found = _new_ones(found, lambda: map(prompt_of, training_rows(version)))
     else:
         splits = ", ".join(version.manifest.splits)
         raise UsageError(
@@ -205,7 +210,7 @@ def _of_split(split: str, version: Version, how: Reading) -> Questions:
     if split == trained:
         return replace(found, left_out={"overlap": 0, "duplicates": 0})
     others = [name for name in (trained, watched) if name not in (None, split)]
-    return _new_ones(found, (prompt_of(row) for name in others for row in training_rows(version, name)))
+    return _new_ones(found, lambda: (prompt_of(row) for name in others for row in training_rows(version, name)))
 
 
 def _seen_before(split: str, trained: str, watched: str | None) -> list[str]:
@@ -245,32 +250,38 @@ def in_lots(asked: Sequence[Question]) -> list[Question]:
     return sorted(asked, key=lambda question: hashlib.sha256(canonical(question.id)).digest())
 
 
-def _new_ones(found: Questions, trained_on: Iterable[str]) -> Questions:
+def _new_ones(found: Questions, trained_on: Texts) -> Questions:
     """Return the questions without those that are like a prompt that was trained on, or like an earlier one."""
     texts = [question.text for question in found.asked]
     overlap = like_known(texts, trained_on)
-    twice = like_earlier(texts, overlap)
+    twice = like_earlier(texts, overlap, trained_on)
     asked = [question for place, question in enumerate(found.asked) if place not in overlap and place not in twice]
     return replace(found, asked=asked, left_out={"overlap": len(overlap), "duplicates": len(twice)})
 
 
-def like_known(texts: Sequence[str], known: Iterable[str]) -> set[int]:
+def like_known(texts: Sequence[str], known: Texts) -> set[int]:
     """Return the places of the texts that equal one of the known ones but for case and white space, or nearly.
 
-    Nearly is a Jaccard similarity of `NEAR` of their word 3-grams, without those of a template that many texts share;
-    or that the known text holds `HELD` of them. Memory: some 100 bytes for each word of the texts.
+    Nearly is a Jaccard similarity of `NEAR` of their word 3-grams, or that the known text holds `HELD` of them; those
+    that many texts share, as a template makes them, do not count. `known` is read twice. Memory: some 100 bytes for
+    each word of the texts.
     """
-    table = _Table(texts)
-    left = iter(known)
-    found: set[int] = set()
+    table = _Table(texts, known)
+    return {place for block in _blocks(known) for places in table.alike(block) for place in places}
+
+
+def _blocks(known: Texts) -> Iterator[list[str]]:
+    left = iter(known())
     while block := list(islice(left, BLOCK)):
-        found |= {place for places in table.alike(block) for place in places}
-    return found
+        yield block
 
 
-def like_earlier(texts: Sequence[str], without: set[int]) -> set[int]:
-    """Return the places of the texts that equal, or nearly, an earlier one that is kept; those `without` are none."""
-    table = _Table(texts)
+def like_earlier(texts: Sequence[str], without: set[int], known: Texts | None = None) -> set[int]:
+    """Return the places of the texts that equal, or nearly, an earlier one that is kept; those `without` are none.
+
+    What many of the `known` texts share does not count, either.
+    """
+    table = _Table(texts, known)
     found: set[int] = set()
     for place, alike in enumerate(table.alike(texts)):
         if place not in without and place not in found:
@@ -281,7 +292,7 @@ def like_earlier(texts: Sequence[str], without: set[int]) -> set[int]:
 class _Table:
     """The word 3-grams of some texts, in which those of others are looked up."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    def __init__(self, texts: Sequence[str], known: Texts | None = None) -> None:
         import numpy as np
 
         from distillgen.steps.similarity import fingerprints
@@ -296,6 +307,8 @@ class _Table:
         hashes, owners = prints.sets.hashes[order], owners[order]
         unique, starts, counts = np.unique(hashes, return_index=True, return_counts=True)
         is_stock = (counts > STOCK) & (counts > STOCK_SHARE * len(texts))
+        if known is not None and len(unique):
+            is_stock |= _in_many(unique, known)
         self._stock, self._hashes = unique[is_stock], unique[~is_stock]
         self._owners, self._starts, self._counts = owners, starts[~is_stock], counts[~is_stock]
         spans = zip(self._starts.tolist(), self._counts.tolist(), strict=True)
@@ -328,3 +341,20 @@ class _Table:
     def _is_near(self, place: int, both: int, size: int) -> bool:
         own: int = self._sizes[place]
         return both >= NEAR * (own + size - both) or (own >= FEW and both >= HELD * own)
+
+
+def _in_many(hashes: "NDArray[np.uint64]", known: Texts) -> "NDArray[np.bool_]":
+    """Say of each 3-gram whether it is in so many of the known texts that it is part of their template."""
+    import numpy as np
+
+    from distillgen.steps.similarity import fingerprints
+
+    counts, rows = np.zeros(len(hashes), np.int64), 0
+    for block in _blocks(known):
+        found = fingerprints(block).sets.hashes
+        rows += len(block)
+        at = np.searchsorted(hashes, found)
+        at[at == len(hashes)] = 0
+        counts += np.bincount(at[hashes[at] == found], minlength=len(hashes))
+    many: NDArray[np.bool_] = (counts > STOCK) & (counts > STOCK_SHARE * rows)
+    return many
