@@ -1,6 +1,7 @@
 """Measuring a student, for real: a scripted teacher whose answers are known, and smollm2-135m as base and student."""
 
 import asyncio
+import importlib.util
 import json
 import shutil
 import signal
@@ -12,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
-import orjson
 import pytest
 from conftest import Project, clean_environment
 from loopback import Body, Loopback, Say, error, reply
 
 from distillgen.dataset.manifest import FileEntry
 from distillgen.dataset.versions import find_version
-from distillgen.errors import BudgetSpent, NotFound, Unfinished, UsageError
+from distillgen.errors import BudgetSpent, ExtraMissing, NotFound, Unfinished, UsageError
 from distillgen.files import file_sha256
-from distillgen.schemas import __file__ as schemas
+from distillgen.schemas import schema_of
 from distillgen.student.asking import ask, grammar_of, teacher_of, wanted_columns
 from distillgen.student.base import Base
 from distillgen.student.evaluation import EvaluationRequest, evaluate, version_of
@@ -201,9 +201,8 @@ def without_times(evaluation: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_schema(evaluation: dict[str, Any]) -> None:
-    schema = orjson.loads((Path(schemas).parent / "student-evaluate.schema.json").read_bytes())
-    errors = [error.message for error in jsonschema_rs.validator_for(schema).iter_errors(evaluation)]
-    assert not errors
+    validator = jsonschema_rs.validator_for(schema_of("student-evaluate"))
+    assert not [error.message for error in validator.iter_errors(evaluation)]
 
 
 # -- questions -----------------------------------------------------------------------------------------------------
@@ -498,6 +497,63 @@ def test_nobody_but_the_student(moods: Project, student: Student, loopback: Loop
     assert loopback.seen == 0
 
 
+@pytest.mark.embedded
+@pytest.mark.xdist_group("embedded")
+def test_an_embedded_teacher_is_timed_in_turns_with_the_student(moods: Project, student: Student) -> None:
+    told: list[Any] = []
+    how = {"teacher": "smollm2-135m", "equal_prompts": True, "limit": 8, "time": 4, "measure": "exact"}
+    evaluation = evaluate(request(moods, student, usd_per_hour=1.0, **how), told.append)
+    check_schema(evaluation)
+    turns = list(
+        dict.fromkeys(
+            (each["who"], each["done"]) for each in told if each["event"] == "asked" and "clock" in each["who"]
+        )
+    )
+    names = ["teacher", "student", "student, the teacher's prompt"]
+    assert turns == [(f"{name} by the clock", done) for done in (2, 4) for name in names]
+    assert all(named(evaluation, name)["speed"]["questions"] == 4 for name in names)
+    assert all(named(evaluation, name)["usd_per_1000"]["from"] == "$1 an hour" for name in names)
+    teacher, equal = named(evaluation, "teacher"), named(evaluation, names[2])
+    assert teacher["tokens"] == equal["tokens"] and equal["agreement"]["value"] == 1.0, "the same weights, asked alike"
+    assert evaluation["measure"] == "exact" and evaluation["labels"] == [] and teacher["f1"] is None
+
+
+RATIONALE = """description = "Why, then a label"
+user = "Say why {{ text }} is {{ labels | join(' or ') }}"
+output = "json"
+writes = ["label", "why"]
+[schema]
+type = "object"
+required = ["why", "label"]
+properties = { why = { type = "string" }, label = { type = "string" } }
+[reads]
+text = "the text"
+[values]
+labels = []
+"""
+
+
+@pytest.mark.embedded
+@pytest.mark.xdist_group("embedded")
+def test_a_label_that_comes_after_its_reason_is_read_there(
+    moods: Project, student: Student, loopback: Loopback
+) -> None:
+    def why(body: Body) -> Say:
+        label = json.loads(json.loads(mood(body).body)["choices"][0]["message"]["content"])["label"]
+        return reply(json.dumps({"why": "Good words and bad ones are in it.", "label": label}))
+
+    loopback.behave = why
+    moods.write("prompts/why.toml", RATIONALE)
+    moods.edit('prompt = "label"', 'prompt = "why"')
+    moods.edit('completion = "{{ label }}"', 'completion = "{{ why }}\\n\\nLabel: {{ label }}"')
+    moods.build()
+    made = {**student.manifest.dataset, "digest": moods.manifest(2, name="moods")["digest"], "version": 2}
+    later = Student(student.folder, student.manifest.model_copy(update={"dataset": made}))
+    evaluation = evaluate(request(moods, later, max_tokens=8, limit=None), nothing)
+    assert named(evaluation, "teacher")["score"]["value"] == 21 / 24
+    assert "free text" in named(evaluation, "student")["how"]
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -571,6 +627,16 @@ def test_a_version_that_is_not_here(moods: Project, student: Student) -> None:
     )
     with pytest.raises(NotFound):
         version_of(Student(student.folder, evaluation_of_other), moods.folder)
+
+
+def test_without_a_way_to_ask_the_student(moods: Project, student: Student, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name in ("xllamacpp", "torch") else find(name, *a)
+    )
+    with pytest.raises(ExtraMissing, match="is asked by transformers, which needs torch") as caught:
+        evaluate(request(moods, student), nothing)
+    assert "pip install 'distillgen[student]'" in str(caught.value)
 
 
 def test_the_recipe_of_another_dataset(moods: Project, student: Student) -> None:

@@ -75,20 +75,20 @@ class Hub:
     def create(self, *, public: bool) -> None:
         """Create the repository where there is none."""
         name = self.address.repository
-        with self._errors("write"):
+        with self.errors("write"):
             _patiently(lambda: self._api.create_repo(name, repo_type=KIND, private=not public, exist_ok=True))
 
     def commit_at(self, revision: str | None, *, with_sizes: bool = False) -> Commit:
         """Return the state that a revision names. Raises NotFound."""
         name = self.address.repository
-        with self._errors("read"):
+        with self.errors("read"):
             info = _patiently(lambda: self._api.dataset_info(name, revision=revision, files_metadata=with_sizes))
         sizes = {each.rfilename: each.size for each in info.siblings or ()}
         return Commit(str(info.sha), sizes, bool(info.private))
 
     def tags(self) -> dict[str, str]:
         """Return the tags with their commits."""
-        with self._errors("read"):
+        with self.errors("read"):
             refs = _patiently(lambda: self._api.list_repo_refs(self.address.repository, repo_type=KIND))
         return {each.name: each.target_commit for each in refs.tags}
 
@@ -96,7 +96,7 @@ class Hub:
         """Bring a file of a commit below a folder here, and return its path."""
         from huggingface_hub import hf_hub_download
 
-        with self._errors("read"):
+        with self.errors("read"):
             found = hf_hub_download(self.address.repository, name, repo_type=KIND, revision=sha, local_dir=folder)
         shutil.rmtree(folder / ".cache", ignore_errors=True)  # what huggingface_hub notes down beside its downloads
         return Path(found)
@@ -114,7 +114,7 @@ class Hub:
             *(CommitOperationAdd(name, folder / name) for name in names),
             *(CommitOperationDelete(name, is_folder=False) for name in gone),
         ]
-        with self._errors("write"):
+        with self.errors("write"):
             return _patiently(
                 lambda: self._api.create_commit(
                     self.address.repository, operations, repo_type=KIND, commit_message=told[0],
@@ -125,11 +125,11 @@ class Hub:
     def tag(self, tag: str, sha: str, message: str) -> None:
         """Tag a commit."""
         name = self.address.repository
-        with self._errors("write"):
+        with self.errors("write"):
             _patiently(lambda: self._api.create_tag(name, repo_type=KIND, tag=tag, tag_message=message, revision=sha))
 
     @contextlib.contextmanager
-    def _errors(self, wish: str) -> Iterator[None]:
+    def errors(self, wish: str) -> Iterator[None]:
         """Turn what huggingface_hub raises into an error that tells what to do. Its messages may hold addresses that
         are signed, so that none is passed on.
         """

@@ -129,7 +129,7 @@ def _fetched(hub: Any, patterns: tuple[str, ...], revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    with hub._errors("read"):  # the one place that knows what huggingface_hub raises
+    with hub.errors("read"):  # the one place that knows what huggingface_hub raises
         try:
             found = snapshot_download(
                 hub.address.repository, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"]

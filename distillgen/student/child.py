@@ -42,7 +42,7 @@ def run_child(
         noise = log.open("wb")
     with noise:
         process = subprocess.Popen(
-            [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise,
+            [sys.executable, "-P", "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise,
             bufsize=0,  # so that nothing is left to be written to a child that has died
             # Its own session: Ctrl-C in the terminal is for the parent, which then ends the child.
             start_new_session=True, env={**os.environ, **SILENT},

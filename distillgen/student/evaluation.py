@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib.util
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -15,14 +16,14 @@ from typing import Any, Literal
 from distillgen.dataset.figures import answer_of
 from distillgen.dataset.looking import training_rows
 from distillgen.dataset.versions import Version, find_version
-from distillgen.errors import DistillgenError, NotFound, UsageError, nearest
+from distillgen.errors import DistillgenError, ExtraMissing, NotFound, UsageError, nearest
 from distillgen.files import Lock, utc
 from distillgen.processes import processors
 from distillgen.recipe import read_recipe
 from distillgen.settings import TeacherSettings
 from distillgen.state import state_folder
 from distillgen.steps.mathematics import Mathematics
-from distillgen.student import scores
+from distillgen.student import INSTALL, SMALLER, scores
 from distillgen.student.asking import (
     NOBODY,
     Answers,
@@ -139,6 +140,7 @@ class _Plan:
         self.measure = self._measure()
         if self.measure != "label":
             self.labels = []
+        self.is_label_last = self._is_label_last()
         self.judging = self._judging()
         self.contestants = [*([self.teacher] if self.teacher else []), *self._models()]
         self.timed = list(self.contestants)
@@ -267,6 +269,7 @@ class _Plan:
             return asked_directly(
                 name, gguf, model=self._model(name), max_tokens=most, labels=held_to, parameters=self._parameters(name)
             )
+        _require_transformers()
         student, base = self.request.student, self.request.base
         folder = student.folder if name == STUDENT or base is None else base.folder
         size = student.weight_bytes if name == STUDENT or base is None else base.bytes
@@ -298,6 +301,20 @@ class _Plan:
             return False
         rows = islice(training_rows(self.version), LOOKED_AT)
         return all(answer_of(row).startswith(tuple(self.labels)) for row in rows)
+
+    def read(self, text: str | None) -> str | None:
+        """Return the part of an answer that is compared: of one that ends with its label, that end."""
+        if text is None or not self.is_label_last:
+            return text
+        lines = text.rstrip().splitlines() or [""]
+        return lines[-1].rpartition(":")[2].strip()
+
+    def _is_label_last(self) -> bool:
+        """Whether what the student learnt to write gives reasons first, so that the label stands at the end."""
+        if self.measure != "label" or self._is_label_first():
+            return False
+        rows = islice(training_rows(self.version), LOOKED_AT)
+        return all(answer_of(row).rstrip().endswith(tuple(self.labels)) for row in rows)
 
     def _base_gguf(self, base: Base) -> Path | None:
         """Return the base in the student's own quantisation, made once, so that training is all that differs."""
@@ -370,6 +387,15 @@ def _has_runtime() -> bool:
     return True
 
 
+def _require_transformers() -> None:
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExtraMissing(
+            f"without a GGUF file and llama.cpp a student is asked by transformers, which needs {', '.join(missing)}",
+            fix=f"{INSTALL}   ({SMALLER})\nor, where the student has a GGUF file: pip install 'distillgen[embedded]'",
+        )
+
+
 def _is_number(gold: str) -> bool:
     try:
         float(gold.replace(",", ""))
@@ -388,7 +414,9 @@ class _Score:
         self._plan, self._said, self._speeds = plan, said, speeds
         self._bootstrap = plan.request.bootstrap
         self._asked: Sequence[Question] = plan.questions.asked
-        self._texts = {name: [answers.texts[each.id] for each in self._asked] for name, answers in said.items()}
+        self._texts = {
+            name: [plan.read(answers.texts[each.id]) for each in self._asked] for name, answers in said.items()
+        }
         self._right: dict[str, list[bool | None]] = {}
         self._agrees: dict[str, list[bool | None]] = {}
 

@@ -255,7 +255,7 @@ def _begun(order: Order, asked: Mapping[str, Any]) -> Checkpoint | None:
     if there == orjson.loads(orjson.dumps(asked)):
         return newest(checkpoints)
     if there is not None and any(map(read_checkpoint, checkpoint_folders(checkpoints))):
-        differs = "; ".join(_differences(there, asked))
+        differs = "; ".join(_differences(there, asked)) or "in a way that is not known"
         raise UsageError(
             f"in {order.work} is a training that was begun otherwise ({differs})",
             fix="go on with it by the same command as then, choose another folder with --out, or delete that folder",
@@ -275,7 +275,7 @@ def _differences(there: Any, asked: Mapping[str, Any], before: str = "", most: i
             found += _differences(old, value, f"{key}.")
         elif old != value:
             found.append(f"{before}{key} was {str(old)[:40]}, is {str(value)[:40]}")
-    return found[:most] or ["in a way that is not known"]
+    return found[:most]
 
 
 # -- what is needed ---------------------------------------------------------------------------------------------------

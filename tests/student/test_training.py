@@ -375,10 +375,13 @@ def test_only_one_at_a_time(chats: Project, tiny: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_pairs_are_trained_on_by_dpo(method: str, pairs: Project, tiny: Path, tmp_path: Path) -> None:
-    order = order_of(pairs, tiny, tmp_path / "student", f"method={method}", are_pairs=True)
+    order = order_of(
+        pairs, tiny, tmp_path / "student", f"method={method}", "learning_rate=0.003", "epochs=8", are_pairs=True
+    )
     student = train(order)
     loss = [value for _, value in student.manifest.training["loss"]["train"]]
-    assert abs(loss[0] - 0.6931) < 1e-3 and loss[-1] < loss[0], "at first both answers are as likely as to the base"
+    assert abs(loss[0] - 0.6931) < 1e-3, "at first both answers are as likely as to the base"
+    assert min(loss[len(loss) // 2 :]) < 0.67, "and then the better one more"
     assert weights(student.folder) != weights(tiny)
     assert not list(student.folder.glob("adapter*")), "an adapter is merged"
 
@@ -401,12 +404,23 @@ def test_reasoning_stands_where_it_was_asked_for(placement: Any, traces: Project
     assert learnt.endswith(row["messages"][-1]["content"] + "<|end|>")
 
 
-def test_reasoning_that_the_template_does_not_show_is_refused(traces: Project, tokenizer: Any) -> None:
-    with pytest.raises(UsageError) as error:
-        read(version_of(traces), tokenizer, reasoning="thinking")
-    assert "does not show the reasoning" in str(error.value) and "--reasoning think" in str(error.value)
+def test_reasoning_that_the_template_does_not_show_is_refused(
+    traces: Project, template_of: Callable[[str], Path]
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(template_of(ROLES + "{{ message.content }}<|end|>{% endfor %}" + BEGIN))
+    for placement in ("thinking", "reasoning_content"):
+        with pytest.raises(UsageError) as error:
+            read(version_of(traces), tokenizer, reasoning=placement)
+        assert "does not show the reasoning" in str(error.value) and "--reasoning think" in str(error.value)
+    shown = read(version_of(traces), tokenizer)
+    assert all(
+        row["completion"][0]["content"].startswith("<think>\nLet me think") or "2026-11-25" in str(row)
+        for row in shown.rows
+    )
     dropped = read(version_of(traces), tokenizer, reasoning="drop")
-    assert all("think" not in str(row["completion"]) for row in dropped.rows)
+    assert not any("<think>" in str(row) or "reasoning" in str(row["completion"]) for row in dropped.rows)
 
 
 # -- rows that are too long -------------------------------------------------------------------------------------------
@@ -530,11 +544,13 @@ def test_a_loss_that_is_no_number_names_the_learning_rate(chats: Project, tiny_c
     save_file({name: weight * 1e30 for name, weight in load_file(path).items()}, path, metadata={"format": "pt"})
     with pytest.raises(UsageError) as error:
         train(order_of(chats, tiny_copy, tmp_path / "student"))
-    assert "no number at step 1: learning_rate = 0.01 is too high" in str(error.value)
+    assert "the loss is no number at step" in str(error.value) and "learning_rate = 0.01 is too high" in str(
+        error.value
+    )
 
 
 def test_a_target_that_the_model_lacks_is_told(chats: Project, tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="the trainer failed: ValueError: Target modules"):
+    with pytest.raises(UsageError, match=r"the trainer failed: .*Target modules"):
         train(order_of(chats, tiny, tmp_path / "student", "method=lora", 'lora.target=["c_attn"]'))
 
 
