@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from distillgen.dataset.versions import Version
     from distillgen.student.base import Base
     from distillgen.student.folder import Student
-    from distillgen.student.training import Order
+    from distillgen.student.order import Order
 
 student = typer.Typer(no_args_is_help=True)
 Project = Annotated[Path, typer.Option("--project", metavar="DIR", help="The project's folder.")]
@@ -167,9 +167,10 @@ def _train(version: "Version", base: str, given: _Given, **order: Any) -> "Stude
     """Find the base, choose what is not said by its size and the rows, and train."""
     from distillgen.export.reading import first_row, is_pair
     from distillgen.student.base import find_base
+    from distillgen.student.order import Order, split_to_train
     from distillgen.student.progress import shown
     from distillgen.student.settings import read_settings
-    from distillgen.student.training import Order, split_to_train, train
+    from distillgen.student.training import train
 
     rows = version.manifest.splits[split_to_train(version)]
     found = find_base(base)

@@ -25,7 +25,7 @@ LAST_WORDS_BYTES = 4096
 # Nothing of the network: all that the work needs is in the files that it is given.
 SILENT = {
     "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false",
-    "PYTHONUNBUFFERED": "1",
+    "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore",
 }  # fmt: skip
 
 

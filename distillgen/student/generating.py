@@ -137,8 +137,9 @@ def _generated(contestant: Contestant, waiting: Mapping[str, Question], log: Pat
     doing = f"asking {contestant.name} by transformers"
     with disk_errors(log), log.open("wb") as noise:
         process = subprocess.Popen(
-            [sys.executable, "-m", "distillgen.student.generating"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=noise, start_new_session=True, env={**os.environ, **SILENT},
+            [sys.executable, "-P", "-m", "distillgen.student.generating"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise, start_new_session=True,
+            env={**os.environ, **SILENT},
         )  # fmt: skip
     with process:
         try:

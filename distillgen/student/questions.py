@@ -20,7 +20,7 @@ from distillgen.rows import Rejection, Row
 from distillgen.seeds import SeedReader
 from distillgen.settings import SeedSettings
 from distillgen.steps.text import as_text
-from distillgen.student.training import split_to_train, split_to_watch
+from distillgen.student.order import split_to_train, split_to_watch
 
 if TYPE_CHECKING:
     import numpy as np
