@@ -24,7 +24,8 @@ from distillgen.files import file_sha256
 from distillgen.schemas import schema_of
 from distillgen.student.asking import ask, grammar_of, teacher_of, wanted_columns
 from distillgen.student.base import Base
-from distillgen.student.evaluation import EvaluationRequest, evaluate, version_of
+from distillgen.student.evaluation import evaluate
+from distillgen.student.evaluation_plan import EvaluationRequest, version_of
 from distillgen.student.folder import Student, StudentManifest
 from distillgen.student.questions import (
     Question,
@@ -558,7 +559,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from distillgen.dataset.manifest import FileEntry
-from distillgen.student.evaluation import EvaluationRequest, evaluate
+from distillgen.student.evaluation import evaluate
+from distillgen.student.evaluation_plan import EvaluationRequest
 from distillgen.student.folder import Student, StudentManifest
 folder = Path(sys.argv[1])
 manifest = StudentManifest.model_validate_json((folder / "student.json").read_bytes())

@@ -48,6 +48,8 @@ def test_method_and_learning_rate_go_by_size_and_kind(
         pytest.param(5000, (), 1, id="5000"),
         pytest.param(5000, ("batch=64", "accumulate=4"), 3, id="large-steps"),
         pytest.param(50, ("epochs=1",), 1, id="said"),
+        pytest.param(599, ("rows=50",), 9, id="of-fewer-rows"),
+        pytest.param(50, ("rows=599",), 9, id="no-more-than-there-are"),
     ],
 )
 def test_epochs_go_by_rows_and_steps(rows: int, said: tuple[str, ...], epochs: int) -> None:

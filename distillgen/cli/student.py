@@ -340,7 +340,8 @@ def evaluate(
     from distillgen.cli.running import say_stopping
     from distillgen.report.console import say, stdout
     from distillgen.schemas import document
-    from distillgen.student.evaluation import EvaluationRequest, evaluating
+    from distillgen.student.evaluation import evaluating
+    from distillgen.student.evaluation_plan import EvaluationRequest
     from distillgen.student.folder import add_evaluation, read_student
     from distillgen.student.page import student_page
     from distillgen.student.progress import shown

@@ -1,94 +1,29 @@
 """The evaluation of a student: the same questions to teacher, base and student; scored, timed and priced."""
 
 import asyncio
-import contextlib
-import importlib.util
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from itertools import islice
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from distillgen.dataset.figures import answer_of
-from distillgen.dataset.looking import training_rows
-from distillgen.dataset.versions import Version, find_version
-from distillgen.errors import DistillgenError, ExtraMissing, NotFound, UsageError, nearest
-from distillgen.files import Lock, utc
+from distillgen.files import utc
 from distillgen.processes import processors
-from distillgen.recipe import read_recipe
 from distillgen.settings import TeacherSettings
-from distillgen.state import state_folder
 from distillgen.steps.mathematics import Mathematics
-from distillgen.student import INSTALL, SMALLER, scores
-from distillgen.student.asking import (
-    NOBODY,
-    Answers,
-    Contestant,
-    OnEvent,
-    ask,
-    asked_as_teacher,
-    asked_directly,
-    prepared_for,
-    taught,
-    teacher_of,
-    wanted_columns,
-)
-from distillgen.student.base import Base
-from distillgen.student.folder import Student
-from distillgen.student.generating import in_thread
-from distillgen.student.gguf_file import Kind, write_gguf
-from distillgen.student.judging import Judging, compare
-from distillgen.student.questions import GOLD, Question, Reading, read_questions, templates_of
+from distillgen.student import scores
+from distillgen.student.asking import Answers, Contestant, OnEvent
+from distillgen.student.evaluation_plan import BASE, EQUAL, STUDENT, TEACHER, EvaluationRequest, Plan
+from distillgen.student.judging import compare
+from distillgen.student.questions import Question
 from distillgen.student.timing import take_times, time_of_own
 from distillgen.teacher.cost import FREE, find_prices
-from distillgen.teacher.embedded import require_runtime
-from distillgen.teacher.models import cache_folder
 from distillgen.teacher.replies import TokenUsage
 
 FORMAT = "evaluation/1"
-TEACHER, BASE, STUDENT = "teacher", "base", "student"
-EQUAL = ", the teacher's prompt"
-TIMED = 60  # questions asked anew for the clock
-MAX_TOKENS = 512  # of an answer, where it is no label
-LONGEST_LABEL = 64  # tokens
-LOOKED_AT = 500  # training rows that tell whether an answer begins with its label
 HOUR = 3600
-Measure = Literal["auto", "label", "exact", "number", "math", "json"]
 Figures = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class EvaluationRequest:
-    """What somebody wants to know of a student.
-
-    `on` is a file of questions or a split of the student's version; `project` the folder that holds `datasets`, against
-    which the recipe's own paths are read. `teacher`: None is the recipe's own, "none" nobody. `time` is how many
-    questions are asked anew for the clock. `usd_per_hour` is what the machine costs. `budget` is in US dollars, for the
-    teacher, and again for the judge.
-    """
-
-    student: Student
-    on: str
-    project: Path
-    base: Base | None = None
-    teacher: str | None = None
-    gold: str | None = None
-    measure: Measure = "auto"
-    judge: str | None = None
-    limit: int | None = None
-    time: int = TIMED
-    equal_prompts: bool = False
-    by: str | None = None
-    usd_per_hour: float | None = None
-    max_tokens: int | None = None
-    recipe: Path | None = None
-    state: Path | None = None
-    budget: float | None = None
-    bootstrap: scores.Bootstrap = field(default_factory=scores.Bootstrap)
 
 
 def evaluate(request: EvaluationRequest, on_event: OnEvent) -> Figures:
@@ -102,315 +37,17 @@ async def evaluating(request: EvaluationRequest, on_event: OnEvent) -> Figures:
     Raises UsageError for what cannot be asked or compared, NotFound where the student's version is not in the project,
     and what asking raises.
     """
-    plan = _Plan(request, on_event)
+    plan = Plan(request, on_event)
     plan.check()
     said = await plan.ask_all()
     speeds = await take_times(plan.timed, plan.questions.asked, request.time, on_event)
     return await _Score(plan, said, speeds).evaluation()
 
 
-# -- who is asked, and what --------------------------------------------------------------------------------------------
-
-
-class _Plan:
-    """The questions and the contestants of a request, checked before anybody is asked."""
-
-    def __init__(self, request: EvaluationRequest, on_event: OnEvent) -> None:
-        self.request, self.on_event = request, on_event
-        self.notes: list[str] = []
-        self.version = version_of(request.student, request.project)
-        self.recipe, self.prompts, self.home = _recipe_of(request, self.version)
-        self.state = state_folder(request.project, request.state)
-        templates = templates_of(self.recipe.get("student") or {})
-        self.teacher: Contestant | None = None
-        if request.teacher != NOBODY:
-            is_known = request.on in self.version.manifest.splits and request.teacher is None
-            if not (is_known and "steps" not in self.recipe):
-                self.teacher = teacher_of(
-                    self.recipe, self.prompts, templates, project=self.home, name=request.teacher,
-                    budget=request.budget,
-                )  # fmt: skip
-        how = Reading(request.gold, request.by, request.limit, self._wanted(request))
-        self.questions = read_questions(request.on, self.version, self.recipe.get("student") or {}, how)
-        for warning in self.questions.warnings:
-            self._note(warning)
-        self.is_taught = self.questions.is_split and request.teacher is None
-        self._require_something_to_compare()
-        self.labels = self._labels()
-        self.measure = self._measure()
-        if self.measure != "label":
-            self.labels = []
-        self.is_label_last = self._is_label_last()
-        self.judging = self._judging()
-        self.contestants = [*([self.teacher] if self.teacher else []), *self._models()]
-        self.timed = list(self.contestants)
-
-    def _wanted(self, request: EvaluationRequest) -> dict[str, str]:
-        """Return the columns that a file must have for the teacher to be asked."""
-        needs_columns = self.teacher is not None and (request.teacher is not None or not self._is_split)
-        return wanted_columns(self.teacher) if self.teacher is not None and needs_columns else {}
-
-    @property
-    def _is_split(self) -> bool:
-        return self.request.on in self.version.manifest.splits
-
-    def _note(self, text: str) -> None:
-        self.notes.append(text)
-        self.on_event({"event": "message", "text": f"warning: {text}", "style": "yellow"})
-
-    def _require_something_to_compare(self) -> None:
-        if self.questions.with_gold or self.teacher is not None or self.is_taught:
-            return
-        raise UsageError(
-            "no gold answer and no teacher: there is nothing to compare with", where=self.questions.what,
-            fix=f"--gold COLUMN (default: {GOLD}), or let the teacher be asked",
-        )  # fmt: skip
-
-    def check(self) -> None:
-        """See that everybody can be asked, before anybody is. Raises what preparing a recipe raises."""
-        for contestant in self.contestants:
-            if contestant.folder is not None:
-                continue
-            try:
-                with prepared_for(contestant, self.questions.asked[:1], self.state):
-                    pass
-            except DistillgenError as error:
-                if contestant is not self.teacher or not self.is_taught:
-                    raise
-                self.timed.remove(contestant)  # its answers are in the version: it need not be asked
-                if contestant.is_free and self.request.time:
-                    self._note(f"the teacher's speed is not known: {error.problems[0].what}")
-
-    def _judging(self) -> Judging | None:
-        """Return who judges, None when nobody is to; an unknown judge is told before anybody is asked."""
-        request = self.request
-        if request.judge is None:
-            return None
-        judging = Judging(request.judge, self.recipe, self.home, request.budget)
-        judging.contestant()
-        if not (self.teacher or self.is_taught or request.base):
-            raise UsageError("a judge compares two, and only the student is asked", fix="name a --base or a teacher")
-        return judging
-
-    # -- what counts as right ------------------------------------------------------------------------------------------
-
-    def _labels(self) -> list[str]:
-        """Return the closed set of labels, where there is one: what the student learnt to say, else the recipe's."""
-        learnt = {label for counts in self.version.manifest.labels.values() for label in counts}
-        if learnt:
-            return sorted(learnt)
-        steps = [step for step in self.recipe.get("steps", ()) if step["use"] == "generate"]
-        return next((list(step["labels"]) for step in reversed(steps) if step.get("labels")), [])
-
-    @property
-    def golds(self) -> list[str | None]:
-        """The gold answer of each question."""
-        return [question.gold for question in self.questions.asked]
-
-    def _measure(self) -> scores.Measure:
-        wanted = self.request.measure
-        golds = [gold for gold in self.golds if gold is not None]
-        if wanted == "label" and not self.labels:
-            self.labels = scores.labels_of(golds)
-            if not self.labels:
-                raise UsageError(
-                    "no labels: the version has none, the recipe states none, and there is no gold answer",
-                    where=self.questions.what, fix="--measure exact, or --gold COLUMN",
-                )  # fmt: skip
-        if wanted == "label" or (wanted == "auto" and self.labels):
-            self._require_known_labels(golds)
-            return "label"
-        if wanted != "auto":
-            return wanted
-        return "number" if golds and all(map(_is_number, golds)) else "exact"
-
-    def _require_known_labels(self, golds: Sequence[str]) -> None:
-        unknown = [gold for gold in golds if scores.label_in(gold, self.labels) is None]
-        if unknown:
-            raise UsageError(
-                f"the gold answer {unknown[0][:80]!r} (and {len(unknown) - 1:,} more) is none of the labels "
-                f"{', '.join(self.labels)}",
-                where=self.questions.what,
-                fix=f"{nearest(unknown[0], self.labels)} (another --gold COLUMN, or --measure exact)",
-            )  # fmt: skip
-
-    # -- base and student ----------------------------------------------------------------------------------------------
-
-    def _models(self) -> list[Contestant]:
-        """Return base and student, by llama.cpp where there is a GGUF file and the runtime, else by transformers."""
-        student, base = self.request.student, self.request.base
-        files: dict[str, Path | None] = {STUDENT: student.gguf if _has_runtime() else None}
-        if base is not None:
-            files[BASE] = self._base_gguf(base) if files[STUDENT] is not None else None
-            if base.sha256 != student.manifest.base.get("sha256"):
-                self._note(f"{base.title} is not the base that this student was trained from")
-        names = [name for name in (BASE, STUDENT) if name in files]
-        found = [self._direct(name, files[name]) for name in names]
-        if self.request.equal_prompts and self.teacher is not None:
-            for name in names:
-                if (gguf := files[name]) is not None:
-                    found.append(
-                        asked_as_teacher(
-                            name + EQUAL, gguf, self.teacher, model=self._model(name), max_tokens=self._most_tokens(),
-                            parameters=self._parameters(name),
-                        )
-                    )  # fmt: skip
-                else:
-                    self._note(f"{name} has no GGUF file, so it is not asked by the teacher's prompt")
-        runtimes = sorted({each.runtime for each in [*found, *([self.teacher] if self.teacher else [])]})
-        if len(runtimes) > 1:
-            self._note(f"not all were asked in the same runtime ({', '.join(runtimes)}): their speeds do not compare")
-        return found
-
-    def _direct(self, name: str, gguf: Path | None) -> Contestant:
-        held_to = self.labels if self._is_label_first() else []
-        most = self._most_tokens(held_to)
-        if gguf is not None:
-            return asked_directly(
-                name, gguf, model=self._model(name), max_tokens=most, labels=held_to, parameters=self._parameters(name)
-            )
-        _require_transformers()
-        student, base = self.request.student, self.request.base
-        folder = student.folder if name == STUDENT or base is None else base.folder
-        size = student.weight_bytes if name == STUDENT or base is None else base.bytes
-        how = "greedy, held to the labels by a list of tokens" if held_to else "greedy, free text"
-        return Contestant(
-            name, self._model(name), "student", {}, {}, None, how, "transformers", self._parameters(name), size,
-            folder, most, held_to,
-        )  # fmt: skip
-
-    def _model(self, name: str) -> str:
-        base = self.request.base
-        return base.title if name == BASE and base is not None else self.request.student.manifest.name
-
-    def _parameters(self, name: str) -> int | None:
-        base = self.request.base
-        found = base.parameters if name == BASE and base is not None else self.request.student.parameters
-        return found or None
-
-    def _most_tokens(self, held_to: Sequence[str] = ()) -> int:
-        if self.request.max_tokens is not None:
-            return self.request.max_tokens
-        if held_to:
-            return min(max(len(label.encode()) for label in held_to) + 2, LONGEST_LABEL)
-        return MAX_TOKENS
-
-    def _is_label_first(self) -> bool:
-        """Whether what the student learnt to write begins with its label, so that the label alone can be read."""
-        if self.measure != "label" or (self.recipe.get("student") or {}).get("reasoning"):
-            return False
-        rows = islice(training_rows(self.version), LOOKED_AT)
-        return all(answer_of(row).startswith(tuple(self.labels)) for row in rows)
-
-    def read(self, text: str | None) -> str | None:
-        """Return the part of an answer that is compared: of one that ends with its label, that end."""
-        if text is None or not self.is_label_last:
-            return text
-        lines = text.rstrip().splitlines() or [""]
-        return lines[-1].rpartition(":")[2].strip()
-
-    def _is_label_last(self) -> bool:
-        """Whether what the student learnt to write gives reasons first, so that the label stands at the end."""
-        if self.measure != "label" or self._is_label_first():
-            return False
-        rows = islice(training_rows(self.version), LOOKED_AT)
-        return all(answer_of(row).rstrip().endswith(tuple(self.labels)) for row in rows)
-
-    def _base_gguf(self, base: Base) -> Path | None:
-        """Return the base in the student's own quantisation, made once, so that training is all that differs."""
-        kind: Kind = "f16" if (self.request.student.manifest.gguf or "").lower().endswith("-f16.gguf") else "q8_0"
-        out = cache_folder() / "models" / f"base-{base.sha256[:12]}-{kind}.gguf"
-        if out.is_file():
-            return out
-        with Lock(out.with_name(f".{out.stem}.lock")):
-            if out.is_file():
-                return out
-            self.on_event({"event": "message", "text": f"writing {base.title} as GGUF, once"})
-            is_made = write_gguf(base.folder, base.gguf, out, kind, self.state / "logs" / "base-gguf.log")
-        return out if is_made else None
-
-    # -- asking --------------------------------------------------------------------------------------------------------
-
-    async def ask_all(self) -> dict[str, Answers]:
-        """Return the answers of all contestants, by name."""
-        return {contestant.name: await self._ask(contestant) for contestant in self.contestants} | self._known()
-
-    def _known(self) -> dict[str, Answers]:
-        """Return the teacher's answers that the version holds: they are paid for."""
-        return {TEACHER: taught(self.questions.asked)} if self.is_taught else {}
-
-    async def _ask(self, contestant: Contestant) -> Answers:
-        asked = self.questions.asked
-        if contestant is self.teacher and self.is_taught:
-            return taught(asked)
-        if contestant.folder is not None:
-            return await in_thread(contestant, asked, self.state, self.on_event)
-        return await ask(contestant, asked, self.state, self.on_event)
-
-
-def version_of(student: Student, project: Path) -> Version:
-    """Return the version that a student was trained on, found by its digest: its rows are not asked.
-
-    Raises NotFound with what to do about it.
-    """
-    made_of = student.manifest.dataset
-    name, digest = made_of["name"], made_of["digest"]
-    with contextlib.suppress(NotFound):
-        return find_version(f"{name}@sha256:{digest}", project / "datasets")
-    raise NotFound(
-        f"the student was trained on {name}@{made_of['version']} ({digest[:12]}), which is not in this project",
-        where=str(project / "datasets"),
-        fix="name the project that has it (--project DIR), or fetch the version (distillgen pull)",
-    )
-
-
-def _recipe_of(request: EvaluationRequest, version: Version) -> tuple[Mapping[str, Any], Mapping[str, str], Path]:
-    """Return the recipe by which the teacher is asked, its prompts, and the folder that its paths start from."""
-    manifest = version.manifest
-    if request.recipe is None:
-        return manifest.recipe, manifest.prompts, request.project
-    recipe, source = read_recipe(request.recipe)
-    if "mix" not in manifest.recipe and recipe.name != manifest.name:
-        raise UsageError(
-            f"the student was trained on {manifest.name}, this is the recipe of {recipe.name}", where=str(source.path),
-            fix="leave --recipe out: the version holds its own",
-        )  # fmt: skip
-    own = {path.stem: path.read_text(encoding="utf-8-sig") for path in (source.folder / "prompts").glob("*.toml")}
-    return recipe.model_dump(mode="json", exclude_unset=True), own, source.folder
-
-
-def _has_runtime() -> bool:
-    try:
-        require_runtime()
-    except UsageError:
-        return False
-    return True
-
-
-def _require_transformers() -> None:
-    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ExtraMissing(
-            f"without a GGUF file and llama.cpp a student is asked by transformers, which needs {', '.join(missing)}",
-            fix=f"{INSTALL}   ({SMALLER})\nor, where the student has a GGUF file: pip install 'distillgen[embedded]'",
-        )
-
-
-def _is_number(gold: str) -> bool:
-    try:
-        float(gold.replace(",", ""))
-    except ValueError:
-        return False
-    return True
-
-
-# -- what came of it ---------------------------------------------------------------------------------------------------
-
-
 class _Score:
     """Turns answers into figures."""
 
-    def __init__(self, plan: _Plan, said: Mapping[str, Answers], speeds: Mapping[str, Figures | None]) -> None:
+    def __init__(self, plan: Plan, said: Mapping[str, Answers], speeds: Mapping[str, Figures | None]) -> None:
         self._plan, self._said, self._speeds = plan, said, speeds
         self._bootstrap = plan.request.bootstrap
         self._asked: Sequence[Question] = plan.questions.asked

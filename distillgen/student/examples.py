@@ -4,6 +4,7 @@ Runs in the child, with the student's tokenizer. A trainer trains on every token
 without a word, and takes any chat template: so rows become prompt and completion, and are counted and checked here.
 """
 
+import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from distillgen.export import rules
 from distillgen.export.formats import Unfit, preference, prompt_completion
 from distillgen.export.options import Options, Reasoning
 from distillgen.export.reading import batches, is_pair
+from distillgen.files import digest
 
 Long = Literal["error", "drop", "truncate"]
 Turns = Sequence[Mapping[str, Any]]
@@ -53,16 +55,20 @@ class Examples:
 
 def read_examples(
     version: Version, split: str, tokenizer: Any, *, reasoning: Reasoning, long: Long, max_tokens: int,
-    stops: frozenset[int],
+    stops: frozenset[int], most: int = 0,
 ) -> Examples:  # fmt: skip
-    """Return the examples of a split, none longer than `max_tokens`. `stops` are the tokens that end an answer.
+    """Return the examples of a split, none longer than `max_tokens`. `stops` are the tokens that end an answer; of more
+    rows than `most` that many are drawn.
 
     Raises UsageError for a row that no conversation can be made of, a chat template that does not do, and rows that
     are too long where `long` is "error".
     """
     found, too_long = Examples(), []
     measured = Template(tokenizer, stops).measured
+    drawn = _drawn(version, split, most)
     for example in map(measured, examples(version, split, reasoning)):
+        if drawn is not None and example.id not in drawn:
+            continue
         found.longest = max(found.longest, example.tokens)
         if example.tokens <= max_tokens:
             _add(found, example, max_tokens)
@@ -85,6 +91,17 @@ def read_examples(
             "model's context goes",
         )
     return found
+
+
+def _drawn(version: Version, split: str, most: int) -> frozenset[str] | None:
+    """Return the ids of so many rows, by chance: the same in every run, and all of them among those of a larger number.
+
+    None where that is all rows.
+    """
+    if not 0 < most < version.manifest.splits[split]:
+        return None
+    ids = (row["id"] for rows in batches(version, split) for row in rows)
+    return frozenset(heapq.nsmallest(most, ids, key=lambda each: digest(each.encode())))
 
 
 def _add(found: Examples, example: Example, max_tokens: int) -> None:

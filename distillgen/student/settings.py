@@ -44,6 +44,11 @@ class TrainingSettings(Settings):
     )
     learning_rate: float = Field(gt=0, le=1, description="the highest; see `warmup` and `schedule`")
     epochs: int = Field(ge=1, le=1000, description="how often each row is seen")
+    rows: int = Field(
+        default=0,
+        ge=0,
+        description="train on so many of the rows, always the same ones; 0: all",
+    )
     batch: int = Field(default=8, ge=1, le=4096, description="rows at once; memory grows with it")
     accumulate: int = Field(default=1, ge=1, le=4096, description="batches to a step: large steps in little memory")
     warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises")
@@ -133,6 +138,7 @@ def _completed(table: dict[str, Any], parameters: int, rows: int, are_pairs: boo
     """Return the table with what goes by size and rows added where it says nothing."""
     method = table.get("method", "lora" if are_pairs or parameters >= SMALL else "full")
     batch, accumulate = (_count(table.get(name), default) for name, default in (("batch", 8), ("accumulate", 1)))
+    rows = min(rows, _count(table.get("rows"), rows))
     epochs = _epochs(rows, math.ceil(max(rows, 1) / (batch * accumulate)))
     chosen = {
         "method": method,

@@ -238,7 +238,7 @@ def _rows(work: Work, tokenizer: Any, stops: frozenset[int]) -> tuple[Examples, 
     found = [
         read_examples(
             version, split, tokenizer, reasoning=order["reasoning"], long=order["long"],
-            max_tokens=work.settings.max_tokens, stops=stops,
+            max_tokens=work.settings.max_tokens, stops=stops, most=work.settings.rows if split == order["train"] else 0,
         )
         for split in (order["train"], order["validation"]) if split
     ]  # fmt: skip

@@ -21,7 +21,8 @@ from distillgen.errors import UsageError
 from distillgen.files import file_sha256, read_jsonl
 from distillgen.student.asking import Contestant
 from distillgen.student.base import find_base
-from distillgen.student.evaluation import EvaluationRequest, evaluate
+from distillgen.student.evaluation import evaluate
+from distillgen.student.evaluation_plan import EvaluationRequest
 from distillgen.student.folder import Student, StudentManifest
 from distillgen.student.generating import _answers, ask_transformers, weights_sha256
 from distillgen.student.questions import Question

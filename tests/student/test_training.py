@@ -457,6 +457,16 @@ def _lengths(found: Examples, tokenizer: Any) -> list[int]:
     ]
 
 
+def test_fewer_rows_are_the_same_ones_each_time_and_among_those_of_more(chats: Project, tokenizer: Any) -> None:
+    version = version_of(chats)
+    every = read(version, tokenizer).rows
+    some, more = (read(version, tokenizer, most=most).rows for most in (5, 9))
+    assert (len(some), len(more)) == (5, 9) and some == read(version, tokenizer, most=5).rows
+    assert all(row in more for row in some) and all(row in every for row in more)
+    assert more != every[:9], "by chance, not the first ones"
+    assert read(version, tokenizer, most=len(every)).rows == every
+
+
 def test_rows_cut_off_are_trained_on_and_counted(chats: Project, tiny: Path, tmp_path: Path) -> None:
     student = train(order_of(chats, tiny, tmp_path / "student", "max_tokens=200", "epochs=1", long="truncate"))
     training = student.manifest.training
