@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,16 @@ def create(folder: Path, name: str, model: str | None) -> list[Path]:
     return [target, *written]
 
 
+def _benchmarks(steps: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the files that steps look at, each as a name or as a table with `path`."""
+    for step in steps:
+        for each in step.get("against", ()):
+            yield each if isinstance(each, str) else each["path"]
+
+
 def _files_of(recipe: Mapping[str, Any], library: Path) -> list[Path]:
     """Return the files that a ready recipe reads, relative to it, each with the licence that lies beside it."""
-    named = [recipe["seeds"]["path"], *(path for step in recipe["steps"] for path in step.get("against", ()))]
+    named = [recipe["seeds"]["path"], *_benchmarks(recipe["steps"])]
     files: list[Path] = []
     for name in named:
         path = library / name

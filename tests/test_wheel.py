@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, clean_environment
 
-LICENCES = ("README.md", "gsm8k_test.LICENSE", "gsm8k_train.LICENSE", "self_instruct.LICENSE")
+LICENCES = (
+    "README.md", "gsm8k_test.LICENSE", "gsm8k_train.LICENSE", "self_instruct.LICENSE", "sentences.LICENSE"
+)  # fmt: skip
 pytestmark = [pytest.mark.embedded, pytest.mark.xdist_group("embedded")]
 
 

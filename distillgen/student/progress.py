@@ -4,6 +4,7 @@ elsewhere."""
 import contextlib
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from distillgen.report.signs import Signs
 Event = Mapping[str, Any]
 OnEvent = Callable[[Event], None]
 BAR_CELLS = 40
+RECENT_SECONDS, FEWEST = 60.0, 4  # a pace is that of the last minute, and at least of so many events
 
 
 @contextlib.contextmanager
@@ -34,7 +36,7 @@ class _Shown:
     def __init__(self, screen: Screen | None) -> None:
         self._screen = screen
         self._said = time.monotonic()
-        self._began: dict[str, tuple[float, int]] = {}  # work -> when it began, and how much was done by then
+        self._recent: dict[str, deque[tuple[float, int]]] = {}  # work -> when so much was done, of late
         self._facts: dict[str, str] = {}
 
     def take(self, event: Event) -> None:
@@ -53,9 +55,7 @@ class _Shown:
         done, of = (int(event["step"]), int(event["of"])) if kind == "step" else (int(event["done"]), int(event["of"]))
         if event.get("loss") is not None:
             self._facts["loss"] = f"{event['loss']:.4f}"
-        began, before = self._began.setdefault(work, (time.monotonic(), done))
-        spent = time.monotonic() - began
-        left = spent / (done - before) * (of - done) if done > before else None
+        left = self._left(work, done, of)
         facts = [f"{name} {value}" for name, value in self._facts.items()] if kind == "step" else []
         facts += [f"{clock(left)} left"] if left is not None and done < of else []
         self._draw(work, done, of, facts)
@@ -63,6 +63,16 @@ class _Shown:
             self._said = time.monotonic()
             tell = say if self._screen is None else note
             tell(", ".join([f"{work}: {done:,} of {of:,}", *facts]), **_logged(event))
+
+    def _left(self, work: str, done: int, of: int) -> float | None:
+        """Return the seconds that are left at the pace of late: answers that were stored come all at once."""
+        now = time.monotonic()
+        recent = self._recent.setdefault(work, deque())
+        recent.append((now, done))
+        while len(recent) > FEWEST and now - recent[0][0] > RECENT_SECONDS:
+            recent.popleft()
+        began, before = recent[0]
+        return (now - began) / (done - before) * (of - done) if done > before and len(recent) >= FEWEST else None
 
     def _draw(self, work: str, done: int, of: int, facts: list[str]) -> None:
         if self._screen is None or (size := size_of(self._screen.stream)) is None:
