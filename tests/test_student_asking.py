@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +20,17 @@ from loopback import Body, Loopback, Say, error, reply
 
 from distillgen.dataset.manifest import FileEntry
 from distillgen.dataset.versions import find_version
-from distillgen.errors import BudgetSpent, ExtraMissing, NotFound, Unfinished, UsageError
+from distillgen.errors import BudgetSpent, ExtraMissing, MemoryFull, NotFound, Unfinished, UsageError
 from distillgen.files import file_sha256
 from distillgen.schemas import schema_of
-from distillgen.student.asking import ask, grammar_of, teacher_of, wanted_columns
+from distillgen.student.asking import Contestant, ask, grammar_of, teacher_of, wanted_columns
 from distillgen.student.base import Base
 from distillgen.student.evaluation import evaluate
-from distillgen.student.evaluation_plan import EvaluationRequest, version_of
+from distillgen.student.evaluation_plan import EvaluationRequest, Plan, _shape_of, version_of
 from distillgen.student.folder import Student, StudentManifest
-from distillgen.student.questions import (
-    Question,
-    Reading,
-    in_lots,
-    like_earlier,
-    like_known,
-    read_questions,
-    templates_of,
-)
+from distillgen.student.generating import _generated
+from distillgen.student.judging import Judging, Match, compare
+from distillgen.student.questions import Likeness, Question, Reading, in_lots, read_questions, templates_of
 from distillgen.student.timing import turns_of
 from distillgen.teacher.models import find_model, weights_path
 
@@ -246,14 +241,18 @@ def test_what_was_trained_on_and_what_comes_twice_is_left_out_and_counted(moods:
 
 def test_a_template_that_all_questions_share_makes_nothing_alike() -> None:
     shown = [f"Read this text with care and say which mood it has: {thing} is near" for thing in THINGS]
-    assert like_earlier(shown, set()) == set()
-    assert like_known(shown, lambda: ["Read this text with care and say which mood it has: teapot is near"]) == set()
-    assert like_known(shown, lambda: [shown[4]]) == {4}
+    assert Likeness(shown, list).to_earlier(set()) == set()
+    teapot = "Read this text with care and say which mood it has: teapot is near"
+    assert Likeness(shown, lambda: [teapot]).to_known() == set()
+    assert Likeness(shown, lambda: [shown[4]]).to_known() == {4}
     known = [f"Be brief. What is number {n}?" for n in range(40)]
     few = ["Be brief. What is number 41?", "Be brief. What is number 7?"]
-    assert like_earlier(few, set()) == {1} and like_earlier(few, set(), lambda: known) == set()
-    assert like_known(few, lambda: known) == {1}, "few questions do not show the template, what was trained on does"
-    assert like_known(["a long and winding road home"], lambda: ["A long and winding road to home"]) == {0}
+    assert Likeness(few, list).to_earlier(set()) == {1} and Likeness(few, lambda: known).to_earlier(set()) == set()
+    assert Likeness(few, lambda: known).to_known() == {1}, (
+        "few questions do not show the template, what was trained on does"
+    )
+    road = "a long and winding road home"
+    assert Likeness([road], lambda: ["A long and winding road to home"]).to_known() == {0}
 
 
 def test_a_limit_takes_the_same_rows_whatever_else_is_there(moods: Project) -> None:
@@ -467,11 +466,13 @@ def test_equal_prompts_and_a_judge(moods: Project, student: Student, loopback: L
     ]
     equal = named(evaluation, "student, the teacher's prompt")
     assert equal["prompt"] == "teacher" and equal["tokens"]["prompt"] > named(evaluation, "student")["tokens"]["prompt"]
-    judge = evaluation["judge"]
-    assert judge["pairs"] == 8 == judge["wins"] + judge["ties"] + judge["losses"]
+    [judge] = evaluation["judge"]
+    assert (judge["of"], judge["from"]) == ("student", "teacher") and judge["pairs"] == 8 == judge["wins"] + judge[
+        "ties"
+    ] + judge["losses"]
     asked = [body for body in loopback.bodies if "First answer:" in body["messages"][-1]["content"]]
-    differ = judge["wins"] + judge["losses"]
-    assert len(asked) == 2 * differ, "each pair that differs in both orders, and no other"
+    assert judge["seen"] == judge["wins"] + judge["losses"] == 8 - judge["alike"]
+    assert len(asked) == 2 * judge["seen"], "each pair that differs in both orders, and no other"
     agreement = named(evaluation, "student")["agreement"]["value"]
     assert agreement == judge["ties"] / 8
 
@@ -502,7 +503,7 @@ def test_nobody_but_the_student(moods: Project, student: Student, loopback: Loop
 @pytest.mark.xdist_group("embedded")
 def test_an_embedded_teacher_is_timed_in_turns_with_the_student(moods: Project, student: Student) -> None:
     told: list[Any] = []
-    how = {"teacher": "smollm2-135m", "equal_prompts": True, "limit": 8, "time": 4, "measure": "exact"}
+    how: dict[str, Any] = {"teacher": "smollm2-135m", "equal_prompts": True, "limit": 8, "time": 4, "measure": "exact"}
     evaluation = evaluate(request(moods, student, usd_per_hour=1.0, **how), told.append)
     check_schema(evaluation)
     turns = list(
@@ -611,6 +612,113 @@ def stored(store: Path) -> int:
         connection.close()
 
 
+# -- a child of transformers that ends early ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "kind", "what"),
+    [
+        pytest.param("exit 3", UsageError, "exit status 3", id="before-it-has-read"),
+        pytest.param('read line; printf \'{"key": "a\'; kill -9 $$', MemoryFull, "killed from outside", id="in-a-line"),
+    ],
+)
+def test_a_child_that_ends_early_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, kind: type[Exception], what: str
+) -> None:
+    child = tmp_path / "python"
+    child.write_text(f"#!/bin/sh\n{script}\n")
+    child.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(child))
+    who = Contestant("student", "tiny", "student", {}, {}, folder=tmp_path, max_tokens=8)
+    long = Question("a", {}, [{"role": "user", "content": "x" * 300_000}], None, None, None)  # more than a pipe holds
+    with pytest.raises(kind, match=what):
+        list(_generated(who, {"a": long}, tmp_path / "log"))
+
+
+# -- the plan ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("learnt", "held", "last"),
+    [
+        pytest.param([("", "good"), ("", "bad, for it is")], True, False, id="label-first"),
+        pytest.param([("so and so", "good")], False, False, id="a-trace-before-it"),
+        pytest.param([("", "why\n\nLabel: good"), ("", "so it is bad")], False, True, id="label-last"),
+        pytest.param([("", "good"), ("", "it is bad, I say")], False, False, id="anywhere"),
+    ],
+)
+def test_where_the_label_stands_in_what_was_learnt(learnt: list[tuple[str, str]], held: bool, last: bool) -> None:
+    shape = _shape_of(learnt, ["bad", "good"])
+    assert (shape.is_label_all, shape.is_label_last) == (held, last)
+    assert not _shape_of(learnt, []).is_label_all
+
+
+def test_the_labels_are_those_of_the_recipe_and_of_the_rows(moods: Project, student: Student) -> None:
+    plan = Plan(request(moods, student, teacher="none"), nothing)
+    assert plan.shape.is_label_all and plan.labels == ["bad", "good"]
+    plan.recipe = {"steps": [{"use": "generate", "labels": ["good", "odd", "bad"]}]}
+    assert plan._labels() == ["bad", "good", "odd"], "a label that no row has is one all the same"
+    plan.recipe = {"steps": [{"use": "generate", "labels": ["GOOD", "BAD"]}]}
+    assert plan._labels() == ["bad", "good"], "as the student spells them"
+
+
+def test_without_the_dataset_a_file_is_asked_and_what_is_not_known_is_said(
+    moods: Project, student: Student, tmp_path: Path
+) -> None:
+    made_of = {**moods.manifest(name="moods"), "example": [
+        {"role": "user", "content": "Mood: x"}, {"role": "assistant", "content": "good"}
+    ]}  # fmt: skip
+    alone = Student(student.folder, student.manifest.model_copy(update={"dataset": made_of}))
+    asked = EvaluationRequest(alone, str(moods.folder / "gold.jsonl"), tmp_path / "elsewhere", teacher="none", time=0)
+    plan = Plan(asked, nothing)
+    assert plan.version is None and len(plan.questions.asked) == 24 and plan.questions.left_out == {"duplicates": 0}
+    assert plan.questions.asked[0].text == f"Mood: {GOLD[0][0]}" and plan.labels == ["bad", "good"]
+    assert plan.shape.is_label_all and any("could not be left out" in note for note in plan.notes)
+    plan.recipe = {**plan.recipe, "student": {"reasoning": "{{ why }}"}}
+    assert not _shape_of(plan._learnt(), plan.labels).is_label_all, "it writes its reasons first"
+    manifest = alone.manifest.model_copy(update={"training": {"reasoning": "drop"}})
+    plan.request = replace(asked, student=Student(alone.folder, manifest))
+    assert _shape_of(plan._learnt(), plan.labels).is_label_all, "they were left out in training"
+    with pytest.raises(NotFound, match="trained on moods@1") as caught:
+        Plan(replace(asked, teacher=None), nothing)
+    assert "--teacher none" in str(caught.value)
+    with pytest.raises(NotFound):
+        Plan(replace(asked, on="validation"), nothing)
+
+
+def test_equal_prompts_without_a_teacher_are_a_note(moods: Project, student: Student) -> None:
+    plan = Plan(request(moods, student, teacher="none", equal_prompts=True, limit=6), nothing)
+    assert [each.name for each in plan.contestants] == ["student"]
+    assert any("no teacher is asked" in note for note in plan.notes)
+    assert plan.questions.left_out["limit"] == 18, "nobody takes a part for the whole"
+
+
+def test_a_judge_gets_what_is_left_of_the_budget_and_is_judged_by_the_recipes_terms(moods: Project) -> None:
+    recipe = {**moods.manifest(name="moods")["recipe"], "terms": {"competing": "no", "purpose": "product"}}
+    table = Judging("main", recipe, moods.folder, 1.0).contestant(0.25).table
+    assert table["budget"] == {"usd": 0.75} and table["terms"] == {"competing": "no", "purpose": "evaluation"}
+    assert 0 < Judging("main", recipe, moods.folder, 1.0).contestant(2.0).table["budget"]["usd"] < 1e-6
+    assert Judging("main", recipe, moods.folder).contestant().table["budget"] == {}
+
+
+def test_a_judge_sees_what_differs_and_no_more(moods: Project, loopback: Loopback) -> None:
+    asked = questions_of(moods, how=Reading(limit=4)).asked
+    a, b, c, d = (question.id for question in asked)
+    teacher = {a: "good", b: "bad", c: "a long good answer", d: "good"}
+    mine = Match("student", "teacher", {a: "Good", b: None, c: "short", d: "a longer one"}, teacher)
+    before = Match("base", "teacher", {a: "the kettle", b: "bad", c: "a long  good answer", d: ""}, teacher)
+    judging = Judging("main", moods.manifest(name="moods")["recipe"], moods.folder)
+    judging.check(moods.folder / "state")
+    first, second = asyncio.run(compare(judging, asked, [mine, before], moods.folder / "state", nothing))
+    assert first.verdicts == {a: ("tie", "tie"), b: ("loss", "loss"), c: ("loss", "loss"), d: ("win", "win")}
+    assert second.verdicts == {a: ("win", "win"), b: ("tie", "tie"), c: ("tie", "tie"), d: ("loss", "loss")}
+    assert first.counts() == {"seen": 2, "alike": 1, "missing": 1, "unread": 0}
+    assert second.counts() == {"seen": 1, "alike": 2, "missing": 1, "unread": 0} and loopback.seen == 6
+    loopback.behave = lambda body: reply("no word of who won")
+    [unread] = asyncio.run(compare(judging, asked, [mine], moods.folder / "other", nothing))
+    assert unread.counts() == {"seen": 0, "alike": 1, "missing": 1, "unread": 2} and unread.verdicts.keys() == {a, b}
+
+
 # -- what cannot be measured ---------------------------------------------------------------------------------------
 
 
@@ -653,6 +761,7 @@ def test_the_recipe_of_another_dataset(moods: Project, student: Student) -> None
         pytest.param([{"text": "a b c"}], {"teacher": "none"}, "no gold answer and no teacher", id="nothing-to-compare"),
         pytest.param([{"text": "a b c", "gold": "splendid"}], {}, "'splendid' .and 0 more. is none of the labels", id="gold"),
         pytest.param([{"text": "a b c", "gold": "good"}], {"judge": "nobody"}, "unknown teacher 'nobody'", id="judge"),
+        pytest.param([{"text": "a b c", "gold": "good"}], {"usd_per_hour": float("nan")}, "no price: nan", id="price"),
         pytest.param([{"text": "a b c", "gold": "good"}], {"judge": "main", "teacher": "none"}, "a judge compares two",
                      id="judge-of-one"),
     ],

@@ -11,16 +11,16 @@ import threading
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from conftest import clean_environment
 from hub import READS, Hub, _handler
 
-from distillgen.errors import Damaged, DiskFull, DistillgenError, EmbeddedMissing, ExtraMissing, UsageError
-from distillgen.student import unpack
+from distillgen.errors import Damaged, DiskFull, DistillgenError, EmbeddedMissing, ExtraMissing, MemoryFull, UsageError
+from distillgen.student import needs, unpack
 from distillgen.student.base import find_base
-from distillgen.student.child import run_child
+from distillgen.student.child import kind_of, run_child, started
 from distillgen.student.gguf_file import read_gguf_head, write_gguf
 
 CONFIG = {
@@ -267,12 +267,29 @@ def test_an_embedded_name_tells_the_command_that_installs_it(tmp_path: Path, mon
         (b"GGUF" + struct.pack("<I", 1), UsageError, "version 1"),
         (gguf(LLAMA, {"a": (4,)})[:90], Damaged, "cut off"),
         (b"GGUF" + struct.pack("<IQQ", 3, 2**60, 1), Damaged, "cut off"),
+        (
+            b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + text("k") + struct.pack("<IIQQ", 9, 8, 2, 2**64 - 1),
+            Damaged,
+            "cut off",
+        ),
+        (b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + text("k") + struct.pack("<IIQ", 9, 9, 1) * 5000, Damaged, "cut off"),
         (gguf({"general.architecture": "clip"}, {"a": (4,)}), UsageError, "no language model"),
         (gguf({**LLAMA, "general.type": "adapter"}, {"a": (4,)}), UsageError, "no language model but adapter"),
         (gguf(LLAMA, {"a": (4,)}, tokens=0), UsageError, "no tokenizer"),
         (gguf(LLAMA, {"rope_freqs.weight": (4,)}), UsageError, "stretches positions"),
     ],
-    ids=["other", "old", "cut-off", "hostile", "projector", "adapter", "no-tokens", "rope"],
+    ids=[
+        "other",
+        "old",
+        "cut-off",
+        "hostile",
+        "endless-text",
+        "deep-arrays",
+        "projector",
+        "adapter",
+        "no-tokens",
+        "rope",
+    ],
 )
 def test_a_gguf_file_that_is_no_base_is_told_why(
     tmp_path: Path, content: bytes, kind: type[DistillgenError], told: str, with_packages: None
@@ -422,6 +439,90 @@ def test_a_child_that_dies_before_it_has_heard_anything_is_told_by_its_last_word
         run_child("distillgen.no_such_module", {}, tmp_path / "log", doing="working")
 
 
+@pytest.fixture
+def full() -> Iterator[IO[bytes]]:
+    """A log on a disk that is full."""
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with Path("/dev/full").open("wb") as file:
+        yield file
+
+
+def test_a_full_disk_is_told_also_when_the_log_is_on_it(
+    full: IO[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "at_work.py").write_text(
+        "from distillgen.student.child import serve_parent\n"
+        "def work(settings):\n    raise RuntimeError('I/O error: No space left on device (os error 28)')\n"
+        "serve_parent(work)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with started("at_work", {}, full) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.read())["kind"] == "disk"
+    with started("distillgen.student.trainer", {"work": str(tmp_path / "absent")}, full) as process:
+        assert process.stdout is not None
+        told = json.loads(process.stdout.read())
+        assert told["event"] == "error" and "absent" in told["what"]
+
+
+def test_a_library_that_asks_a_question_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers asks whether a model's own code may be run."""
+    (tmp_path / "asking.py").write_text(
+        "from distillgen.student.child import serve_parent\nserve_parent(lambda settings: {'said': input('may I?')})\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(UsageError, match="asking failed: EOFError"):
+        run_child("asking", {}, tmp_path / "log", doing="asking", seconds=60)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MemoryError(), "memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"), "memory"),
+        (OSError(28, "No space left on device"), "disk"),
+        (OSError(122, "Disk quota exceeded"), "disk"),
+        (RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed"), "disk"),
+        (DiskFull("full"), "disk"),
+        (ModuleNotFoundError("No module named 'gguf'"), "missing"),
+        (ValueError("GGUF model with architecture llams is not supported"), "usage"),
+        (EmbeddedMissing("a kind of its own"), "usage"),
+    ],
+    ids=lambda each: type(each).__name__ if isinstance(each, Exception) else each,
+)
+def test_what_libraries_say_is_told_by_its_kind(error: Exception, kind: str) -> None:
+    assert kind_of(error) == kind
+
+
+def test_a_folder_of_an_odd_name_is_a_base_with_a_plain_title(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = model.with_name("my \x1b[31m modèle\n2")
+    model.rename(odd)
+    monkeypatch.chdir(odd.parent)
+    base = find_base(odd.name)
+    assert base.folder == odd and base.title == "my  [31m modèle 2"
+
+
+def test_a_path_that_is_no_text_reaches_the_child(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9")
+    with (tmp_path / "log").open("wb") as noise, started("json.tool", {"folder": odd}, noise) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.close()
+        assert json.loads(process.stdout.read())["folder"] == odd
+
+
+def test_memory_that_does_not_do_is_told_before_anything_is_unpacked(
+    tmp_path: Path, cache: Path, with_packages: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(gguf(LLAMA, {"a": (10**6,)}))
+    monkeypatch.setattr(needs, "available_memory", lambda: 400_000_000)
+    with pytest.raises(MemoryFull, match=r"unpacking gguf-\w+ takes at least 0\.5 GB of memory, and 0\.4 GB are free"):
+        find_base(str(path))
+    assert not list(cache.rglob(".staging-*"))
+
+
 # -- the hub ----------------------------------------------------------------------------------------------------------
 
 
@@ -480,6 +581,7 @@ def ask(name: str, tmp_path: Path, url: str, token: str = READS, **more: str) ->
 def test_a_model_of_the_hub_is_fetched_once_and_only_what_is_needed(hub: Any, model: Path, tmp_path: Path) -> None:
     (model / "README.md").write_text("---\nlicense: mit\n---\n")
     (model / "pytorch_model.bin").write_bytes(b"not wanted")
+    (model / "consolidated.safetensors").write_bytes(b"the same once more, in another form")
     (model / "onnx").mkdir()
     (model / "onnx" / "model.safetensors").write_bytes(b"not wanted")
     hub.hold("someone/tiny", model, "v1")

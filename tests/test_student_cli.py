@@ -1,6 +1,7 @@
 """`student train` and `student evaluate` where the extra is not installed: terms, names, and what is said instead."""
 
 import importlib.util
+import logging
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from loopback import Loopback
 from test_terms_build import OPENAI, of_openai
 
 from distillgen.student import PACKAGES
+from distillgen.student.progress import shown
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("torch") is not None, reason="the extra is installed: tests/student tests the rest"
@@ -49,9 +51,40 @@ def test_terms_on_record_are_enough_where_the_owner_says_nothing_new(of_an_owner
     assert of_an_owner.run(*TRAIN).returncode == 2
 
 
+def test_terms_that_were_altered_are_not_believed(of_an_owner: Project) -> None:
+    path = of_an_owner.version() / "manifest.json"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"competing": "no"', b'"competing": "unknown"'))
+    assert path.read_bytes() != content
+    done = of_an_owner.run(*TRAIN)
+    assert done.returncode == 8 and "its seal does not hold" in done.stderr
+
+
 def test_an_acceptance_that_no_entry_has_is_a_mistake(of_an_owner: Project) -> None:
     done = of_an_owner.run(*TRAIN, "--accept", "openai-servces-agreement")
     assert done.returncode == 2 and OPENAI in done.stderr and "DG501" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [(("--set", "epoch=3"), "did you mean 'epochs'?"), (("--settings", "absent.toml"), "cannot read the settings")],
+    ids=["key", "file"],
+)
+def test_a_wrong_setting_is_told_before_anything_slow(demo: Project, more: tuple[str, ...], told: str) -> None:
+    demo.build()
+    done = demo.run(*TRAIN, *more)
+    assert done.returncode == 2 and told in done.stderr and "DG501" not in done.stderr
+
+
+def test_rows_that_were_left_out_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    none = {"long": 0, "dropped": 0, "truncated": 0, "without_answer": 0}
+    long = {"long": 1002, "dropped": 0, "truncated": 1000, "without_answer": 2}
+    with caplog.at_level(logging.INFO, "distillgen"), shown() as show:
+        show({"event": "rows", "train": none, "validation": none, "max_tokens": 2048})
+        assert caplog.text == ""
+        show({"event": "rows", "train": long, "validation": None, "max_tokens": 2048})
+    assert "1,002 rows to train on longer than 2,048 tokens: 2 left out, 1,000 cut off" in caplog.text
+    assert "the last weights are kept" in caplog.text
 
 
 def test_a_folder_that_holds_no_student(demo: Project, tmp_path: Path) -> None:

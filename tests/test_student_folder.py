@@ -114,8 +114,10 @@ def evaluation_of(value: float = 0.86, text: str | None = None) -> dict[str, Any
         "contestants": [contestant("student", value), contestant(said("teacher"), 0.85), contestant("base", 0.65)],
         "differences": [{"of": "student", "from": said("base"), "value": 0.2, "low": 0.15, "high": 0.25},
                         {"of": "student", "from": "teacher", "value": 0.01, "low": -0.02, "high": 0.04}],
-        "judge": {"judge": said("main"), "win_rate": share(0.6), "pairs": 50, "wins": 30},
+        "judge": [{"judge": said("main"), "of": "student", "from": said("teacher"), "win_rate": share(0.6), "pairs": 50,
+                   "wins": 30, "ties": 10, "losses": 10, "seen": 50, "alike": 0, "missing": 0, "unread": 0}],
         "bootstrap": {"draws": 10_000, "seed": 0, "level": 0.95}, "machine": {"cpus": said("2")},
+        "notes": [said("m is not the base")],
     }  # fmt: skip
 
 
@@ -172,7 +174,7 @@ def test_everybody_can_read_what_is_published(made: Path, tmp_path: Path) -> Non
 
 
 def test_what_a_student_says_of_itself(student: Student) -> None:
-    assert student.gguf == student.folder / "student-q8_0.gguf" and student.gguf_bytes == 4 * 99
+    assert student.gguf == student.folder / "student-q8_0.gguf"
     assert student.parameters == 134_515_008 and student.weight_bytes == 256 * 40
     assert student.evaluation() is None
     evaluated = add_evaluation(student, evaluation_of(), b"<html>")
@@ -186,7 +188,7 @@ def test_without_a_gguf_there_is_none_and_no_word_of_it(made: Path, tmp_path: Pa
     (made / "student-q8_0.gguf").unlink()
     student = publish_student(made, tmp_path / "model", student_manifest())
     card = (student.folder / "README.md").read_text()
-    assert student.gguf is None and student.gguf_bytes == 0
+    assert student.gguf is None
     assert "llama-server" not in card and "gguf" not in card.lower() and "vllm serve" in card
 
 
@@ -436,7 +438,16 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
     figures = {each.metric_type: each for each in found.eval_results or []}
     assert figures["accuracy"].metric_value == 0.86 and figures["f1"].metric_value == 0.85
     assert figures["accuracy"].dataset_name == "gold.jsonl" and figures["accuracy"].task_type == "text-classification"
+    assert figures["accuracy"].dataset_type == "gold.jsonl", "the questions are not the dataset that it learnt from"
     assert "model-index" not in front_of(card_of(student_manifest()))
+
+
+def test_figures_on_a_split_are_those_of_the_dataset() -> None:
+    evaluation = evaluation_of()
+    evaluation |= {"measure": "exact", "on": {**evaluation["on"], "what": "validation"}}
+    [result] = front_of(card_of(changed("dataset", splits={"validation": 30}), evaluation))["model-index"][0]["results"]
+    assert result["dataset"] == {"name": "sentiment", "type": "sentiment", "split": "validation"}
+    assert result["metrics"][0]["type"] == "exact_match"
 
 
 @pytest.mark.parametrize("name", ["me/base", "hf://me/base", "me/base@main", "hf://me/base@refs/pr/1"])
@@ -500,7 +511,8 @@ def test_the_evaluation_is_a_table_with_intervals() -> None:
     assert "agrees with the teacher |" not in card, "a column that nobody has is left out"
     assert "- the student is 20.0 points above the base (15.0 to 25.0)\n" in card
     assert "- the student is 1.0 point above the teacher (-2.0 to 4.0): not shown to differ\n" in card
-    assert "600 questions of gold.jsonl, 600 with gold answers; left out: overlap 4" in card
+    assert "600 questions of gold.jsonl, 600 with gold answers; left out: 4 that the student was trained on" in card
+    assert "- m is not the base.\n" in card and "Left out of the evaluation: 4 that the student" in card
     assert "win rate 60.0% (57.0 to 63.0)" in card and "| graded | base | 150 | 55.0% (52.0 to 58.0) |" in card
     assert "3 of its answers were of no use" in card
     assert "on one machine with 2 processors" in card and "[how far it does](#evaluation)" in card
@@ -511,7 +523,7 @@ def test_figures_that_nobody_has_are_left_out() -> None:
     evaluation = evaluation_of()
     for each in evaluation["contestants"]:
         each |= {"score": {"value": None, "low": None, "high": None}, "f1": None, "groups": {}, "speed": None}
-    evaluation |= {"judge": None, "differences": [{"of": "student", "from": "base", "value": None}]}
+    evaluation |= {"judge": [], "differences": [{"of": "student", "from": "base", "value": None}]}
     evaluation["on"]["with_gold"] = 0
     card = card_of(student_manifest(), evaluation)
     assert "| who | prompt | runtime |" in card and "cannot be compared" in card and "Speeds" not in card

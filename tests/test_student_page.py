@@ -18,6 +18,7 @@ from distillgen.report.drawing import Curve, Dot, curves, dots
 from distillgen.report.figures import short
 from distillgen.report.version_report import write_report
 from distillgen.schemas import document, schema_of
+from distillgen.student.judging import Judged
 from distillgen.student.page import MOST_POINTS, student_page, student_sections, thinned
 from distillgen.student.scores import Bootstrap, judged, per_label
 from distillgen.student.tables import (
@@ -25,6 +26,7 @@ from distillgen.student.tables import (
     evaluation_shown,
     judge_told,
     parameters_told,
+    rate_told,
     ratios_told,
     share_told,
     size_told,
@@ -89,7 +91,10 @@ def evaluation(**more: Any) -> dict[str, Any]:
             {"of": "student", "from": "teacher", "value": 0.02, "low": -0.02, "high": 0.06},
             {"of": "student", "from": "base", "what": "agreement", "value": 0.227, "low": 0.18, "high": 0.27},
         ],
-        "judge": {"judge": "arbiter", "wins": 40, "ties": 10, "losses": 30, "pairs": 80, "win_rate": estimate(0.5625, 0.1)},
+        "judge": [
+            {"judge": "arbiter", "of": "student", "from": "teacher", "pairs": 80, "wins": 40, "ties": 10, "losses": 30,
+             "seen": 73, "alike": 5, "missing": 2, "unread": 0, "win_rate": estimate(0.5625, 0.1)},
+        ],
         "bootstrap": Bootstrap().dump(), "machine": {"cpus": 2, "python": "3.11.14"},
         "notes": ["SmolLM2 is not the base that this student was trained from"],
     }  # fmt: skip
@@ -143,14 +148,14 @@ def wrong(name: str, found: Any) -> list[str]:
 
 def test_an_evaluation_is_of_the_shape_that_is_promised() -> None:
     whole = evaluation()
-    assert not wrong("evaluation", whole)
-    assert not wrong("evaluation", json.loads(document("evaluation", whole)))
+    assert not wrong("student-evaluate", whole)
+    assert not wrong("student-evaluate", json.loads(document("student-evaluate", whole)))
     without_gold = [contestant("student", 0.5, 1.0, score=None, f1=None, per_label={}, agreement=None, groups={}, speed=None,
                                usd_per_1000=None, parameters=None, bytes=None)]  # fmt: skip
-    assert not wrong("evaluation", evaluation(contestants=without_gold, differences=[], judge=None, labels=[]))
-    assert wrong("evaluation", {**whole, "measure": "taste"}) and wrong("evaluation", {**whole, "more": 1})
+    assert not wrong("student-evaluate", evaluation(contestants=without_gold, differences=[], judge=[], labels=[]))
+    assert wrong("student-evaluate", {**whole, "measure": "taste"}) and wrong("student-evaluate", {**whole, "more": 1})
     for key in set(whole) - {"schema", "notes"}:
-        assert wrong("evaluation", {name: value for name, value in whole.items() if name != key}), key
+        assert wrong("student-evaluate", {name: value for name, value in whole.items() if name != key}), key
 
 
 def test_what_the_scores_return_has_its_place_in_the_schema() -> None:
@@ -158,8 +163,16 @@ def test_what_the_scores_return_has_its_place_in_the_schema() -> None:
     boots = Bootstrap(draws=50)
     one = contestant("student", 0.5, 1.0, score=boots.mean([]).dump(), f1=boots.macro_f1(golds, saids).dump(),
                      per_label=per_label(golds, saids, ["a", "b"]))  # fmt: skip
-    judge = {"judge": "x", **judged([("win", "tie"), ("win", "win")], boots)}
-    assert not wrong("evaluation", evaluation(contestants=[one], judge=judge, bootstrap=boots.dump()))
+    judge = [
+        {
+            "judge": "x",
+            "of": "student",
+            "from": "base",
+            **Judged({"1": ("win", "tie"), "2": ("tie", "tie")}, alike=1, shown=2).counts(),
+            **judged([("win", "tie"), ("win", "win")], boots),
+        }
+    ]
+    assert not wrong("student-evaluate", evaluation(contestants=[one], judge=judge, bootstrap=boots.dump()))
 
 
 def test_a_training_is_of_the_shape_that_is_promised() -> None:
@@ -195,8 +208,9 @@ def test_a_training_is_of_the_shape_that_is_promised() -> None:
                      "the student is 100.0 points above the base: of so few questions nothing can be shown", id="one-question"),
         pytest.param({"of": "student", "from": "base", "value": None, "low": None, "high": None},
                      "the student and the base cannot be compared: nothing was counted for both", id="nothing"),
-        pytest.param({"of": "student, the teacher's prompt", "from": "base", "what": "f1", "value": 0.1, "low": 0.05, "high": 0.2},
-                     "the student with the teacher's prompt is 10.0 points above the base in macro F1 (5.0 to 20.0)", id="f1"),
+        pytest.param({"of": "student, the teacher's prompt", "from": "base", "what": "agreement", "value": 0.1, "low": 0.05,
+                      "high": 0.2}, "the student with the teacher's prompt is 10.0 points above the base in agreement with "
+                     "the teacher (5.0 to 20.0)", id="agreement"),
     ],
 )  # fmt: skip
 def test_a_difference_in_words(difference: dict[str, Any], told: str) -> None:
@@ -213,14 +227,25 @@ def test_other_figures_in_words() -> None:
         "145 MB", "1.1 GB", "6.5 MB", "12 kB", "-"]  # fmt: skip
     assert share_told(None) == share_told({"value": None, "low": None, "high": None}) == "-"
     assert share_told({"value": 1.0, "low": None, "high": None}) == "100.0%"
-    assert judge_told(evaluation()["judge"]) == (
-        "arbiter saw 80 pairs in both orders: the student won 40, the teacher 30, and 10 are undecided; win rate 56.2% "
-        "(46.2 to 66.2): neither is shown to be preferred"
+    assert [rate_told({"speed": {"per_second": pace}}) for pace in (0.0123, 999.4, 999.7, 1234.5)] == [
+        "0.0123", "999", "1,000", "1,234"]  # fmt: skip
+    assert share_told({"value": 0.0, "low": -0.0004, "high": 0.0}) == "0.0% (0.0 to 0.0)"
+
+
+def test_what_a_judge_preferred_in_words() -> None:
+    [judge] = evaluation()["judge"]
+    assert judge_told(judge) == (
+        "arbiter saw 73 pairs of answers in both orders, 5 more are alike, 2 more lack an answer: the student won 40, "
+        "the teacher 30, and 10 are undecided; win rate 56.2% (46.2 to 66.2): neither is shown to be preferred"
     )
-    sure = {**evaluation()["judge"], "win_rate": {"value": 0.55, "low": 0.52, "high": 0.58}}
+    sure = {**judge, "unread": 3, "win_rate": {"value": 0.55, "low": 0.52, "high": 0.58}}
     assert judge_told(sure).endswith("win rate 55.0% (52.0 to 58.0)")
-    alone = {"judge": "x", "wins": 0, "pairs": 0, "win_rate": {"value": None, "low": None, "high": None}}
-    assert judge_told(alone) == "x saw 0 pairs in both orders: the student won 0 against the teacher"
+    assert "and of 3 more it said nothing that can be read: the student" in judge_told(sure)
+    none = {"value": None, "low": None, "high": None}
+    alone = {**dict.fromkeys(judge, 0), "judge": "x", "of": "student", "from": "base", "win_rate": none}
+    assert judge_told(alone) == (
+        "x saw 0 pairs of answers in both orders: the student won 0, the base 0, and 0 are undecided"
+    )
 
 
 # -- the terminal ----------------------------------------------------------------------------------------------------
@@ -236,7 +261,7 @@ def test_names_and_figures_are_whole_at_any_width(columns: int) -> None:
     for figure in ("87.7% (84.7 to 90.7)", "85.7% (82.7 to 88.7)", "0.873", "$0.0363", "135 M", "145 MB", "9.18", "17"):
         assert figure in shown, figure
     for said in ("the student is 21.3 points above the base (17.2 to 25.6)", "(-2.0 to 6.0): not shown to differ",
-                 "17 times the teacher's answers a second", "left out: overlap 12", "win rate 56.2%", "note: SmolLM2 is not the base"):  # fmt: skip
+                 "17 times the teacher's answers a second", "left out: 12 that the student was trained on, or nearly", "win rate 56.2%", "note: SmolLM2 is not the base"):  # fmt: skip
         assert said in flat, said
     if columns >= 60:
         assert max(map(cell_len, lines)) <= columns
@@ -269,9 +294,9 @@ def test_what_nobody_has_takes_no_room() -> None:
     bare = [contestant(name, 0.5, 1.0, score=None, f1=None, per_label=None, agreement=None, groups=None, speed=None,
                        usd_per_1000=None, parameters=None, bytes=None) for name in ("base", "student")]  # fmt: skip
     on = {**evaluation()["on"], "with_gold": 0, "left_out": {}}
-    shown = piped(*evaluation_shown(evaluation(contestants=bare, differences=[], judge=None, on=on)))
+    shown = piped(*evaluation_shown(evaluation(contestants=bare, differences=[], judge=[], on=on)))
     assert "who      model         runtime" in shown and "right=" not in shown and "$" not in shown
-    empty = evaluation(contestants=[], differences=[], judge=None)
+    empty = evaluation(contestants=[], differences=[], judge=[])
     assert "sentiment-135m" in piped(*evaluation_shown(empty))
     assert b"What was won and lost" in student_page(manifest(), empty)
 

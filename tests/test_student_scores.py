@@ -16,12 +16,12 @@ from distillgen.student.scores import (
     judged,
     label_in,
     labels_of,
+    last_words,
     macro_f1,
     math_verdicts,
     pair_score,
     per_label,
     rates,
-    summary,
     verdicts,
 )
 
@@ -69,6 +69,20 @@ QUICK = Bootstrap(draws=400)
 def test_a_label_is_read(answer: str, label: str | None) -> None:
     assert label_in(answer, LABELS) == label
     assert is_readable("label", answer, LABELS) == (label is not None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        pytest.param("Good food.\n\nLabel: positive", "positive", id="after-a-colon"),
+        pytest.param("Good food. So it is **positive**.", "positive", id="at-the-end"),
+        pytest.param("positive at first\nwhat a pity", None, id="not-at-the-end"),
+        pytest.param("it is unpositive", None, id="part-of-a-word"),
+        pytest.param("", None, id="nothing"),
+    ],
+)
+def test_a_label_is_read_at_the_end(answer: str, label: str | None) -> None:
+    assert label_in(last_words(answer, LABELS), LABELS) == label
 
 
 def test_the_longest_label_counts() -> None:
@@ -181,12 +195,6 @@ def test_wins_are_counted() -> None:
     assert judged([], Bootstrap())["win_rate"] == {"value": None, "low": None, "high": None}
 
 
-def test_a_summary() -> None:
-    assert summary([]) is None
-    assert summary([3, 1, 2]) == {"mean": 2, "least": 1, "median": 2, "p95": 3, "most": 3}
-    assert summary(list(range(1, 101))) == {"mean": 50.5, "least": 1, "median": 50.5, "p95": 95, "most": 100}
-
-
 # -- how sure --------------------------------------------------------------------------------------------------------
 
 
@@ -269,7 +277,7 @@ def test_plain_resampling_of_the_questions_gives_the_same() -> None:
 
 shares = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=60)
 texts = st.sampled_from(["a", "b", "c"])
-said = st.lists(st.tuples(texts, st.none() | texts, st.none() | texts), min_size=2, max_size=40)
+said = st.lists(st.tuples(texts, st.none() | texts), min_size=2, max_size=40)
 
 
 def holds(found: Estimate) -> bool:
@@ -298,14 +306,11 @@ def test_intervals_hold_their_figures_and_differences_turn_round(pairs: list[tup
 
 @settings(max_examples=40, deadline=None)
 @given(said)
-def test_the_same_holds_for_macro_f1(questions: list[tuple[str, str | None, str | None]]) -> None:
-    golds, of, from_ = ([each[place] for each in questions] for place in range(3))
-    found = QUICK.macro_f1_difference(golds, of, from_)  # type: ignore[arg-type]
-    back = QUICK.macro_f1_difference(golds, from_, of)  # type: ignore[arg-type]
-    assert holds(found) and holds(QUICK.macro_f1(golds, of))  # type: ignore[arg-type]
-    assert [found.value, found.low, found.high] == pytest.approx(negated(back), abs=1e-9)
-    assert QUICK.macro_f1(golds, of).value == pytest.approx(macro_f1(golds, of))  # type: ignore[arg-type]
-    right = QUICK.macro_f1(golds, golds)  # type: ignore[arg-type]
+def test_the_same_holds_for_macro_f1(questions: list[tuple[str, str | None]]) -> None:
+    golds, saids = [gold for gold, _ in questions], [said for _, said in questions]
+    found = QUICK.macro_f1(golds, saids)
+    assert holds(found) and found.value == pytest.approx(macro_f1(golds, saids))
+    right = QUICK.macro_f1(golds, golds)
     assert (right.value, right.low, right.high) == pytest.approx((1, 1, 1))
 
 

@@ -12,7 +12,7 @@ SMALL, LARGE = 135_000_000, 1_500_000_000
 
 
 def read(path: Path | None = None, *overrides: str, parameters: int = SMALL, rows: int = 300, pairs: bool = False, seed: int | None = None) -> TrainingSettings:  # fmt: skip
-    return read_settings(path, overrides, parameters=parameters, train_rows=rows, are_pairs=pairs, seed=seed)
+    return read_settings(path, overrides, seed).completed(parameters=parameters, train_rows=rows, are_pairs=pairs)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Commands `student train` and `student evaluate`."""
 
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from distillgen.student.base import Base
     from distillgen.student.folder import Student
     from distillgen.student.order import Order
+    from distillgen.student.settings import GivenSettings
 
 student = typer.Typer(no_args_is_help=True)
 Project = Annotated[Path, typer.Option("--project", metavar="DIR", help="The project's folder.")]
@@ -125,28 +127,22 @@ def train(
 
     \b
     Exit status:
-      0 trained   2 cannot be trained so, or an extra is missing   8 damaged
-      9 terms not accepted   10 no such dataset or version
+      0 trained   2 cannot be trained so, or an extra is missing
+      4 the hub refuses the key   7 the hub is not reached   8 damaged
+      9 terms not accepted   10 no such dataset, version or model
       11 another training is at work there   12 disk or memory
     """
     from distillgen.cli.mix import said_of
     from distillgen.student import require_student
     from distillgen.student.permission import allowed, required_names
+    from distillgen.student.settings import read_settings
 
     version = find_in_project(name, project)
     terms = allowed(version, said_of(purpose, competing, accept or []))
+    given = read_settings(settings, set_ or [], seed)
     require_student()
     _warn_of_name(out, required_names(terms))
-    trained = _train(
-        version,
-        base,
-        _Given(settings, set_ or [], seed),
-        out=out,
-        long=long,
-        reasoning=reasoning.value,
-        gguf=gguf,
-        terms=terms,
-    )
+    trained = _train(version, base, given, out=out, long=long, reasoning=reasoning.value, gguf=gguf, terms=terms)
     if as_json:
         from distillgen.schemas import document
 
@@ -155,31 +151,22 @@ def train(
         _say_trained(trained)
 
 
-class _Given(NamedTuple):
-    """What the command line says of the settings."""
-
-    path: Path | None
-    overrides: list[str]
-    seed: int | None
-
-
-def _train(version: "Version", base: str, given: _Given, **order: Any) -> "Student":
+def _train(version: "Version", base: str, given: "GivenSettings", *, out: Path, **order: Any) -> "Student":
     """Find the base, choose what is not said by its size and the rows, and train."""
     from distillgen.export.reading import first_row, is_pair
     from distillgen.student.base import find_base
     from distillgen.student.order import Order, split_to_train
     from distillgen.student.progress import shown
-    from distillgen.student.settings import read_settings
-    from distillgen.student.training import train
+    from distillgen.student.training import student_at, train
 
     rows = version.manifest.splits[split_to_train(version)]
+    are_pairs = is_pair(first_row(version))
+    is_new = student_at(out) is None  # what is in its place is told before a base is fetched or unpacked
     found = find_base(base)
-    settings = read_settings(
-        given.path, given.overrides, parameters=found.parameters, train_rows=rows,
-        are_pairs=is_pair(first_row(version)), seed=given.seed,
-    )  # fmt: skip
-    work = Order(version=version, base=found, settings=settings, **order)
-    _announce(work)
+    settings = given.completed(parameters=found.parameters, train_rows=rows, are_pairs=are_pairs)
+    work = Order(version=version, base=found, out=out, settings=settings, **order)
+    if is_new:
+        _announce(work)
     with shown() as show:
         return train(work, show)
 
@@ -187,11 +174,12 @@ def _train(version: "Version", base: str, given: _Given, **order: Any) -> "Stude
 def _warn_of_name(out: Path, prefixes: list[str]) -> None:
     from distillgen.report.console import say
 
+    name = out.absolute().name
     for prefix in prefixes:
-        if not out.name.casefold().startswith(prefix.casefold()):
+        if not name.casefold().startswith(prefix.casefold()):
             say(
                 f"warning: by the teacher's terms the name of a model trained on this begins with {prefix!r} when you "
-                f"give it away; this folder is called {out.name!r}",
+                f"give it away; this folder is called {name!r}",
                 style="yellow",
             )
 
@@ -222,18 +210,18 @@ def summary(trained: "Student") -> dict[str, Any]:
 
 
 def _say_trained(trained: "Student") -> None:
-    from distillgen.report.console import clock, number, safe, say
+    from distillgen.report.console import clock, number, say
 
     told = trained.manifest.training
     best = told.get("best_step")
     kept = "kept the last" if best is None else f"kept that of step {best:,}"
     ended = "; stopped early" if told.get("stopped_early") else ""
     say(
-        f"trained {safe(str(trained.folder))}: {number(told['train_rows'], 'row')}, {number(told['steps'], 'step')} in "
+        f"trained {trained.folder}: {number(told['train_rows'], 'row')}, {number(told['steps'], 'step')} in "
         f"{clock(told['seconds'])}, {kept}{ended}",
         style="bold green",
     )
-    say(f"next: distillgen student evaluate --student {safe(str(trained.folder))} --on FILE")
+    say(f"next: distillgen student evaluate --student {shlex.quote(str(trained.folder))} --on FILE")
 
 
 @student.command("evaluate")
@@ -334,11 +322,12 @@ def evaluate(
     Exit status:
       0 measured   2 no such file or column, or an extra is missing
       3 answers are missing   5 budget spent   7 teacher unavailable
-      8 damaged   10 no such split   11 another one is at work   12 disk or memory
+      8 damaged   9 terms not accepted   10 the student's dataset is not here
+      11 another one is at work   12 disk or memory
     """
     from distillgen.cli.guard import run_until_stopped
     from distillgen.cli.running import say_stopping
-    from distillgen.report.console import say, stdout
+    from distillgen.report.console import safe, say, stdout
     from distillgen.schemas import document
     from distillgen.student.evaluation import evaluating
     from distillgen.student.evaluation_plan import EvaluationRequest
@@ -356,13 +345,16 @@ def evaluate(
     with shown() as show:
         left = "every answer is kept, and the same command goes on from here"
         found = run_until_stopped(evaluating(request, show), say_stopping, left)
-    add_evaluation(trained, found, student_page(trained.manifest, found))
-    if as_json:
-        print(document("student-evaluate", found))
-        return
-    for each in evaluation_shown(found):
-        stdout().print(each)
-    say(f"written to {folder}: evaluation.json, report.html, README.md", style="bold green")
+    try:
+        add_evaluation(trained, found, student_page(trained.manifest, found))
+    finally:  # where the folder cannot be written, the figures are shown all the same
+        if as_json:
+            print(document("student-evaluate", found))
+        else:
+            for each in evaluation_shown(found):
+                stdout().print(each)
+    if not as_json:
+        say(f"written to {safe(str(folder))}: evaluation.json, report.html, README.md", style="bold green")
 
 
 def _untouched(name: str | None, trained: "Student") -> "Base | None":

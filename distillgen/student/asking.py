@@ -99,13 +99,14 @@ class Answers:
     """What a contestant said: by the question's id, None where it gave no answer that can be used.
 
     `replies` are the records of all replies behind them, `received` the times (Unix time, latency in seconds) of those
-    that came in this run.
+    that came in this run. `why_not` counts causes and rules, `usd` is what this run spent, as far as prices are known.
     """
 
     texts: dict[str, str | None]
     replies: list[Mapping[str, Any]] = field(default_factory=list)
     received: list[tuple[float, float | None]] = field(default_factory=list)
     why_not: dict[str, int] = field(default_factory=dict)
+    usd: float = 0.0
 
     @property
     def tokens(self) -> dict[str, int]:
@@ -133,15 +134,19 @@ def teacher_of(
         steps = [{**step, "teacher": asked, "compare": False} if step["use"] == "generate" else step for step in steps]
     used = _used(steps, teachers)
     spending = {"usd": budget} if budget is not None else recipe.get("budget") or {}
-    stated = recipe.get("terms") or {}
-    terms = {key: stated[key] for key in ("competing", "accept", "strict") if key in stated}
     student = {key: text for key, text in (recipe.get("student") or {}).items() if key not in ("reasoning", "rejected")}
     table = {
         "name": recipe["name"], "teachers": used, "steps": steps, "student": student, "budget": spending,
-        "terms": {**terms, "purpose": "evaluation"},
+        "terms": terms_of(recipe),
     }  # fmt: skip
     found = Contestant("teacher", "", "teacher", table, prompts, templates, "as the recipe asks it")
     return replace(found, model=_model_of(found.main), runtime=_runtime(found), bytes=_bytes_of(found.main))
+
+
+def terms_of(recipe: Table) -> dict[str, Any]:
+    """Return the [terms] under which somebody is asked for an evaluation: nothing is trained on what is said."""
+    stated = recipe.get("terms") or {}
+    return {**{key: stated[key] for key in ("competing", "accept", "strict") if key in stated}, "purpose": "evaluation"}
 
 
 def asked_directly(
@@ -438,14 +443,20 @@ async def ask(contestant: Contestant, questions: Sequence[Question], state: Path
             answers.texts[question] = _said(outcome, contestant)
 
     with prepared_for(contestant, questions, state) as prepared:
-        for warning in prepared.warnings:
-            on_event({"event": "message", "text": f"warning: {warning}", "style": "yellow"})
+        say_warnings(prepared, on_event)
         began = time.time()
         async with opened(prepared) as (teachers, store):
             answers.replies = await collect(contestant.name, questions, prepared, teachers, take, on_event)
+            answers.usd = sum(teacher.nanousd for teacher in teachers.values()) / 1e9
             keys = [bytes.fromhex(reply["key"]) for reply in answers.replies]
             answers.received = [(at, seconds) for at, seconds in store.times(keys) if at >= began]
     return answers
+
+
+def say_warnings(prepared: Prepared, on_event: OnEvent) -> None:
+    """Tell what somebody should know before a contestant is asked."""
+    for warning in prepared.warnings:
+        on_event({"event": "message", "text": f"warning: {warning}", "style": "yellow"})
 
 
 async def collect(

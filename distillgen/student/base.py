@@ -1,6 +1,5 @@
 """The base model of a student, found and checked: a folder, a GGUF file, an embedded name, or one of the hub."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,15 +8,19 @@ from typing import Any
 
 from distillgen.errors import DistillgenError, ExtraMissing, UsageError, nearest
 from distillgen.files import digest
-from distillgen.student.gguf_file import read_gguf_head, read_safetensors_head, weight_files
+from distillgen.student.gguf_file import (
+    read_gguf_head,
+    read_object,
+    read_safetensors_head,
+    weight_files,
+    weight_names,
+)
 from distillgen.student.unpack import unpacked
 from distillgen.teacher.models import Weights, find_weights, known_sha256, models
 
-JSON_LIMIT = 64 * 1024 * 1024
 CARD_LIMIT = 1024 * 1024
 # What is fetched from the hub. The small ones come first, so that a model of another kind costs nothing.
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "README.md", "LICENSE*", "NOTICE*", "USE_POLICY*")
-WEIGHTS = ("*.safetensors",)
 _HUB_NAME = re.compile(r"(?:hf://)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]{1,200}))?", re.ASCII)
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len", "max_sequence_length")
 _TOKENIZERS = (
@@ -120,7 +123,7 @@ def _of_hub(model: str, repository: str, revision: str | None) -> Base:
         ) from None
     folder = _fetched(hub, SMALL_FILES, revision)
     _require_causal(folder, _config(folder))
-    folder = _fetched(hub, SMALL_FILES + WEIGHTS, folder.name)  # of the very commit that was looked at
+    folder = _fetched(hub, (*SMALL_FILES, *weight_names(folder)), folder.name)  # of the very commit that was looked at
     return _checked(model, folder, repository, _licence(folder))
 
 
@@ -151,7 +154,8 @@ def _checked(model: str, folder: Path, title: str, licence: str, weights: Weight
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         raise UsageError("the model has no tokenizer", where=str(folder), fix="put its tokenizer.json beside it")
     return Base(
-        name=model, folder=folder, gguf=weights.path if weights else None, title=title, licence=licence,
+        name=model, folder=folder, gguf=weights.path if weights else None,
+        title=_line(title) or "model", licence=licence,
         parameters=_parameters(files, config), context=_context(folder, config),
         sha256=weights.sha256 if weights else _sha256(files), bytes=sum(path.stat().st_size for path in files),
     )  # fmt: skip
@@ -165,20 +169,10 @@ def _config(folder: Path) -> dict[str, Any]:
                 fix="merge it into its model (peft: merge_and_unload, save_pretrained) and name that folder",
             )  # fmt: skip
         raise UsageError("no model is here: there is no config.json", where=str(folder))
-    config = _json(folder / "config.json")
+    config = read_object(folder / "config.json")
     if config is None:
         raise UsageError("config.json is not a JSON object", where=str(folder / "config.json"))
     return config
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object of a file, None where it is none."""
-    try:
-        with path.open("rb") as file:
-            value = json.loads(file.read(JSON_LIMIT))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _require_causal(folder: Path, config: Mapping[str, Any]) -> None:
@@ -228,7 +222,7 @@ def _parameters(files: list[Path], config: Mapping[str, Any]) -> int:
 
 def _context(folder: Path, config: Mapping[str, Any]) -> int:
     values = [config.get(key) for key in _CONTEXT_KEYS]
-    values.append((_json(folder / "tokenizer_config.json") or {}).get("model_max_length"))
+    values.append((read_object(folder / "tokenizer_config.json") or {}).get("model_max_length"))
     for value in values:
         if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _NO_CONTEXT:
             return value

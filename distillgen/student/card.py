@@ -22,6 +22,7 @@ from distillgen.student.tables import (
     groups_of,
     intervals_told,
     judge_told,
+    left_out_told,
     money_told,
     parameters_told,
     per_second,
@@ -129,10 +130,13 @@ def _results(manifest: "StudentManifest", evaluation: Mapping[str, Any] | None) 
     if evaluation is None or found is None or (found.get("score") or {}).get("value") is None:
         return []
     measure = str(evaluation.get("measure"))
-    metrics = [{"type": "accuracy", "name": SCORES.get(measure, measure), "value": _rounded(found["score"]["value"])}]
+    kind = "exact_match" if measure == "exact" else "accuracy"
+    metrics = [{"type": kind, "name": SCORES.get(measure, measure), "value": _rounded(found["score"]["value"])}]
     if (found.get("f1") or {}).get("value") is not None:
         metrics.append({"type": "f1", "name": "macro F1", "value": _rounded(found["f1"]["value"])})
-    on = {"name": str((evaluation.get("on") or {}).get("what", "unknown")), "type": str(manifest.dataset["name"])}
+    what, name = str((evaluation.get("on") or {}).get("what", "unknown")), str(manifest.dataset["name"])
+    is_split = what in (manifest.dataset.get("splits") or {})
+    on = {"name": name, "type": name, "split": what} if is_split else {"name": what, "type": what}
     task = "text-classification" if measure == "label" else "text-generation"
     return [{"task": {"type": task}, "dataset": on, "metrics": metrics}]
 
@@ -458,8 +462,8 @@ def _evaluation(evaluation: Mapping[str, Any] | None) -> list[str]:
         cpus = (evaluation.get("machine") or {}).get("cpus")
         machine = f"one machine with {inline(cpus)} processors" if cpus else "one machine"
         lines += [f"Speeds were measured on {machine}; on another they differ.", ""]
-    if judge := evaluation.get("judge"):
-        lines += [inline(judge_told(judge)), ""]
+    for judged in evaluation.get("judge") or ():
+        lines += [inline(judge_told(judged)), ""]
     if groups := _groups(evaluation):
         lines += [*groups, ""]
     return [*lines, "`evaluation.json` has all of it, `report.html` shows it in pictures."]
@@ -559,6 +563,5 @@ def _of_evaluation(evaluation: Mapping[str, Any] | None) -> Iterable[str]:
     found = _contestant(evaluation, "student") or {}
     if unreadable := int(found.get("unreadable") or 0):
         yield f"{unreadable:,} of its answers were of no use (no label, no number, ...), and count as wrong."
-    for name, count in (on.get("left_out") or {}).items():
-        if count:
-            yield f"{int(count):,} questions were left out of the evaluation: {inline(name, 100)}."
+    yield from (f"Left out of the evaluation: {inline(each, 100)}." for each in left_out_told(evaluation))
+    yield from (f"{inline(note)}." for note in evaluation.get("notes") or ())

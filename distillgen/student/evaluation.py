@@ -15,7 +15,7 @@ from distillgen.steps.mathematics import Mathematics
 from distillgen.student import scores
 from distillgen.student.asking import Answers, Contestant, OnEvent
 from distillgen.student.evaluation_plan import BASE, EQUAL, STUDENT, TEACHER, EvaluationRequest, Plan
-from distillgen.student.judging import compare
+from distillgen.student.judging import Judged, Match, compare
 from distillgen.student.questions import Question
 from distillgen.student.timing import take_times, time_of_own
 from distillgen.teacher.cost import FREE, find_prices
@@ -61,12 +61,12 @@ class _Score:
         """Return the whole."""
         plan, student = self._plan, self._plan.request.student
         await self._compare()
-        manifest = plan.version.manifest
+        made_of = student.manifest.dataset
         return {
             "format": FORMAT,
             "date": utc(time.time()),
             "student": {"name": student.manifest.name, "digest": student.digest},
-            "dataset": {"name": manifest.name, "version": manifest.version, "digest": manifest.digest},
+            "dataset": {name: made_of[name] for name in ("name", "version", "digest")},
             "on": plan.questions.dump(),
             "measure": plan.measure,
             "labels": list(plan.labels),
@@ -133,7 +133,8 @@ class _Score:
     def _model(self, contestant: Contestant | None) -> str:
         if contestant is not None:
             return contestant.model
-        teachers = self._plan.version.manifest.teachers
+        version = self._plan.version
+        teachers = version.manifest.teachers if version is not None else {}
         return ", ".join(str(facts.get("model") or name) for name, facts in teachers.items()) or "unknown"
 
     def _how(self, name: str, contestant: Contestant | None) -> str:
@@ -146,18 +147,15 @@ class _Score:
 
     def _by_label(self, texts: Sequence[str | None]) -> Figures:
         """Return macro F1 and the rates of each label, over the questions with gold."""
-        labels = self._plan.labels
-        pairs = [
-            (scores.label_in(gold, labels), scores.label_in(text or "", labels))
-            for gold, text in zip(self._plan.golds, texts, strict=True)
-            if gold is not None
+        labels, pairs = self._plan.labels, zip(self._plan.golds, texts, strict=True)
+        read = [
+            (gold, scores.label_in(text or "", labels))
+            for wanted, text in pairs
+            if wanted is not None and (gold := scores.label_in(wanted, labels)) is not None
         ]
-        golds, saids = (
-            [gold for gold, _ in pairs if gold is not None],
-            [said for gold, said in pairs if gold is not None],
-        )
-        if self._plan.measure != "label" or not golds:
+        if self._plan.measure != "label" or not read:
             return {"f1": None, "per_label": {}}
+        golds, saids = [gold for gold, _ in read], [said for _, said in read]
         return {
             "f1": self._bootstrap.macro_f1(golds, saids).dump(), "per_label": scores.per_label(golds, saids, labels)
         }  # fmt: skip
@@ -187,10 +185,10 @@ class _Score:
         if by_prices is not None:
             return {"value": round(float(by_prices * 1000 / len(self._asked)), 6), "from": "prices"}
         hour = self._plan.request.usd_per_hour
-        is_here = contestant.is_free
-        if hour is None or speed is None or not is_here:
+        if hour is None or speed is None or not contestant.is_free:
             return None
-        return {"value": round(1000 / speed["per_second"] / HOUR * hour, 6), "from": f"${hour:g} an hour"}
+        seconds = 1000 * speed["seconds"] / speed["questions"]
+        return {"value": round(seconds / HOUR * hour, 6), "from": f"${hour:g} an hour"}
 
     def _by_prices(self, contestant: Contestant, answers: Answers) -> Decimal | None:
         """Return the dollars for all answers, None where a price or a count of tokens is missing, or all is free."""
@@ -228,14 +226,22 @@ class _Score:
     def _difference(self, figures: Mapping[str, Sequence[bool | None]], of: str, from_: str) -> Figures:
         return {"of": of, "from": from_, **self._bootstrap.difference(figures[of], figures[from_]).dump()}
 
-    async def _judged(self) -> Figures | None:
-        """Return what a judge says of the student's answers against the teacher's, or the base's without one."""
-        judging = self._plan.judging
-        if judging is None:
-            return None
-        against = TEACHER if TEACHER in self._said else BASE
-        pairs = await compare(
-            judging, self._asked, self._said[STUDENT].texts, self._said[against].texts, self._plan.state,
-            self._plan.on_event,
-        )  # fmt: skip
-        return {"judge": judging.judge, "of": STUDENT, "from": against, **scores.judged(pairs, self._bootstrap)}
+    async def _judged(self) -> list[Figures]:
+        """Return what a judge says of student and base against the teacher; without one, of the student against the
+        base."""
+        plan, said = self._plan, self._said
+        if plan.judging is None:
+            return []
+        pairs = [(STUDENT, TEACHER), (BASE, TEACHER)] if TEACHER in said else [(STUDENT, BASE)]
+        matches = [Match(of, from_, said[of].texts, said[from_].texts) for of, from_ in pairs if of in said]
+        spent = sum(answers.usd for answers in said.values())
+        found = await compare(plan.judging, self._asked, matches, plan.state, plan.on_event, spent=spent)
+        return [self._match(*pair) for pair in zip(matches, found, strict=True)]
+
+    def _match(self, match: Match, judged: Judged) -> Figures:
+        assert self._plan.judging is not None
+        in_order = [judged.verdicts[each.id] for each in self._asked if each.id in judged.verdicts]
+        return {
+            "judge": self._plan.judging.judge, "of": match.of, "from": match.from_, **judged.counts(),
+            **scores.judged(in_order, self._bootstrap),
+        }  # fmt: skip

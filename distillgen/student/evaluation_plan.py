@@ -2,7 +2,8 @@
 
 import contextlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -41,9 +42,10 @@ from distillgen.teacher.models import cache_folder
 TEACHER, BASE, STUDENT = "teacher", "base", "student"
 EQUAL = ", the teacher's prompt"
 TIMED = 60  # questions asked anew for the clock
-MAX_TOKENS = 512  # of an answer, where it is no label
+MAX_TOKENS = 512  # of an answer that is no label, at the least
 LONGEST_LABEL = 64  # tokens
-LOOKED_AT = 500  # training rows that tell whether an answer begins with its label
+MOST_TOKENS, TOKEN_BYTES = 2048, 2  # room for answers as long as those that were learnt; a token is seldom shorter
+LOOKED_AT = 500  # training rows that tell how long answers are, and whether they begin with their label
 Measure = Literal["auto", "label", "exact", "number", "math", "json"]
 
 
@@ -53,8 +55,8 @@ class EvaluationRequest:
 
     `on` is a file of questions or a split of the student's version; `project` the folder that holds `datasets`, against
     which the recipe's own paths are read. `teacher`: None is the recipe's own, "none" nobody. `time` is how many
-    questions are asked anew for the clock. `usd_per_hour` is what the machine costs. `budget` is in US dollars, for the
-    teacher, and again for the judge.
+    questions are asked anew for the clock. `usd_per_hour` is what the machine costs. `budget` is in US dollars, for
+    teacher and judge together.
     """
 
     student: Student
@@ -81,43 +83,48 @@ class Plan:
     """The questions and the contestants of a request, checked before anybody is asked."""
 
     def __init__(self, request: EvaluationRequest, on_event: OnEvent) -> None:
+        if request.usd_per_hour is not None and not math.isfinite(request.usd_per_hour):
+            raise UsageError(f"no price: {request.usd_per_hour}", where="--price-per-hour", fix="US dollars, e.g. 0.05")
         self.request, self.on_event = request, on_event
         self.notes: list[str] = []
-        self.version = version_of(request.student, request.project)
+        self.version = _version_for(request)
         self.recipe, self.prompts, self.home = _recipe_of(request, self.version)
         self.state = state_folder(request.project, request.state)
-        templates = templates_of(self.recipe.get("student") or {})
-        self.teacher: Contestant | None = None
-        if request.teacher != NOBODY:
-            is_known = request.on in self.version.manifest.splits and request.teacher is None
-            if not (is_known and "steps" not in self.recipe):
-                self.teacher = teacher_of(
-                    self.recipe, self.prompts, templates, project=self.home, name=request.teacher,
-                    budget=request.budget,
-                )  # fmt: skip
-        how = Reading(request.gold, request.by, request.limit, self._wanted(request))
+        is_split = self.version is not None and request.on in self.version.manifest.splits
+        self.is_taught = is_split and request.teacher is None
+        self.teacher = self._teacher()
+        wanted = wanted_columns(self.teacher) if self.teacher is not None and not self.is_taught else {}
+        how = Reading(request.gold, request.by, request.limit, wanted)
         self.questions = read_questions(request.on, self.version, self.recipe.get("student") or {}, how)
         for warning in self.questions.warnings:
             self._note(warning)
-        self.is_taught = self.questions.is_split and request.teacher is None
+        if self.is_taught and self.questions.with_gold:
+            self._note("a split has only rows that passed the recipe's steps: the teacher looks better than it is")
         self._require_something_to_compare()
         self.labels = self._labels()
         self.measure = self._measure()
         if self.measure != "label":
             self.labels = []
-        self.is_label_last = self._is_label_last()
+        self.shape = _shape_of(self._learnt(), self.labels)
         self.judging = self._judging()
         self.contestants = [*([self.teacher] if self.teacher else []), *self._models()]
         self.timed = list(self.contestants)
 
-    def _wanted(self, request: EvaluationRequest) -> dict[str, str]:
-        """Return the columns that a file must have for the teacher to be asked."""
-        needs_columns = self.teacher is not None and (request.teacher is not None or not self._is_split)
-        return wanted_columns(self.teacher) if self.teacher is not None and needs_columns else {}
-
-    @property
-    def _is_split(self) -> bool:
-        return self.request.on in self.version.manifest.splits
+    def _teacher(self) -> Contestant | None:
+        """Return the teacher as somebody to ask; None when nobody wants one, or where the version has all that can be
+        had of it."""
+        request = self.request
+        if request.teacher == NOBODY:
+            return None
+        templates = templates_of(self.recipe.get("student") or {})
+        try:
+            return teacher_of(
+                self.recipe, self.prompts, templates, project=self.home, name=request.teacher, budget=request.budget
+            )
+        except UsageError:
+            if self.is_taught:
+                return None
+            raise
 
     def _note(self, text: str) -> None:
         self.notes.append(text)
@@ -145,13 +152,16 @@ class Plan:
                 self.timed.remove(contestant)  # its answers are in the version: it need not be asked
                 if contestant.is_free and self.request.time:
                     self._note(f"the teacher's speed is not known: {error.problems[0].what}")
+        if self.judging is not None:
+            self.judging.check(self.state)
 
     def _judging(self) -> Judging | None:
         """Return who judges, None when nobody is to; an unknown judge is told before anybody is asked."""
         request = self.request
         if request.judge is None:
             return None
-        judging = Judging(request.judge, self.recipe, self.home, request.budget)
+        budget = request.budget if request.budget is not None else (self.recipe.get("budget") or {}).get("usd")
+        judging = Judging(request.judge, self.recipe, self.home, budget)
         judging.contestant()
         if not (self.teacher or self.is_taught or request.base):
             raise UsageError("a judge compares two, and only the student is asked", fix="name a --base or a teacher")
@@ -160,12 +170,16 @@ class Plan:
     # -- what counts as right ------------------------------------------------------------------------------------------
 
     def _labels(self) -> list[str]:
-        """Return the closed set of labels, where there is one: what the student learnt to say, else the recipe's."""
-        learnt = {label for counts in self.version.manifest.labels.values() for label in counts}
-        if learnt:
-            return sorted(learnt)
+        """Return the closed set of labels, where there is one: what the student learnt to say, with those of the
+        recipe that no row happens to have; else the recipe's."""
+        kept = self.request.student.manifest.dataset.get("labels") or {}
+        found = kept if self.version is None else self.version.manifest.labels
+        learnt = {label for counts in found.values() for label in counts}
         steps = [step for step in self.recipe.get("steps", ()) if step["use"] == "generate"]
-        return next((list(step["labels"]) for step in reversed(steps) if step.get("labels")), [])
+        stated = next((list(step["labels"]) for step in reversed(steps) if step.get("labels")), [])
+        if not learnt:
+            return stated
+        return sorted(stated if learnt <= set(stated) else learnt)
 
     @property
     def golds(self) -> list[str | None]:
@@ -204,31 +218,37 @@ class Plan:
     def _models(self) -> list[Contestant]:
         """Return base and student, by llama.cpp where there is a GGUF file and the runtime, else by transformers."""
         student, base = self.request.student, self.request.base
-        files: dict[str, Path | None] = {STUDENT: student.gguf if _has_runtime() else None}
+        own = student.gguf if _has_runtime() else None
+        files: dict[str, Path | None] = {}
         if base is not None:
-            files[BASE] = self._base_gguf(base) if files[STUDENT] is not None else None
+            files[BASE] = self._base_gguf(base) if own is not None else None
             if base.sha256 != student.manifest.base.get("sha256"):
                 self._note(f"{base.title} is not the base that this student was trained from")
-        names = [name for name in (BASE, STUDENT) if name in files]
-        found = [self._direct(name, files[name]) for name in names]
-        if self.request.equal_prompts and self.teacher is not None:
-            for name in names:
-                if (gguf := files[name]) is not None:
-                    found.append(
-                        asked_as_teacher(
-                            name + EQUAL, gguf, self.teacher, model=self._model(name), max_tokens=self._most_tokens(),
-                            parameters=self._parameters(name),
-                        )
-                    )  # fmt: skip
-                else:
-                    self._note(f"{name} has no GGUF file, so it is not asked by the teacher's prompt")
+        files[STUDENT] = own
+        found = [self._direct(name, gguf) for name, gguf in files.items()]
+        if self.request.equal_prompts:
+            found += self._asked_alike(files)
         runtimes = sorted({each.runtime for each in [*found, *([self.teacher] if self.teacher else [])]})
         if len(runtimes) > 1:
             self._note(f"not all were asked in the same runtime ({', '.join(runtimes)}): their speeds do not compare")
         return found
 
+    def _asked_alike(self, files: Mapping[str, Path | None]) -> Iterator[Contestant]:
+        """Yield base and student as they are asked by the teacher's prompt."""
+        if self.teacher is None:
+            self._note("no teacher is asked, so that there is no prompt of a teacher to ask others by")
+            return
+        for name, gguf in files.items():
+            if gguf is None:
+                self._note(f"{name} has no GGUF file, so it is not asked by the teacher's prompt")
+                continue
+            yield asked_as_teacher(
+                name + EQUAL, gguf, self.teacher, model=self._model(name), max_tokens=self._most_tokens(),
+                parameters=self._parameters(name),
+            )  # fmt: skip
+
     def _direct(self, name: str, gguf: Path | None) -> Contestant:
-        held_to = self.labels if self._is_label_first() else []
+        held_to = self.labels if self.shape.is_label_all else []
         most = self._most_tokens(held_to)
         if gguf is not None:
             return asked_directly(
@@ -258,28 +278,24 @@ class Plan:
             return self.request.max_tokens
         if held_to:
             return min(max(len(label.encode()) for label in held_to) + 2, LONGEST_LABEL)
-        return MAX_TOKENS
+        return min(max(self.shape.longest_bytes // TOKEN_BYTES, MAX_TOKENS), MOST_TOKENS)
 
-    def _is_label_first(self) -> bool:
-        """Whether what the student learnt to write begins with its label, so that the label alone can be read."""
-        if self.measure != "label" or (self.recipe.get("student") or {}).get("reasoning"):
-            return False
-        rows = islice(training_rows(self.version), LOOKED_AT)
-        return all(answer_of(row).startswith(tuple(self.labels)) for row in rows)
+    def _learnt(self) -> Iterator[tuple[str, str]]:
+        """Yield what the student learnt to write, of the first rows: a reasoning trace, if any, and the answer."""
+        manifest = self.request.student.manifest
+        has_traces = manifest.training.get("reasoning") != "drop"
+        if self.version is not None:
+            for row in islice(training_rows(self.version), LOOKED_AT):
+                yield (row.get("reasoning", "") if has_traces else ""), answer_of(row)
+        elif example := manifest.dataset.get("example"):
+            trace = (self.recipe.get("student") or {}).get("reasoning") or ""
+            yield (trace if has_traces else ""), str(example[-1].get("content"))
 
     def read(self, text: str | None) -> str | None:
         """Return the part of an answer that is compared: of one that ends with its label, that end."""
-        if text is None or not self.is_label_last:
+        if text is None or not self.shape.is_label_last:
             return text
-        lines = text.rstrip().splitlines() or [""]
-        return lines[-1].rpartition(":")[2].strip()
-
-    def _is_label_last(self) -> bool:
-        """Whether what the student learnt to write gives reasons first, so that the label stands at the end."""
-        if self.measure != "label" or self._is_label_first():
-            return False
-        rows = islice(training_rows(self.version), LOOKED_AT)
-        return all(answer_of(row).rstrip().endswith(tuple(self.labels)) for row in rows)
+        return scores.last_words(text, self.labels)
 
     def _base_gguf(self, base: Base) -> Path | None:
         """Return the base in the student's own quantisation, made once, so that training is all that differs."""
@@ -297,20 +313,56 @@ class Plan:
     # -- asking --------------------------------------------------------------------------------------------------------
 
     async def ask_all(self) -> dict[str, Answers]:
-        """Return the answers of all contestants, by name."""
-        return {contestant.name: await self._ask(contestant) for contestant in self.contestants} | self._known()
-
-    def _known(self) -> dict[str, Answers]:
-        """Return the teacher's answers that the version holds: they are paid for."""
-        return {TEACHER: taught(self.questions.asked)} if self.is_taught else {}
+        """Return the answers of all contestants, by name; those of the teacher that the version holds are paid for."""
+        found = {TEACHER: taught(self.questions.asked)} if self.is_taught else {}
+        for contestant in self.contestants:
+            if contestant.name not in found:
+                found[contestant.name] = answers = await self._ask(contestant)
+                if answers.why_not:
+                    why = ", ".join(f"{cause} {count:,}" for cause, count in sorted(answers.why_not.items()))
+                    self._note(f"{contestant.name}: answers that could not be used: {why}")
+        return found
 
     async def _ask(self, contestant: Contestant) -> Answers:
         asked = self.questions.asked
-        if contestant is self.teacher and self.is_taught:
-            return taught(asked)
         if contestant.folder is not None:
             return await in_thread(contestant, asked, self.state, self.on_event)
         return await ask(contestant, asked, self.state, self.on_event)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What answers that were learnt have in common.
+
+    Where nothing comes before the label it can be read alone, and base and student are held to it. Where reasons come
+    before it in the answer, it is read at the end.
+    """
+
+    is_label_all: bool
+    is_label_last: bool
+    longest_bytes: int  # with the reasoning trace
+
+
+def _shape_of(learnt: Iterable[tuple[str, str]], labels: Sequence[str]) -> _Shape:
+    is_first = is_last = is_bare = bool(labels)
+    longest = 0
+    for trace, answer in learnt:
+        is_first = is_first and answer.startswith(tuple(labels))
+        is_last = is_last and answer.rstrip().endswith(tuple(labels))
+        is_bare = is_bare and not trace
+        longest = max(longest, len(trace.encode()) + len(answer.encode()))
+    return _Shape(is_first and is_bare, is_last and not is_first, longest)
+
+
+def _version_for(request: EvaluationRequest) -> Version | None:
+    """Return the version that the student was trained on. None where it is not here and can be done without: the
+    questions are a file, and the teacher, whom another project may have paid, is not asked."""
+    try:
+        return version_of(request.student, request.project)
+    except NotFound:
+        if request.teacher == NOBODY and Path(request.on).is_file():
+            return None
+        raise
 
 
 def version_of(student: Student, project: Path) -> Version:
@@ -325,19 +377,24 @@ def version_of(student: Student, project: Path) -> Version:
     raise NotFound(
         f"the student was trained on {name}@{made_of['version']} ({digest[:12]}), which is not in this project",
         where=str(project / "datasets"),
-        fix="name the project that has it (--project DIR), or fetch the version (distillgen pull)",
+        fix="name the project that has it (--project DIR), or fetch the version (distillgen pull); or measure without "
+        "it: --on FILE --teacher none",
     )
 
 
-def _recipe_of(request: EvaluationRequest, version: Version) -> tuple[Mapping[str, Any], Mapping[str, str], Path]:
+def _recipe_of(
+    request: EvaluationRequest, version: Version | None
+) -> tuple[Mapping[str, Any], Mapping[str, str], Path]:
     """Return the recipe by which the teacher is asked, its prompts, and the folder that its paths start from."""
-    manifest = version.manifest
+    kept = request.student.manifest.dataset
+    made_by = version.manifest.recipe if version is not None else kept.get("recipe") or {}
     if request.recipe is None:
-        return manifest.recipe, manifest.prompts, request.project
+        prompts = version.manifest.prompts if version is not None else kept.get("prompts") or {}
+        return made_by, prompts, request.project
     recipe, source = read_recipe(request.recipe)
-    if "mix" not in manifest.recipe and recipe.name != manifest.name:
+    if "mix" not in made_by and recipe.name != kept["name"]:
         raise UsageError(
-            f"the student was trained on {manifest.name}, this is the recipe of {recipe.name}", where=str(source.path),
+            f"the student was trained on {kept['name']}, this is the recipe of {recipe.name}", where=str(source.path),
             fix="leave --recipe out: the version holds its own",
         )  # fmt: skip
     own = {path.stem: path.read_text(encoding="utf-8-sig") for path in (source.folder / "prompts").glob("*.toml")}

@@ -63,18 +63,18 @@ def read_examples(
     Raises UsageError for a row that no conversation can be made of, a chat template that does not do, and rows that
     are too long where `long` is "error".
     """
-    found, too_long = Examples(), []
-    measured = Template(tokenizer, stops).measured
-    drawn = _drawn(version, split, most)
-    for example in map(measured, examples(version, split, reasoning)):
-        if drawn is not None and example.id not in drawn:
+    found, first = Examples(), ""
+    template, drawn = Template(tokenizer, stops), _drawn(version, split, most)
+    for row in examples(version, split, reasoning):
+        if drawn is not None and row.id not in drawn:
             continue
+        example = template.measured(row)
         found.longest = max(found.longest, example.tokens)
         if example.tokens <= max_tokens:
             _add(found, example, max_tokens)
             continue
         found.long += 1
-        too_long.append(example.id)
+        first = first or example.id
         if long == "truncate" and example.prompt_tokens < max_tokens:
             found.truncated += 1
             _add(found, example, max_tokens)
@@ -82,10 +82,10 @@ def read_examples(
             found.without_answer += 1
         else:
             found.dropped += 1
-    if too_long and long == "error":
+    if found.long and long == "error":
         raise UsageError(
             f"{found.long:,} of {len(found.rows) + found.long:,} rows of the split {split!r} are longer than "
-            f"{max_tokens:,} tokens; the longest has {found.longest:,}, the first is {too_long[0]!r}",
+            f"{max_tokens:,} tokens; the longest has {found.longest:,}, the first is {first!r}",
             where=version.label,
             fix="leave them out or cut them off: --long drop, --long truncate; or set max_tokens, as far as the "
             "model's context goes",

@@ -184,11 +184,6 @@ class Student:
         return sum(entry.bytes for name, entry in self.manifest.files.items() if name.endswith(".safetensors"))
 
     @property
-    def gguf_bytes(self) -> int:
-        """Bytes of the GGUF file; 0 when there is none."""
-        return self.manifest.files[self.manifest.gguf].bytes if self.manifest.gguf else 0
-
-    @property
     def digest(self) -> str:
         """The sha256 of what answers: weights, configuration, tokenizer, GGUF. An evaluation does not change it."""
         return digest(canonical({name: entry.sha256 for name, entry in self.manifest.model_files.items()}))

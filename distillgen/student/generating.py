@@ -142,13 +142,15 @@ def _generated(contestant: Contestant, waiting: Mapping[str, Question], log: Pat
             env={**os.environ, **SILENT},
         )  # fmt: skip
     with process:
+        assert process.stdin is not None and process.stdout is not None
         try:
-            assert process.stdin is not None and process.stdout is not None
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.write(orjson.dumps(settings) + b"\n")
                 process.stdin.flush()
             count = 0
             for raw in process.stdout:
+                if not raw.endswith(b"\n"):
+                    break  # killed in the middle of a line
                 line = orjson.loads(raw)
                 if "error" in line:
                     kind = KINDS.get(line.get("kind", ""), UsageError)
@@ -159,6 +161,8 @@ def _generated(contestant: Contestant, waiting: Mapping[str, Question], log: Pat
                 raise _cut_off(process.wait(), doing, log)
         finally:
             process.kill()  # of no effect on one that has ended
+            with contextlib.suppress(BrokenPipeError):  # settings that a child which died early did not read
+                process.stdin.close()
 
 
 def _cut_off(status: int, doing: str, log: Path) -> DistillgenError:

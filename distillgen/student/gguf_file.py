@@ -77,7 +77,7 @@ def read_gguf_head(path: Path) -> GgufHead:
             return _head(file, path)
     except OSError as error:
         raise UsageError(f"cannot read the GGUF file: {error.strerror}", where=str(path)) from None
-    except (struct.error, EOFError, ValueError) as error:
+    except (struct.error, EOFError, ValueError, OverflowError, RecursionError) as error:
         raise Damaged(f"the head of the GGUF file is damaged or cut off: {error}", where=str(path)) from None
 
 
@@ -146,6 +146,8 @@ def _skip_array(file: io.BufferedReader) -> int:
 
 # -- tensors of a transformers folder ------------------------------------------------------------------------------
 
+WHOLE = "model.safetensors"
+JSON_LIMIT = 64 * 1024 * 1024
 HEAD_LIMIT = 100 * 1024 * 1024  # what safetensors itself takes for the longest head
 
 
@@ -177,20 +179,38 @@ def read_safetensors_head(path: Path) -> dict[str, dict[str, Any]]:
     return dict(table)
 
 
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object of a file, None where it is none."""
+    try:
+        with path.open("rb") as file:
+            value = json.loads(file.read(JSON_LIMIT))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def weight_names(folder: Path) -> list[str]:
+    """Return the names of the files of weights that transformers loads from a folder, sorted, there or not.
+
+    A folder may hold them in other forms as well. Raises UsageError for an index that cannot be read.
+    """
+    index = folder / "model.safetensors.index.json"
+    if (folder / WHOLE).is_file() or not index.is_file():
+        return [WHOLE]
+    table = (read_object(index) or {}).get("weight_map")
+    if not isinstance(table, dict):
+        raise UsageError("the index of the weights cannot be read", where=str(index))
+    return sorted({str(name) for name in table.values()})
+
+
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files that transformers would load from a folder, sorted; [] where there are none.
 
     Raises UsageError where the index names one that is not there.
     """
-    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if whole.is_file():
-        return [whole]
-    if not index.is_file():
+    names = weight_names(folder)
+    if names == [WHOLE] and not (folder / WHOLE).is_file():
         return []
-    try:
-        names = sorted({str(name) for name in json.loads(index.read_bytes())["weight_map"].values()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UsageError("the index of the weights cannot be read", where=str(index)) from None
     missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
     if missing or not names:
         raise UsageError(
@@ -268,11 +288,8 @@ def _is_gguf(path: Path) -> bool:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        config = None
-    if not isinstance(config, dict):
+    config = read_object(folder / "config.json")
+    if config is None:
         raise UsageError("config.json cannot be read", where=str(folder))
     return config
 

@@ -71,18 +71,24 @@ def _left(folder: Path, limit: str, used: str, cache: str) -> int | None:
     return max(0, int(most) - now + (int(said[1]) if said else 0))
 
 
+def require_free_memory(needed: int, doing: str, fix: str) -> None:
+    """Raise MemoryFull where less memory is free than a piece of work, "unpacking X", takes at least."""
+    free = available_memory()
+    if free is not None and free < needed:
+        raise MemoryFull(
+            f"{doing} takes at least {_gigabytes(needed)} of memory, and {_gigabytes(free)} are free", fix=fix
+        )
+
+
 def require_memory(order: Order) -> None:
+    """Raise MemoryFull where the machine has less memory free than a training takes at least."""
     settings = order.settings
     if settings.device == "auto" and any(map(os.path.exists, ("/dev/nvidiactl", "/dev/kfd"))):
         return  # it is the GPU's memory that counts, which the trainer itself tells of
     needed = memory_needed(order.base.parameters, settings.method, are_pairs=is_pair(first_row(order.version)))
-    free = available_memory()
-    if free is not None and free < needed:
-        lighter = 'an adapter instead of all weights (--set method="lora"), ' if settings.method == "full" else ""
-        raise MemoryFull(
-            f"training {order.base.name} so takes at least {_gigabytes(needed)} of memory, and {_gigabytes(free)} are "
-            "free", fix=f"{lighter}a smaller base, or a machine with more memory",
-        )  # fmt: skip
+    lighter = 'an adapter instead of all weights (--set method="lora"), ' if settings.method == "full" else ""
+    fix = f"{lighter}a smaller base, or a machine with more memory"
+    require_free_memory(needed, f"training {order.base.name} so", fix)
 
 
 def _gigabytes(count: int) -> str:
@@ -99,6 +105,7 @@ def disk_needed(order: Order) -> int:
 
 
 def require_disk(order: Order) -> None:
+    """Raise DiskFull where there is no room for all that a training writes; what its folder holds already counts."""
     with disk_errors(order.work):
         used = sum(path.stat().st_size for path in order.work.rglob("*") if path.is_file())
         free = shutil.disk_usage(order.work).free

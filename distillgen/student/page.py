@@ -186,8 +186,8 @@ def _evaluated(evaluation: Evaluation) -> Iterator[Part]:
     ]  # fmt: skip
     yield Part(heading="All figures", heads=heads, rows=rows)
     yield from _shares("Agreement with the teacher", evaluation, "agreement")
-    if judge := evaluation.get("judge"):
-        yield Part(heading="The judge", text=f"{judge_told(judge)}.")
+    if judged := evaluation.get("judge"):
+        yield Part(heading="The judge", lines=[f"{judge_told(each)}." for each in judged])
     yield Part(text=f"Above {intervals_told(evaluation)}.", is_quiet=True)
 
 
@@ -232,10 +232,10 @@ def of_told(difference: Figures) -> str:
 
 
 def _signed(difference: Figures) -> str:
-    told = f"{100 * difference['value']:+.1f}"
+    told = f"{100 * difference['value']:+z.1f}"
     if difference.get("low") is None or difference.get("high") is None:
         return told
-    return f"{told} ({100 * difference['low']:+.1f} to {100 * difference['high']:+.1f})"
+    return f"{told} ({100 * difference['low']:+z.1f} to {100 * difference['high']:+z.1f})"
 
 
 def _speeds(evaluation: Evaluation) -> Iterator[Part]:

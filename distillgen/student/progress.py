@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from distillgen.report.console import clock, note, say, stderr
+from distillgen.report.console import clock, note, number, say, stderr
 from distillgen.report.progress import BOLD, LINE_SECONDS, PLAIN, cut, paint_of
 from distillgen.report.screen import Screen, can_draw, size_of
 from distillgen.report.signs import Signs
@@ -44,9 +44,14 @@ class _Shown:
         kind = str(event.get("event", ""))
         if kind == "message":
             say(str(event["text"]), style=str(event.get("style", "")))
+        elif kind == "rows":
+            _tell_rows(event)
         elif kind == "validation":
             self._facts["validation loss"] = f"{event['loss']:.4f}"
-            note(f"validation loss {event['loss']:.4f} at step {event['step']:,}", **_logged(event))
+            note(
+                f"validation loss {event['loss']:.4f} at step {event['step']:,}", event=kind, step=event["step"],
+                loss=event["loss"],
+            )  # fmt: skip
         elif kind in ("step", "asked"):
             self._go_on(kind, event)
 
@@ -62,7 +67,8 @@ class _Shown:
         if time.monotonic() - self._said >= LINE_SECONDS:
             self._said = time.monotonic()
             tell = say if self._screen is None else note
-            tell(", ".join([f"{work}: {done:,} of {of:,}", *facts]), **_logged(event))
+            text = ", ".join([f"{work}: {done:,} of {of:,}", *facts])
+            tell(text, event="work", work=work, done=done, of=of, loss=event.get("loss"), seconds_left=left)
 
     def _left(self, work: str, done: int, of: int) -> float | None:
         """Return the seconds that are left at the pace of late: answers that were stored come all at once."""
@@ -85,5 +91,15 @@ class _Shown:
         self._screen.draw(lines[: max(size[1] - 1, 1)])
 
 
-def _logged(event: Event) -> dict[str, Any]:
-    return {"event": "progress", **{name: value for name, value in event.items() if name != "event"}}
+def _tell_rows(event: Event) -> None:
+    """Tell what may not be as people expect it: rows that were too long, and that nothing says when to stop."""
+    for what, counted in (("train on", event["train"]), ("validate by", event["validation"])):
+        if counted is not None and counted["long"]:
+            left_out = counted["dropped"] + counted["without_answer"]
+            say(
+                f"{number(counted['long'], 'row')} to {what} longer than {event['max_tokens']:,} tokens: "
+                f"{left_out:,} left out, {counted['truncated']:,} cut off",
+                style="yellow",
+            )
+    if event["validation"] is None:
+        say("no rows to validate by: all epochs are trained, and the last weights are kept")

@@ -33,13 +33,17 @@ HELD = 0.8  # share of a question's 3-grams that a longer prompt has, from which
 FEW = 5  # 3-grams of a question that are too few to tell a share from chance
 STOCK, STOCK_SHARE = 10, 0.05  # a 3-gram of more questions than either is part of the template
 BLOCK = 2000  # prompts that are compared together
+UNCHECKED = (
+    "the dataset that the student was trained on is not here: questions that are in its training data could not be "
+    "left out"
+)
 
 
 @dataclass(frozen=True)
 class Question:
     """One question. `messages` are what the student is shown, `taught` the teacher's answer where the version has it.
 
-    `keys` and `tokens` are those of the teacher's replies behind `taught`.
+    `replies` are the records of the teacher's replies behind `taught`.
     """
 
     id: str
@@ -93,29 +97,32 @@ class Reading:
     wanted: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_questions(on: str, version: Version, student: Mapping[str, Any], how: Reading) -> Questions:
+def read_questions(on: str, version: Version | None, student: Mapping[str, Any], how: Reading) -> Questions:
     """Return the questions of a split of the version, or of a file of rows (jsonl, csv, parquet, txt).
 
     `student` is the [student] table of the recipe, by which rows become what the student is shown. What the student
-    was trained on, or nearly, is left out and counted (`overlap`), and so is what comes twice (`duplicates`).
+    was trained on, or nearly, is left out and counted (`overlap`), and so is what comes twice (`duplicates`) or is more
+    than is wanted (`limit`). Without a version nobody knows what it was trained on.
     Raises UsageError for no such file or split, no question, and columns that are not there; SeedsInvalid for lines
     that cannot be read; Damaged for a version that cannot be.
     """
-    if on in version.manifest.splits:
+    if version is not None and on in version.manifest.splits:
         found = _of_split(on, version, how)
     elif Path(on).is_file():
         found = _of_file(Path(on), templates_of(student), how)
-        found = _new_ones(found, lambda: map(prompt_of, training_rows(version)))
+        found = _new_ones(found, lambda: map(prompt_of, training_rows(version)) if version is not None else ())
+        if version is None:
+            found = replace(found, left_out={"duplicates": found.left_out["duplicates"]}, warnings=[UNCHECKED])
     else:
-        splits = ", ".join(version.manifest.splits)
+        has = f"{version.label} has the splits {', '.join(version.manifest.splits)}; " if version is not None else ""
         raise UsageError(
             f"neither a file nor a split: {on[:200]!r}", where="--on",
-            fix=f"{version.label} has the splits {splits}; a file has one question a line (jsonl, csv, parquet, txt)",
+            fix=f"{has}a file has one question a line (jsonl, csv, parquet, txt)",
         )  # fmt: skip
     if not found.asked:
         why = ", ".join(f"{count:,} by {name}" for name, count in found.left_out.items() if count)
         raise UsageError(f"no question is left: {why}", where=on, fix="ask what the student was not trained on")
-    return replace(found, asked=_sample(found.asked, how.limit))
+    return _limited(found, how.limit)
 
 
 def templates_of(student: Mapping[str, Any]) -> StudentTemplates:
@@ -237,12 +244,13 @@ def replies_behind(steps: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, 
 # -- which of them -----------------------------------------------------------------------------------------------------
 
 
-def _sample(asked: Sequence[Question], limit: int | None) -> list[Question]:
+def _limited(found: Questions, limit: int | None) -> Questions:
     """Return at most so many questions, the same ones whatever else is in the file, in the order of the file."""
-    if limit is None or len(asked) <= limit:
-        return list(asked)
-    chosen = {question.id for question in in_lots(asked)[:limit]}
-    return [question for question in asked if question.id in chosen]
+    if limit is None or len(found.asked) <= limit:
+        return found
+    chosen = {question.id for question in in_lots(found.asked)[:limit]}
+    asked = [question for question in found.asked if question.id in chosen]
+    return replace(found, asked=asked, left_out={**found.left_out, "limit": len(found.asked) - len(asked)})
 
 
 def in_lots(asked: Sequence[Question]) -> list[Question]:
@@ -252,22 +260,11 @@ def in_lots(asked: Sequence[Question]) -> list[Question]:
 
 def _new_ones(found: Questions, trained_on: Texts) -> Questions:
     """Return the questions without those that are like a prompt that was trained on, or like an earlier one."""
-    texts = [question.text for question in found.asked]
-    overlap = like_known(texts, trained_on)
-    twice = like_earlier(texts, overlap, trained_on)
+    likeness = Likeness([question.text for question in found.asked], trained_on)
+    overlap = likeness.to_known()
+    twice = likeness.to_earlier(overlap)
     asked = [question for place, question in enumerate(found.asked) if place not in overlap and place not in twice]
     return replace(found, asked=asked, left_out={"overlap": len(overlap), "duplicates": len(twice)})
-
-
-def like_known(texts: Sequence[str], known: Texts) -> set[int]:
-    """Return the places of the texts that equal one of the known ones but for case and white space, or nearly.
-
-    Nearly is a Jaccard similarity of `NEAR` of their word 3-grams, or that the known text holds `HELD` of them; those
-    that many texts share, as a template makes them, do not count. `known` is read twice. Memory: some 100 bytes for
-    each word of the texts.
-    """
-    table = _Table(texts, known)
-    return {place for block in _blocks(known) for places in table.alike(block) for place in places}
 
 
 def _blocks(known: Texts) -> Iterator[list[str]]:
@@ -276,27 +273,20 @@ def _blocks(known: Texts) -> Iterator[list[str]]:
         yield block
 
 
-def like_earlier(texts: Sequence[str], without: set[int], known: Texts | None = None) -> set[int]:
-    """Return the places of the texts that equal, or nearly, an earlier one that is kept; those `without` are none.
+class Likeness:
+    """Which of some texts equal others but for case and white space, or nearly.
 
-    What many of the `known` texts share does not count, either.
+    Nearly is a Jaccard similarity of `NEAR` of their word 3-grams, or that the other text holds `HELD` of them. Those
+    that many of the texts or of the `known` ones share, as a template makes them, do not count. `known` is read twice.
+    Memory: some 100 bytes for each word of the texts.
     """
-    table = _Table(texts, known)
-    found: set[int] = set()
-    for place, alike in enumerate(table.alike(texts)):
-        if place not in without and place not in found:
-            found |= {other for other in alike if other > place and other not in without}
-    return found
 
-
-class _Table:
-    """The word 3-grams of some texts, in which those of others are looked up."""
-
-    def __init__(self, texts: Sequence[str], known: Texts | None = None) -> None:
+    def __init__(self, texts: Sequence[str], known: Texts) -> None:
         import numpy as np
 
         from distillgen.steps.similarity import fingerprints
 
+        self._texts, self._known = texts, known
         prints = fingerprints(texts)
         self._equal: dict[tuple[int, int], list[int]] = {}
         for place, (left, right) in enumerate(prints.digests.tolist()):
@@ -304,20 +294,29 @@ class _Table:
         sizes = np.diff(prints.sets.ends, prepend=0)
         owners = np.repeat(np.arange(len(texts)), sizes)
         order = np.argsort(prints.sets.hashes, kind="stable")
-        hashes, owners = prints.sets.hashes[order], owners[order]
+        hashes, self._owners = prints.sets.hashes[order], owners[order]
         unique, starts, counts = np.unique(hashes, return_index=True, return_counts=True)
         is_stock = (counts > STOCK) & (counts > STOCK_SHARE * len(texts))
-        if known is not None and len(unique):
+        if len(unique):
             is_stock |= _in_many(unique, known)
         self._stock, self._hashes = unique[is_stock], unique[~is_stock]
-        self._owners, self._starts, self._counts = owners, starts[~is_stock], counts[~is_stock]
-        spans = zip(self._starts.tolist(), self._counts.tolist(), strict=True)
-        kept = np.concatenate([np.empty(0, np.int64), *(owners[start : start + count] for start, count in spans)])
-        self._sizes: list[int] = np.bincount(
-            kept, minlength=len(texts)
-        ).tolist()  # 3-grams of each text that are no stock
+        self._starts, self._counts = starts[~is_stock], counts[~is_stock]
+        kept = self._owners[np.repeat(~is_stock, counts)]
+        self._sizes: list[int] = np.bincount(kept, minlength=len(texts)).tolist()  # 3-grams of each that are no stock
 
-    def alike(self, others: Sequence[str]) -> list[set[int]]:
+    def to_known(self) -> set[int]:
+        """Return the places of the texts that are like one of the known ones."""
+        return {place for block in _blocks(self._known) for places in self._alike(block) for place in places}
+
+    def to_earlier(self, without: set[int]) -> set[int]:
+        """Return the places of the texts that are like an earlier one that is kept; those `without` are none."""
+        found: set[int] = set()
+        for place, alike in enumerate(self._alike(self._texts)):
+            if place not in without and place not in found:
+                found |= {other for other in alike if other > place and other not in without}
+        return found
+
+    def _alike(self, others: Sequence[str]) -> list[set[int]]:
         """Return for each other text the places of the texts that it equals, or nearly."""
         import numpy as np
 

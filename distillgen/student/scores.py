@@ -9,7 +9,7 @@ every answer is right its interval has no width, which is a limit of the method 
 """
 
 import json
-import math
+import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,6 +56,18 @@ def label_in(answer: str, labels: Sequence[str]) -> str | None:
         return label
     said = stated(text)
     return _at_start(_bared(said.text), known) if said.start >= 0 else None
+
+
+def last_words(answer: str, labels: Sequence[str]) -> str:
+    """Return the end of an answer that gives reasons before its label: what follows the last colon of its last line,
+    of a line without one the label that it ends with, if any."""
+    line = (answer.rstrip().splitlines() or [""])[-1]
+    end = line.rpartition(":")[2].strip()
+    if label_in(end, labels) is not None:
+        return end
+    bared = _bared(line)
+    fits = [label for label in labels if (found := _bared(label)) and re.search(rf"(?<!\w){re.escape(found)}$", bared)]
+    return max(fits, key=len, default=end)
 
 
 def _labelled(answer: str) -> str:
@@ -221,23 +233,6 @@ def judged(pairs: Sequence[tuple[Verdict, Verdict]], bootstrap: "Bootstrap") -> 
     }  # fmt: skip
 
 
-def summary(values: Sequence[float]) -> dict[str, float] | None:
-    """Return mean, least, median, the value that 95 % do not pass (nearest rank), and most; None of no values."""
-    if not values:
-        return None
-    ordered = sorted(values)
-
-    def at(share: float) -> float:
-        return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
-
-    middle = len(ordered) // 2
-    median = ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
-    return {
-        "mean": math.fsum(ordered) / len(ordered), "least": ordered[0], "median": median, "p95": at(0.95),
-        "most": ordered[-1],
-    }  # fmt: skip
-
-
 # -- how sure --------------------------------------------------------------------------------------------------------
 
 
@@ -286,18 +281,7 @@ class Bootstrap:
 
     def macro_f1(self, golds: Sequence[str], saids: Sequence[str | None]) -> Estimate:
         """Return the macro F1, of the labels that are in the gold that was drawn."""
-        return self._estimate(list(zip(golds, saids, strict=True)), lambda kinds: _f1_of(kinds, 1))
-
-    def macro_f1_difference(
-        self, golds: Sequence[str], of: Sequence[str | None], from_: Sequence[str | None]
-    ) -> Estimate:
-        """Return how much the macro F1 of one is above the other's, on the same questions."""
-
-        def statistic(kinds: Sequence[Any]) -> "Callable[[Counts], Floats]":
-            one, other = _f1_of(kinds, 1), _f1_of(kinds, 2)
-            return lambda counts: one(counts) - other(counts)
-
-        return self._estimate(list(zip(golds, of, from_, strict=True)), statistic)
+        return self._estimate(list(zip(golds, saids, strict=True)), _f1_of)
 
     def _estimate(
         self, questions: Sequence[Hashable], statistic: "Callable[[Sequence[Any]], Callable[[Counts], Floats]]"
@@ -347,13 +331,13 @@ def _difference_of(kinds: Sequence[tuple[float, float]]) -> "Callable[[Counts], 
     return _mean_of([one - other for one, other in kinds])
 
 
-def _f1_of(kinds: Sequence[Sequence[str | None]], place: int) -> "Callable[[Counts], Floats]":
-    """Return the macro F1 of draws: kinds hold the gold label first, and what was said at `place`."""
+def _f1_of(kinds: Sequence[tuple[str, str | None]]) -> "Callable[[Counts], Floats]":
+    """Return the macro F1 of draws: kinds are pairs of the gold label and what was said."""
     import numpy as np
 
     labels = list(dict.fromkeys(kind[0] for kind in kinds))
     gold = np.array([[kind[0] == label for label in labels] for kind in kinds], dtype=np.int64)
-    said = np.array([[kind[place] == label for label in labels] for kind in kinds], dtype=np.int64)
+    said = np.array([[kind[1] == label for label in labels] for kind in kinds], dtype=np.int64)
 
     def scores(counts: "Counts") -> "Floats":
         of_gold, of_said, both = counts @ gold, counts @ said, counts @ (gold * said)

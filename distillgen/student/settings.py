@@ -2,7 +2,8 @@
 
 import math
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,13 +78,26 @@ class TrainingSettings(Settings):
     dpo: DpoSettings = Field(default=DpoSettings(), description="training on pairs")
 
 
-def read_settings(
-    path: Path | None, overrides: Sequence[str], *, parameters: int, train_rows: int, are_pairs: bool, seed: int | None
-) -> TrainingSettings:
-    """Return the settings in force: those of the file, over them `overrides` (KEY=VALUE, values as TOML) and `seed`.
+@dataclass(frozen=True)
+class GivenSettings:
+    """What was said of the settings, each key checked: the rest of them goes by what is trained on what."""
 
-    What none of them says goes by the model's size in parameters and the number of rows. Raises UsageError for a file
-    that cannot be read or an override that is none, RecipeInvalid with every problem found, each with line and key.
+    table: Mapping[str, Any]
+    source: Source
+
+    def completed(self, *, parameters: int, train_rows: int, are_pairs: bool) -> TrainingSettings:
+        """Return the settings in force: what nobody said goes by the model's size in parameters and by the rows."""
+        try:
+            return TrainingSettings.model_validate(_completed(self.table, parameters, train_rows, are_pairs))
+        except ValidationError as error:
+            raise RecipeInvalid(_problems(error, self.source)) from None
+
+
+def read_settings(path: Path | None, overrides: Sequence[str] = (), seed: int | None = None) -> GivenSettings:
+    """Return what is said of the settings: by a file, over that by `overrides` (KEY=VALUE, values as TOML) and `seed`.
+
+    Raises UsageError for a file that cannot be read or an override that is none, RecipeInvalid with every problem
+    found, each with line and key.
     """
     text = _read_text(path) if path is not None else ""
     try:
@@ -95,11 +109,10 @@ def read_settings(
     applied = dict(_override(table, assignment) for assignment in overrides)
     if seed is not None:
         table["seed"] = applied["seed"] = seed
-    try:
-        return TrainingSettings.model_validate(_completed(table, parameters, train_rows, are_pairs))
-    except ValidationError as error:
-        source = Source(path or Path("settings.toml"), text, applied, {"seed": "--seed"} if seed is not None else {})
-        raise RecipeInvalid(_problems(error, source)) from None
+    source = Source(path or Path("settings.toml"), text, applied, {"seed": "--seed"} if seed is not None else {})
+    given = GivenSettings(table, source)
+    given.completed(parameters=1, train_rows=1, are_pairs=False)  # a mistake is told before there is a model to fit
+    return given
 
 
 def _read_text(path: Path) -> str:
@@ -134,7 +147,7 @@ def _override(table: dict[str, Any], assignment: str) -> tuple[str, Any]:
     return spell(parts), value
 
 
-def _completed(table: dict[str, Any], parameters: int, rows: int, are_pairs: bool) -> dict[str, Any]:
+def _completed(table: Mapping[str, Any], parameters: int, rows: int, are_pairs: bool) -> dict[str, Any]:
     """Return the table with what goes by size and rows added where it says nothing."""
     method = table.get("method", "lora" if are_pairs or parameters >= SMALL else "full")
     batch, accumulate = (_count(table.get(name), default) for name, default in (("batch", 8), ("accumulate", 1)))

@@ -23,6 +23,11 @@ MEASURES = {
     "math": "what an answer states as its result means the same as the gold answer, by math-verify",
     "json": "the answer is JSON and equals the gold answer's, whatever the order of its keys",
 }
+LEFT_OUT = {
+    "overlap": "that the student was trained on, or nearly",
+    "duplicates": "like an earlier one",
+    "limit": "beyond the limit",
+}
 SCORES = {
     "label": "accuracy",
     "exact": "exact match",
@@ -50,7 +55,7 @@ def _between(figure: Figures) -> str:
 
 def _points(share: float) -> str:
     """Return a share in hundredths; a zero has no sign."""
-    return f"{100 * share:.1f}".replace("-0.0", "0.0") if abs(share) < 0.001 else f"{100 * share:.1f}"
+    return f"{100 * share:z.1f}"
 
 
 def f1_told(figure: Figures | None) -> str:
@@ -67,7 +72,7 @@ def one(name: str) -> str:
 def difference_told(difference: Figures) -> str:
     """Return a difference in words, with whether its interval shows that there is one."""
     value, of, from_ = difference.get("value"), one(str(difference["of"])), one(str(difference["from"]))
-    what = {"f1": " in macro F1", "agreement": " in agreement with the teacher"}.get(str(difference.get("what")), "")
+    what = " in agreement with the teacher" if difference.get("what") == "agreement" else ""
     if value is None:
         return f"{of} and {from_} cannot be compared{what}: nothing was counted for both"
     size = f"{abs(100 * value):.1f}"
@@ -105,7 +110,7 @@ def per_second(contestant: Figures) -> float | None:
 def rate_told(contestant: Figures) -> str:
     """Return a contestant's answers a second."""
     rate = per_second(contestant)
-    return UNKNOWN if rate is None else f"{rate:,.3g}" if rate < 1000 else f"{rate:,.0f}"
+    return UNKNOWN if rate is None else f"{rate:,.3g}" if rate < 999.5 else f"{rate:,.0f}"
 
 
 def each_told(contestant: Figures) -> str:
@@ -142,8 +147,15 @@ def asked_told(evaluation: Evaluation) -> str:
     """Return how many questions of what were asked, and how many were left out."""
     on = evaluation["on"]
     told = f"{number(on['questions'], 'question')} of {on['what']}, {on['with_gold']:,} with gold answers"
-    left_out = [f"{name} {count:,}" for name, count in on.get("left_out", {}).items() if count]
+    left_out = list(left_out_told(evaluation))
     return told + (f"; left out: {', '.join(left_out)}" if left_out else "")
+
+
+def left_out_told(evaluation: Evaluation) -> Iterator[str]:
+    """Yield for each reason how many questions were not asked: `12 like an earlier one`."""
+    for reason, count in (evaluation["on"].get("left_out") or {}).items():
+        if count:
+            yield f"{count:,} {LEFT_OUT.get(reason, reason)}"
 
 
 def intervals_told(evaluation: Evaluation) -> str:
@@ -156,14 +168,14 @@ def intervals_told(evaluation: Evaluation) -> str:
 
 
 def judge_told(judge: Figures) -> str:
-    """Return what a judge preferred."""
-    of, from_ = one(str(judge.get("of", STUDENT))), one(str(judge.get("from", TEACHER)))
-    ties, losses = judge.get("ties"), judge.get("losses")
-    told = f"{judge['judge']} saw {number(judge['pairs'], 'pair')} in both orders: {of} won {judge['wins']:,}"
-    if ties is not None and losses is not None:
-        told += f", {from_} {losses:,}, and {ties:,} are undecided"
-    else:
-        told += f" against {from_}"
+    """Return whom a judge preferred: of all pairs, and of those how many it did not have to see."""
+    of, from_ = one(str(judge["of"])), one(str(judge["from"]))
+    told = f"{judge['judge']} saw {number(judge['seen'], 'pair')} of answers in both orders"
+    unseen = {"alike": "are alike", "missing": "lack an answer"}
+    told += "".join(f", {judge[name]:,} more {why}" for name, why in unseen.items() if judge[name])
+    if judge["unread"]:
+        told += f", and of {judge['unread']:,} more it said nothing that can be read"
+    told += f": {of} won {judge['wins']:,}, {from_} {judge['losses']:,}, and {judge['ties']:,} are undecided"
     rate = judge["win_rate"]
     if rate["value"] is None:
         return told
@@ -193,9 +205,9 @@ def evaluation_shown(evaluation: Evaluation) -> Iterator[RenderableType]:
     if said := [*map(difference_told, evaluation["differences"]), *ratios_told(evaluation)]:
         yield Text("")
         yield from (Folded(one_line(each), indent=2) for each in said)
-    if evaluation.get("judge"):
+    if judged := evaluation.get("judge"):
         yield Text("")
-        yield Folded(one_line(judge_told(evaluation["judge"])), indent=2)
+        yield from (Folded(one_line(judge_told(each)), indent=2) for each in judged)
     if notes := evaluation.get("notes"):
         yield Text("")
         yield from (Folded(one_line(f"note: {note}"), indent=2) for note in notes)

@@ -3,6 +3,7 @@ what else the machine does meets all of them."""
 
 import contextlib
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,7 +91,7 @@ async def _time(contestant: Contestant, turn: Turn, clock: Clock) -> None:
         async with opened(timed) as (teachers, store):
             with prepared_for(contestant, turn.warm_up, state) as warm_up:
                 replies = await collect(contestant.name, turn.warm_up, warm_up, teachers, _let_be, _let_be)
-                began = max((at for at, _ in store.times(_keys(replies))), default=0.0)
+                began = max((at for at, _ in store.times(_keys(replies))), default=time.time())
             replies = await collect(contestant.name, turn.timed, timed, teachers, _let_be, _let_be)
             _count(clock, store, replies, began, len(turn.timed))
 

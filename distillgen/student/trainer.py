@@ -12,9 +12,7 @@ import os
 import resource
 import signal
 import sys
-import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +20,15 @@ from typing import Any
 
 from distillgen.dataset.manifest import read_manifest
 from distillgen.dataset.versions import Version
-from distillgen.errors import FULL, DiskFull, DistillgenError, Locked, MemoryFull, UsageError
+from distillgen.errors import DistillgenError, UsageError
 from distillgen.files import Lock
 from distillgen.student.checkpoints import Checkpoint, mark, prune, read_checkpoint
-from distillgen.student.child import KINDS
+from distillgen.student.child import as_line, heard_from_parent, kind_of, log_error
 from distillgen.student.examples import Examples, check_prepared, learnt_ends, read_examples, stops_of
 from distillgen.student.settings import SMALL, TrainingSettings
-from distillgen.teacher.embedded_server import die_with_parent
 
 CHECKPOINTS = Path("checkpoints")  # below the working folder, which is where the child is: it may be moved meanwhile
 LOCK, JOURNAL = "trainer.lock", Path("events.jsonl")
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
-_NO_ROOM = ("No space left", "os error 28", "os error 122", "PytorchStreamWriter failed", "unexpected pos")
 
 
 class Diverged(Exception):
@@ -80,13 +75,9 @@ class Stop:
         """Ask for the end."""
         self.is_asked = True
         if not self.is_in_steps:
-            self._events.say("stopped")
+            with contextlib.suppress(OSError):  # a full disk keeps nobody here
+                self._events.say("stopped")
             os._exit(0)
-
-    def watch_parent(self) -> None:
-        """Ask for the end when the pipe from the parent ends: it is gone, or wants no more."""
-        sys.stdin.buffer.read()
-        self.ask()
 
 
 @dataclass
@@ -117,9 +108,7 @@ def main() -> None:
     events = Events()
     stop = Stop(events)
     signal.signal(signal.SIGTERM, stop.ask)
-    order = json.loads(sys.stdin.buffer.readline())
-    die_with_parent(order["parent"])
-    threading.Thread(target=stop.watch_parent, daemon=True).start()
+    order = heard_from_parent(stop.ask)
     status = 0
     try:
         os.chdir(order["work"])
@@ -129,11 +118,10 @@ def main() -> None:
     except Stopped:
         events.say("stopped")
     except BaseException as error:
-        traceback.print_exc()  # into the log
+        log_error()
         status = 1
         with contextlib.suppress(OSError):  # the disk may be full
             events.say("error", **told(error))
-    sys.stderr.flush()
     os._exit(status)  # the thread that watches the pipe would have us wait
 
 
@@ -142,22 +130,16 @@ def told(error: BaseException) -> dict[str, str]:
     if isinstance(error, Diverged):
         fix = "a smaller one, a tenth of it say: --set learning_rate=..."
         return {"kind": "diverged", "what": str(error), "where": "", "fix": fix}
-    ours = error if isinstance(error, DistillgenError) else _as_ours(error)
-    known: dict[str, type[DistillgenError]] = {**KINDS, "locked": Locked}
-    kind = next((name for name, each in known.items() if type(ours) is each), "usage")
-    problem = ours.problems[0]
-    return {"kind": kind, "what": problem.what, "where": problem.where, "fix": problem.fix}
-
-
-def _as_ours(error: BaseException) -> DistillgenError:
-    said = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-    if isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY):
-        return MemoryFull(
-            "there is not enough memory to train it so", fix='a smaller batch, max_tokens, or method = "lora"'
-        )
-    if (isinstance(error, OSError) and error.errno in FULL) or any(sign in str(error) for sign in _NO_ROOM):
-        return DiskFull(f"no room to write a checkpoint: {said}", fix="free some space and run the same command again")
-    return UsageError(f"the trainer failed: {said}")
+    kind = kind_of(error)
+    if isinstance(error, DistillgenError):
+        problem = error.problems[0]
+        return {"kind": kind, "what": problem.what, "where": problem.where, "fix": problem.fix}
+    what, fix = f"the trainer failed: {as_line(error)}", ""
+    if kind == "memory":
+        what, fix = "there is not enough memory to train it so", 'a smaller batch, max_tokens, or method = "lora"'
+    elif kind == "disk":
+        what, fix = f"there is no room on the disk: {as_line(error)}", "free some space and run the same command again"
+    return {"kind": kind, "what": what, "where": "", "fix": fix}
 
 
 def train(order: Mapping[str, Any], events: Events, stop: Stop) -> None:

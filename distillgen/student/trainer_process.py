@@ -5,26 +5,26 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
 from distillgen.errors import DistillgenError, Interrupted, Locked, MemoryFull, UsageError
 from distillgen.files import disk_errors, holder, write_atomically
 from distillgen.student.checkpoints import Checkpoint
-from distillgen.student.child import KINDS, SILENT, last_words
+from distillgen.student.child import KINDS, last_words, started
 from distillgen.student.order import Order, split_to_train, split_to_watch
 
 Event = Mapping[str, Any]
 OnEvent = Callable[[Event], None]
 STOP_SECONDS = 60.0  # that a trainer gets to end with a checkpoint
 GOES_ON = "the same command goes on where it stopped"
+STOPPING = "stopping as soon as what was learnt is kept; once more to leave at once"
 LASTING = ("step", "validation", "checkpoint", "resumed")  # events of earlier runs that still hold
 
 
@@ -61,24 +61,29 @@ class Told:
             self.is_stopped = True
 
 
-def await_trainer(work: Path) -> None:
+def await_trainer(work: Path, on_event: OnEvent) -> None:
     """Wait until the trainer of a run that was killed has ended with its checkpoint. Raises Locked if it does not."""
     lock = work / "trainer.lock"
-    until = time.monotonic() + STOP_SECONDS
+    began, is_told = time.monotonic(), False
     while (at_work := holder(lock)) is not None:
-        if time.monotonic() > until:
-            raise Locked(f"the trainer of an earlier run is still at work: {at_work}", where=str(lock))
+        waited = time.monotonic() - began
+        if waited > STOP_SECONDS:
+            raise Locked(
+                f"the trainer of an earlier run is still at work: {at_work}", where=str(lock),
+                fix="wait until it has made its checkpoint, or stop that process; then run the same command again",
+            )  # fmt: skip
+        if waited > 1 and not is_told:
+            is_told = True
+            on_event({"event": "message", "text": "waiting for an earlier run, which is making its last checkpoint"})
         time.sleep(0.2)
 
 
 def run_trainer(order: Order, checkpoint: Checkpoint | None, on_event: OnEvent) -> Told:
     """Run the trainer to its end. Raises what went wrong, and Interrupted when it was stopped."""
     told = Told()
-    journal = order.work / "events.jsonl"
-    _take_up(journal, checkpoint, told)
+    _take_up(order.work / "events.jsonl", checkpoint, told)
     log = order.work / "log"
-    made = order.work / "made"
-    shutil.rmtree(made, ignore_errors=True)
+    shutil.rmtree(order.work / "made", ignore_errors=True)
 
     def take(event: Event) -> None:
         told.take(event)
@@ -92,7 +97,7 @@ def run_trainer(order: Order, checkpoint: Checkpoint | None, on_event: OnEvent) 
     with noise:
         status = _run(order, checkpoint, told, noise, take)
     if told.error is not None:
-        raise _error(order, told.error, log)
+        raise _error(order, told, told.error, log)
     if told.is_stopped:
         raise Interrupted(f"stopped; {_kept(told)}", signal_number=signal.SIGTERM)
     if told.end is None:
@@ -121,48 +126,29 @@ def _take_up(journal: Path, checkpoint: Checkpoint | None, told: Told) -> None:
     write_atomically(journal, b"".join(line + b"\n" for line in kept))
 
 
-def _run(order: Order, checkpoint: Checkpoint | None, told: Told, noise: Any, take: OnEvent) -> int:
+def _run(order: Order, checkpoint: Checkpoint | None, told: Told, noise: IO[bytes], take: OnEvent) -> int:
     """Run the child and pass on its events; return its exit status. A stop ends it with a checkpoint."""
-    threads = str(order.settings.threads)
-    # Threads that spin while they wait collapse to a tenth of the speed beside any other busy process.
     environment = {
-        "OMP_NUM_THREADS": threads,
-        "OMP_WAIT_POLICY": "passive",
+        "OMP_NUM_THREADS": str(order.settings.threads),
+        "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait slow down tenfold beside a busy process
         "HF_DATASETS_CACHE": str(order.work / "cache"),
+        "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0"),  # TRL refuses several in one process
     }
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "distillgen.student.trainer"],  # -P: no file of the project is taken for a library
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise,
-        # Its own session: Ctrl-C in the terminal is for the parent, which then ends the child.
-        start_new_session=True,
-        # One GPU: TRL refuses several in one process.
-        env={"CUDA_VISIBLE_DEVICES": "0", **os.environ, **SILENT, **environment},
-    )  # fmt: skip
-    assert process.stdin is not None
-    try:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(orjson.dumps(_for_child(order, checkpoint, told)) + b"\n")
-            process.stdin.flush()
-        for event in _events(process):
-            take(event)
-        return process.wait()
-    except (KeyboardInterrupt, Interrupted) as stop:
-        _end(process, take)
-        number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else stop.exit_status - 128
-        raise Interrupted(f"stopped; {_kept(told)}", signal_number=number) from None
-    finally:
-        process.kill()  # of no effect on one that has ended
-        process.wait()
-        with contextlib.suppress(BrokenPipeError):  # of what a child that died at once has not read
-            process.stdin.close()
-        assert process.stdout is not None
-        process.stdout.close()
+    with started("distillgen.student.trainer", _for_child(order, checkpoint, told), noise, **environment) as process:
+        try:
+            for event in _events(process):
+                take(event)
+            return process.wait()
+        except (KeyboardInterrupt, Interrupted) as stop:
+            _end(process, take)
+            number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else stop.exit_status - 128
+            raise Interrupted(f"stopped; {_kept(told)}", signal_number=number) from None
 
 
 def _for_child(order: Order, checkpoint: Checkpoint | None, told: Told) -> dict[str, Any]:
     last = told.steps[-1] if told.steps else {"seconds": 0.0, "tokens": 0}
     return {
-        "parent": os.getpid(), "work": str(order.work), "made": str(order.work / "made"),
+        "work": str(order.work), "made": str(order.work / "made"),
         "version": str(order.version.folder.absolute()), "train": split_to_train(order.version),
         "validation": split_to_watch(order.version), "base": str(order.base.folder.absolute()),
         "parameters": order.base.parameters, "settings": order.settings.model_dump(), "long": order.long,
@@ -186,6 +172,7 @@ def _end(process: "subprocess.Popen[bytes]", take: OnEvent) -> None:
     timer = threading.Timer(STOP_SECONDS, process.kill)
     timer.start()
     try:
+        take({"event": "message", "text": STOPPING})
         for event in _events(process):
             take(event)
         process.wait()
@@ -201,14 +188,14 @@ def _kept(told: Told) -> str:
     return f"what was learnt up to step {told.checkpoint:,} is kept: {GOES_ON}"
 
 
-def _error(order: Order, event: Event, log: Path) -> DistillgenError:
+def _error(order: Order, told: Told, event: Event, log: Path) -> DistillgenError:
     """Return the error that the trainer told of."""
-    kinds: dict[str, type[DistillgenError]] = {**KINDS, "locked": Locked}
-    kind = str(event.get("kind", ""))
+    kind, fix = str(event.get("kind", "")), str(event.get("fix", ""))
     if kind == "diverged":  # no checkpoint of it is worth anything, and other settings may begin anew
         shutil.rmtree(order.work / "checkpoints", ignore_errors=True)
-    where = str(event.get("where") or log)
-    return kinds.get(kind, UsageError)(str(event["what"]), where=where, fix=str(event.get("fix", "")))
+    elif told.checkpoint and kind in ("disk", "memory"):
+        fix = f"{fix.removesuffix('; what was decided is kept')}; {_kept(told)}"
+    return KINDS.get(kind, UsageError)(str(event["what"]), where=str(event.get("where") or log), fix=fix)
 
 
 def _ended(status: int, told: Told, log: Path) -> DistillgenError:

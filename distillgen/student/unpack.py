@@ -15,9 +15,11 @@ from distillgen.report.console import say
 from distillgen.student import require_student
 from distillgen.student.child import run_child, serve_parent
 from distillgen.student.gguf_file import GgufHead, read_gguf_head
+from distillgen.student.needs import LIBRARY_BYTES, require_free_memory
 from distillgen.teacher.models import Weights, cache_folder
 
 SMALL_FILES_BYTES = 64 * 1024 * 1024  # the tokenizer and the like
+BYTES_EACH = 4.5  # of memory a parameter: float32, and what it is made from; measured 4.8 with 135 million
 LOOK_SECONDS = 0.5  # how often to look whether another one has finished
 
 
@@ -92,6 +94,10 @@ def _unpack(weights: Weights, head: GgufHead, folder: Path) -> None:
             f"{weights.name} needs {needed / 1e6:,.0f} MB unpacked, {free / 1e6:,.0f} MB are free",
             where=str(folder.parent), fix="free some space, or put the cache elsewhere with DISTILLGEN_CACHE",
         )  # fmt: skip
+    require_free_memory(
+        int(BYTES_EACH * head.parameters) + LIBRARY_BYTES, f"unpacking {weights.name}",
+        "end other programs, or use a smaller base",
+    )  # fmt: skip
     say(f"unpacking {weights.title} for training ({needed / 1e6:,.0f} MB, once)")
     with disk_errors(folder):
         staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=prefix))

@@ -28,9 +28,10 @@ from distillgen.student.base import Base, find_base
 from distillgen.student.checkpoints import MARK, newest
 from distillgen.student.examples import Examples, read_examples, stops_of
 from distillgen.student.needs import available_memory, disk_needed, memory_needed, require_disk
-from distillgen.student.order import Order, split_to_train, split_to_watch
+from distillgen.student.order import Order, asked_for, effective, split_to_train, split_to_watch
 from distillgen.student.settings import read_settings
 from distillgen.student.trainer import Work, build_trainer, precision_of
+from distillgen.student.trainer_process import STOPPING
 from distillgen.student.training import train
 
 Event = Mapping[str, Any]
@@ -42,10 +43,10 @@ def order_of(
 ) -> Order:
     version = project if isinstance(project, Version) else version_of(project)
     found = find_base(str(base))
-    settings = read_settings(
-        None, [*QUICK, *said], parameters=found.parameters, train_rows=version.manifest.splits.get("train", 0),
-        are_pairs=are_pairs, seed=7,
-    )  # fmt: skip
+    rows = version.manifest.splits.get("train", 0)
+    settings = read_settings(None, [*QUICK, *said], 7).completed(
+        parameters=found.parameters, train_rows=rows, are_pairs=are_pairs
+    )
     return Order(version, found, out, settings, **{"gguf": "none", **more})
 
 
@@ -159,7 +160,8 @@ def test_the_loop_trains_and_publishes_a_folder_that_transformers_opens(
     assert (student.folder / "LICENSE").read_text() == "Do as you like."
 
     again = Told()
-    assert train(order_of(chats, tiny_copy, tmp_path / "student"), again).manifest == student.manifest and again == []
+    assert train(order_of(chats, tiny_copy, tmp_path / "student"), again).manifest == student.manifest
+    assert [event["event"] for event in again] == ["message"] and "is there already" in again[0]["text"]
     for other in (
         order_of(chats, tiny_copy, tmp_path / "student", "learning_rate=0.02"),
         order_of(chats, tiny_copy, tmp_path / "student", reasoning="drop"),
@@ -218,6 +220,7 @@ def test_control_c_and_a_killed_trainer_change_nothing(chats: Project, tiny: Pat
     with pytest.raises(Interrupted) as stop:
         train(order, told)
     assert stop.value.exit_status == 130 and len(told.of("checkpoint")) == 1
+    assert [event["text"] for event in told if event["event"] == "message"] == [STOPPING]
     first = told.of("checkpoint")[0]
     assert f"what was learnt up to step {first} is kept: the same command goes on" in str(stop.value)
 
@@ -349,6 +352,23 @@ def test_a_training_begun_otherwise_is_refused_and_nothing_is_lost(chats: Projec
     (order.work / "order.json").write_text("{}")
     with pytest.raises(UsageError, match="dataset was None, is demo"):
         train(order)
+    (order.work / "order.json").unlink()
+    with pytest.raises(UsageError, match="begun otherwise"):
+        train(order)
+    assert newest(order.work / "checkpoints") is not None
+
+
+def test_of_what_was_begun_beside_a_student_only_its_own_is_cleared(chats: Project, tiny: Path, whole: Path) -> None:
+    order = order_of(chats, tiny, whole)
+    order.work.mkdir()
+    path = order.work / "order.json"
+    path.write_text("{}")
+    assert train(order).folder == whole and path.exists()
+    path.write_text(json.dumps(asked_for(effective(order))))
+    told = Told()
+    train(replace(order, terms={"purpose": "product", "competing": "no"}), told)
+    assert not order.work.exists()
+    assert "nothing is to be done" in told[0]["text"] and "its card was written for the purpose" in told[1]["text"]
 
 
 def test_only_one_at_a_time(chats: Project, tiny: Path, tmp_path: Path) -> None:
