@@ -56,7 +56,8 @@ def test_epochs_go_by_rows_and_steps(rows: int, said: tuple[str, ...], epochs: i
     assert read(None, *said, rows=rows).epochs == epochs
 
 
-def test_one_epoch_is_looked_at_oftener() -> None:
+def test_one_epoch_is_looked_at_oftener_and_a_short_one_once() -> None:
+    assert read(rows=50).validations == 1 and read(None, "batch=1", rows=50).validations == 2
     assert read(rows=6000).validations == 4 and read(rows=300).validations == 2
     assert read(None, "epochs=1").validations == 4 and read(None, "epochs=1", "validations=1").validations == 1
 

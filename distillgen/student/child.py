@@ -144,7 +144,7 @@ def serve_parent(work: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
         said: dict[str, Any] = {"answer": dict(work(settings))}
     except BaseException as error:
         log_error()
-        said = _told(error)
+        said = told(error)
     os.write(answers, json.dumps(said).encode() + b"\n")
     os._exit(0 if "answer" in said else 1)
 
@@ -175,7 +175,8 @@ def log_error() -> None:
         sys.stderr.flush()
 
 
-def _told(error: BaseException) -> dict[str, Any]:
+def told(error: BaseException) -> dict[str, Any]:
+    """Return an error as a child tells it: error, kind, fix."""
     kind = kind_of(error)
     if isinstance(error, DistillgenError):
         return {"error": error.problems[0].what, "fix": error.problems[0].fix, "kind": kind}

@@ -8,22 +8,18 @@ import asyncio
 import contextlib
 import json
 import os
-import subprocess
-import sys
 import threading
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
-from distillgen.errors import FULL, DistillgenError, MemoryFull, Unfinished, UsageError
+from distillgen.errors import DistillgenError, MemoryFull, Unfinished, UsageError
 from distillgen.files import Lock, canonical, digest, disk_errors, file_sha256
 from distillgen.student.asking import BATCH, Answers, Contestant, OnEvent
-from distillgen.student.child import KINDS, SILENT, last_words
+from distillgen.student.child import KINDS, heard_from_parent, last_words, log_error, started, told
 from distillgen.student.questions import Question
-from distillgen.teacher.embedded_server import die_with_parent
 from distillgen.teacher.replies import split_think
 
 if TYPE_CHECKING:
@@ -131,38 +127,26 @@ def _generated(contestant: Contestant, waiting: Mapping[str, Question], log: Pat
     """Yield the child's lines. Raises what it says went wrong, MemoryFull where it was killed from outside."""
     settings = {
         "folder": str(contestant.folder), "max_tokens": contestant.max_tokens, "labels": list(contestant.labels),
-        "batch": BATCH, "parent": os.getpid(),
+        "batch": BATCH,
         "questions": [{"key": key, "messages": list(question.messages)} for key, question in waiting.items()],
     }  # fmt: skip
     doing = f"asking {contestant.name} by transformers"
-    with disk_errors(log), log.open("wb") as noise:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "distillgen.student.generating"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise, start_new_session=True,
-            env={**os.environ, **SILENT},
-        )  # fmt: skip
-    with process:
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(orjson.dumps(settings) + b"\n")
-                process.stdin.flush()
-            count = 0
-            for raw in process.stdout:
-                if not raw.endswith(b"\n"):
-                    break  # killed in the middle of a line
-                line = orjson.loads(raw)
-                if "error" in line:
-                    kind = KINDS.get(line.get("kind", ""), UsageError)
-                    raise kind(f"{doing} failed: {line['error']}", where=str(log), fix=str(line.get("fix", "")))
-                count += 1
-                yield line
-            if count < len(waiting):
-                raise _cut_off(process.wait(), doing, log)
-        finally:
-            process.kill()  # of no effect on one that has ended
-            with contextlib.suppress(BrokenPipeError):  # settings that a child which died early did not read
-                process.stdin.close()
+    with disk_errors(log):
+        noise = log.open("wb")
+    with noise, started("distillgen.student.generating", settings, noise) as process:
+        assert process.stdout is not None
+        count = 0
+        for raw in process.stdout:
+            if not raw.endswith(b"\n"):
+                break  # killed in the middle of a line
+            line = orjson.loads(raw)
+            if "error" in line:
+                kind = KINDS.get(line.get("kind", ""), UsageError)
+                raise kind(f"{doing} failed: {line['error']}", where=str(log), fix=str(line.get("fix", "")))
+            count += 1
+            yield line
+        if count < len(waiting):
+            raise _cut_off(process.wait(), doing, log)
 
 
 def _cut_off(status: int, doing: str, log: Path) -> DistillgenError:
@@ -176,38 +160,23 @@ def _cut_off(status: int, doing: str, log: Path) -> DistillgenError:
 
 def main() -> None:
     """Run the child."""
-    settings = json.loads(sys.stdin.buffer.readline())
-    die_with_parent(settings["parent"])
-    threading.Thread(target=_end_with_pipe, daemon=True).start()
+    settings = heard_from_parent(lambda: os._exit(1))
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print goes to the log
+    status = 0
     try:
         for line in _answers(settings):
             _tell(answers, line)
     except BaseException as error:
-        traceback.print_exc()
-        _tell(answers, _told(error))
-        os._exit(1)
-    os._exit(0)
+        log_error()
+        _tell(answers, told(error))
+        status = 1
+    os._exit(status)
 
 
 def _tell(answers: IO[bytes], line: Line) -> None:
     answers.write(json.dumps(line).encode() + b"\n")
     answers.flush()
-
-
-def _end_with_pipe() -> None:
-    sys.stdin.buffer.read()
-    os._exit(1)
-
-
-def _told(error: BaseException) -> dict[str, Any]:
-    if isinstance(error, MemoryError) or "allocate memory" in str(error):
-        return {"error": "there is not enough memory", "kind": "memory", "fix": "end other programs"}
-    if isinstance(error, OSError) and error.errno in FULL:
-        return {"error": f"no room to write: {error.strerror}", "kind": "disk"}
-    kind = "missing" if isinstance(error, ImportError) else "usage"
-    return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}", "kind": kind}
 
 
 def _answers(settings: Mapping[str, Any]) -> Iterator[Line]:

@@ -11,7 +11,7 @@ from distillgen.dataset.versions import Version
 from distillgen.errors import UsageError
 from distillgen.export.options import Reasoning
 from distillgen.export.trainers.settings import VALIDATION
-from distillgen.files import canonical, digest
+from distillgen.files import canonical, digest, file_sha256
 from distillgen.processes import processors
 from distillgen.student.settings import MOST_TOKENS, TrainingSettings
 
@@ -90,9 +90,17 @@ def asked_for(order: Order) -> dict[str, Any]:
         "dataset": manifest.name, "dataset_digest": manifest.digest,
         "train": {name: manifest.splits[name] for name in [split_to_train(order.version)]},
         "validation": {name: manifest.splits[name] for name in [split_to_watch(order.version)] if name},
-        "base": order.base.sha256, "settings": settings, "long": order.long, "reasoning": order.reasoning,
+        "base": order.base.sha256, "wording": _wording(order.base.folder),
+        "settings": settings, "long": order.long, "reasoning": order.reasoning,
         "software": software,
     }  # fmt: skip
+
+
+def _wording(folder: Path) -> str:
+    """Return the digest of what makes tokens of a conversation: tokenizer and chat template."""
+    kinds = ("*token*.json", "*.jinja", "*.model", "vocab*", "merges.txt")
+    files = sorted({path for kind in kinds for path in folder.glob(kind) if path.is_file()})
+    return digest(*(part for path in files for part in (path.name.encode(), file_sha256(path).encode())))
 
 
 def _installed(package: str) -> str:

@@ -17,6 +17,7 @@ MOST_BYTES = 1_000_000
 MOST_TOKENS = 2048  # of a row, where nothing is said and the model could read more
 SMALL = 1_000_000_000  # parameters under which all weights are trained
 FEWEST_STEPS = 60  # fewer teach little: measured with 21, 25 and 50 steps
+FEW_STEPS = 20  # of an epoch that is looked at and kept once: each time all weights are written
 MOST_EPOCHS = 10  # that few rows are repeated to come to these steps
 
 
@@ -152,12 +153,14 @@ def _completed(table: Mapping[str, Any], parameters: int, rows: int, are_pairs: 
     method = table.get("method", "lora" if are_pairs or parameters >= SMALL else "full")
     batch, accumulate = (_count(table.get(name), default) for name, default in (("batch", 8), ("accumulate", 1)))
     rows = min(rows, _count(table.get("rows"), rows))
-    epochs = _epochs(rows, math.ceil(max(rows, 1) / (batch * accumulate)))
+    steps = math.ceil(max(rows, 1) / (batch * accumulate))  # in an epoch
+    epochs = _epochs(rows, steps)
+    looks = 1 if steps < FEW_STEPS else 4 if _count(table.get("epochs"), epochs) == 1 else 2
     chosen = {
         "method": method,
         "learning_rate": _learning_rate(method == "full", parameters, are_pairs),
         "epochs": epochs,
-        "validations": 4 if _count(table.get("epochs"), epochs) == 1 else 2,
+        "validations": looks,
     }
     return {**chosen, **table}
 

@@ -35,7 +35,13 @@ from distillgen.student.trainer_process import STOPPING
 from distillgen.student.training import train
 
 Event = Mapping[str, Any]
-QUICK = ("epochs=2", "threads=1", "precision=float32", "learning_rate=0.01")  # ten steps; checkpoints at 3, 6, 9, 10
+QUICK = (
+    "epochs=2",
+    "validations=2",
+    "threads=1",
+    "precision=float32",
+    "learning_rate=0.01",
+)  # ten steps; checkpoints at 3, 6, 9, 10
 
 
 def order_of(
