@@ -47,12 +47,13 @@ $(VENV)/.installed-student: $(VENV)/.installed-run
 	@touch $@
 
 student: $(VENV)/.installed-student ## the whole loop: a teacher labels, a student is trained, both are measured (half an hour)
-	$(call distil,sentiment)
+	$(call distil,sentiment,)
 
 student-rationale: $(VENV)/.installed-student ## the same, the student learning the teacher's reasons too (distilling step by step)
-	$(call distil,sentiment-rationale)
+	$(call distil,sentiment-rationale,--teacher none)
 
-# $(1): a ready recipe, which gives the project and the dataset their names
+# $(1): a ready recipe, which gives the project and the dataset their names; $(2): how the evaluation differs. Its reasons
+# take the teacher half an hour, and are not asked for again where only the student is of interest.
 define distil
 	@echo "== the teacher's weights, and the student's"
 	$(BIN)/distillgen teachers install $(MODEL)
@@ -64,7 +65,7 @@ define distil
 	$(BIN)/distillgen student train $(1) --project $(1) --base $(STUDENT) --out $(1)/student
 	@echo "== teacher, untouched base and student answer the same questions, of which people know the answers"
 	$(BIN)/distillgen student evaluate --student $(1)/student --project $(1) \
-		--on $(1)/seeds/sentences_gold.jsonl --limit 450 --by group
+		--on $(1)/seeds/sentences_gold.jsonl --limit 450 --by group $(2)
 endef
 
 test: $(VENV)/.installed-test ## set up and pass the tests (installs the small model smollm2-135m, 98 MB)

@@ -28,6 +28,7 @@ from distillgen.teacher import Teacher, open_teachers, providers
 from distillgen.teacher.answers import AnswerStore
 from distillgen.teacher.models import DEFAULT, models
 
+WHOLE_TOKENS = 100  # added to the logits of a label's own tokens, which puts them before all others
 BATCH = 16  # questions that transformers answers together
 ASKED = "asked"  # the key in [teachers] of a model that the recipe does not name
 NOBODY = "none"  # the word for no teacher at all
@@ -154,16 +155,19 @@ def asked_directly(
 ) -> Contestant:
     """Return a model in a GGUF file that is shown the student's messages and nothing else, at temperature 0.
 
-    With `labels` it can write one of them and nothing else: a grammar holds it to that.
+    With `labels` it can write one of them and nothing else, and chooses among them by their own tokens.
     """
     sampling: dict[str, Any] = {"temperature": 0, "max_tokens": max_tokens}
     if labels:
         sampling["grammar"] = grammar_of(labels)
+        # Without it the letters count: a model that has not learnt the labels begins one with a piece of a word that is
+        # likely for other reasons. All labels get the same, so that it still chooses among their own tokens.
+        sampling["logit_bias"] = [[label, WHOLE_TOKENS] for label in labels]
     table = {
         "name": "evaluation", "teachers": {ASKED: {**_embedded(gguf), "sampling": sampling}},
         "steps": [{"use": "generate", "prompt": "ask", "teacher": ASKED, "checks": False}],
     }  # fmt: skip
-    how = "greedy, held to the labels by a grammar" if labels else "greedy, free text"
+    how = "greedy, held to the labels" if labels else "greedy, free text"
     size = gguf.stat().st_size
     return Contestant(name, model, "student", table, {"ask": ASK}, None, how, parameters=parameters, bytes=size)
 
