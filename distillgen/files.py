@@ -112,6 +112,15 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def sync_file(path: Path) -> None:
+    """Make what is in a file survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a whole file or nothing: temporary name beside it, fsync, rename, fsync of the folder."""
     with written_whole(path, path.parent, f".{path.name}.") as file:

@@ -165,7 +165,7 @@ def check_recipe(
 
     Raises UsageError for a wrong override, RecipeInvalid with every problem found.
     """
-    applied = dict(_override(table, text_override) for text_override in overrides)
+    applied = dict(override(table, text_override) for text_override in overrides)
     source = Source(path, text, applied, options)
     try:
         return Recipe.model_validate(table), source
@@ -186,12 +186,16 @@ def _read_text(path: Path) -> str:
         raise RecipeMissing(f"cannot read {path}: {error.strerror}") from None
 
 
-def _override(table: dict[str, Any], assignment: str) -> tuple[str, Any]:
-    """Put one KEY=VALUE into the table; returns the key as problems spell it, and the value."""
+def override(
+    table: dict[str, Any], assignment: str, what: str = "the recipe", example: str = "steps.0.samples=4"
+) -> tuple[str, Any]:
+    """Put one KEY=VALUE into a table; return the key as problems spell it, and the value. Raises UsageError, which says
+    of `what` that it has no such key, and how it is done.
+    """
     key, equals, text = assignment.partition("=")
     parts = [part for part in key.replace("[", ".").replace("]", "").split(".") if part]
     if not equals or not parts:
-        raise UsageError(f"--set {assignment!r} is not KEY=VALUE", fix="for instance --set steps.0.samples=4")
+        raise UsageError(f"--set {assignment!r} is not KEY=VALUE", fix=f"for instance --set {example}")
     try:
         value = tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
@@ -210,7 +214,7 @@ def _override(table: dict[str, Any], assignment: str) -> tuple[str, Any]:
             else:
                 place = place.setdefault(step, {}) if isinstance(place, dict) else place[step]
         except (TypeError, IndexError, AttributeError):
-            raise UsageError(f"--set {assignment!r}: the recipe has no {spell(path)}") from None
+            raise UsageError(f"--set {assignment!r}: {what} has no {spell(path)}") from None
     return spell(path), value
 
 

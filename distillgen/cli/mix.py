@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from distillgen.cli import completion
+from distillgen.cli import completion, options
 from distillgen.cli.guard import find_in_project, guarded
 from distillgen.cli.locks import patient
 
@@ -52,25 +52,12 @@ def mix(
         int, typer.Option("--seed", min=0, max=2**32, metavar="N", help="Another number draws other rows.")
     ] = 0,
     purpose: Annotated[
-        str | None,
-        typer.Option(
-            "--purpose", metavar="PURPOSE", show_default=False,
-            autocompletion=completion.one_of(*completion.PURPOSES),
-            help="What the mix is for, as in [terms]. Default: the narrowest of the parts'.",
-        ),
+        str | None, options.purpose("What the mix is for, as in [terms]. Default: the narrowest of the parts'.")
     ] = None,
     competing: Annotated[
-        str | None,
-        typer.Option(
-            "--competing", metavar="WORD", show_default=False,
-            autocompletion=completion.one_of(*completion.COMPETING),
-            help="Whether the student competes: yes, no, unknown. Default: as each part has it.",
-        ),
+        str | None, options.competing("Whether the student competes: yes, no, unknown. Default: as each part has it.")
     ] = None,
-    accept: Annotated[
-        list[str] | None,
-        typer.Option("--accept", metavar="ID", help="Terms that you take upon yourself, as in [terms] accept."),
-    ] = None,
+    accept: options.Accept = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would be made of; write nothing.")] = False,
     project: Annotated[Path, typer.Option("--project", metavar="DIR", help="The project's folder.")] = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")] = False,

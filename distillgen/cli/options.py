@@ -1,9 +1,11 @@
 """The options that commands which run a recipe share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from distillgen.cli import completion
 
 Recipe = Annotated[
     Path | None,
@@ -47,6 +49,24 @@ Budget = Annotated[
 UnknownPrice = Annotated[
     bool, typer.Option("--allow-unknown-price", help="On a budget, ask teachers too whose price is not known.")
 ]
+
+
+Accept = Annotated[
+    list[str] | None,
+    typer.Option("--accept", metavar="ID", help="Terms that you take upon yourself, as in [terms] accept."),
+]
+
+
+def purpose(help_: str) -> Any:
+    """Return the option that says what something is for."""
+    words = completion.one_of(*completion.PURPOSES)
+    return typer.Option("--purpose", metavar="PURPOSE", show_default=False, autocompletion=words, help=help_)
+
+
+def competing(help_: str) -> Any:
+    """Return the option that says whether the student competes."""
+    words = completion.one_of(*completion.COMPETING)
+    return typer.Option("--competing", metavar="WORD", show_default=False, autocompletion=words, help=help_)
 
 
 def on_budget(usd: float | None) -> tuple[str, ...]:

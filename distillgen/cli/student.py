@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from distillgen.cli import completion
+from distillgen.cli import completion, options
 from distillgen.cli.export import Reasoning
 from distillgen.cli.guard import find_in_project, guarded
 from distillgen.cli.options import Budget, State
@@ -92,25 +92,12 @@ def train(
         typer.Option("--gguf", metavar="KIND", help="Write it for llama.cpp too: q8_0, f16, or none."),
     ] = "q8_0",
     purpose: Annotated[
-        str | None,
-        typer.Option(
-            "--purpose", metavar="PURPOSE", show_default=False,
-            autocompletion=completion.one_of(*completion.PURPOSES),
-            help="What the student is for, as in [terms]. Default: as the dataset has it.",
-        ),
+        str | None, options.purpose("What the student is for, as in [terms]. Default: as the dataset has it.")
     ] = None,
     competing: Annotated[
-        str | None,
-        typer.Option(
-            "--competing", metavar="WORD", show_default=False,
-            autocompletion=completion.one_of(*completion.COMPETING),
-            help="Whether the student competes: yes, no, unknown. Default: as the dataset has it.",
-        ),
+        str | None, options.competing("Whether the student competes: yes, no, unknown. Default: as the dataset has it.")
     ] = None,
-    accept: Annotated[
-        list[str] | None,
-        typer.Option("--accept", metavar="ID", help="Terms that you take upon yourself, as in [terms] accept."),
-    ] = None,
+    accept: options.Accept = None,
     project: Project = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="Print what came of it as JSON, for programs.")] = False,
 ) -> None:  # fmt: skip

@@ -4,7 +4,6 @@ The mark, `whole.json`, holds size and sha256 of every file and is written last.
 good as none: the trainer would go on from what is left of it, without a word, to other weights.
 """
 
-import os
 import re
 import shutil
 from collections.abc import Iterable
@@ -14,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from distillgen.files import disk_errors, file_sha256, sync_folder, write_atomically
+from distillgen.files import disk_errors, file_sha256, sync_file, sync_folder, write_atomically
 
 MARK = "whole.json"
 STATE = "trainer_state.json"
@@ -47,7 +46,7 @@ def mark(folder: Path, best: str | None, made_on: dict[str, Any]) -> Checkpoint:
     with disk_errors(folder):
         names = sorted(path.name for path in folder.iterdir() if path.name != MARK)
         for name in names:
-            _sync(folder / name)
+            sync_file(folder / name)
         sync_folder(folder)
         sync_folder(folder.parent)
     files = {name: [(folder / name).stat().st_size, file_sha256(folder / name)] for name in names}
@@ -93,14 +92,6 @@ def checkpoint_folders(home: Path) -> Iterable[Path]:
 
 def _step(folder: Path) -> int:
     return int(folder.name.rpartition("-")[2])
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:

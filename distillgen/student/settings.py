@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from distillgen.errors import Problem, RecipeInvalid, UsageError, nearest
-from distillgen.recipe import Source, spell
+from distillgen.recipe import Source, override, spell
 from distillgen.settings import Settings
 
 MOST_BYTES = 1_000_000
@@ -107,7 +107,7 @@ def read_settings(path: Path | None, overrides: Sequence[str] = (), seed: int | 
         raise UsageError(
             f"not valid TOML: {error}", where=str(path), fix="see https://toml.io for the format"
         ) from None
-    applied = dict(_override(table, assignment) for assignment in overrides)
+    applied = dict(override(table, assignment, "these settings", "epochs=3") for assignment in overrides)
     if seed is not None:
         table["seed"] = applied["seed"] = seed
     source = Source(path or Path("settings.toml"), text, applied, {"seed": "--seed"} if seed is not None else {})
@@ -125,27 +125,6 @@ def _read_text(path: Path) -> str:
         raise UsageError(f"not UTF-8 (byte {error.start})", where=str(path)) from None
     except OSError as error:
         raise UsageError(f"cannot read the settings: {error.strerror}", where=str(path)) from None
-
-
-def _override(table: dict[str, Any], assignment: str) -> tuple[str, Any]:
-    """Put one KEY=VALUE into the table; return the key as problems spell it, and the value."""
-    key, equals, text = assignment.partition("=")
-    parts = [part.strip() for part in key.split(".")]
-    if not equals or not all(parts):
-        raise UsageError(f"--set {assignment!r} is not KEY=VALUE", fix="for instance --set epochs=3, --set lora.r=8")
-    try:
-        value = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string
-    except RecursionError:
-        raise UsageError(f"--set {key}: nested too deeply") from None
-    place: Any = table
-    for part in parts[:-1]:
-        place = place.setdefault(part, {}) if isinstance(place, dict) else None
-    if not isinstance(place, dict):
-        raise UsageError(f"--set {assignment!r}: {spell(parts[:-1])} is no table")
-    place[parts[-1]] = value
-    return spell(parts), value
 
 
 def _completed(table: Mapping[str, Any], parameters: int, rows: int, are_pairs: bool) -> dict[str, Any]:

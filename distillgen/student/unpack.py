@@ -1,7 +1,6 @@
 """A GGUF file unpacked once into a folder that transformers can train: float32, in the cache, by a child process."""
 
 import contextlib
-import os
 import shutil
 import tempfile
 import time
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.errors import DiskFull, Locked, UsageError
-from distillgen.files import Lock, disk_errors, sync_folder
+from distillgen.files import Lock, disk_errors, sync_file, sync_folder
 from distillgen.report.console import say
 from distillgen.student import require_student
 from distillgen.student.child import run_child, serve_parent
@@ -137,17 +136,9 @@ def work(settings: dict[str, Any]) -> Mapping[str, Any]:
     tokenizer.save_pretrained(folder)
     for path in folder.iterdir():
         path.chmod(0o644)
-        _sync(path)
+        sync_file(path)
     sync_folder(folder)
     return {"parameters": model.num_parameters()}
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 if __name__ == "__main__":
