@@ -355,17 +355,25 @@ def test_a_signal_while_waiting(demo: Project, loopback: Loopback, number: signa
     assert not (demo.folder / ".distillgen" / "last_run.json").exists(), "one that only waited was no run"
 
 
+def opened_for_writing(pipe: Path) -> int:
+    """Return a named pipe's writing end, once somebody reads it."""
+    while True:
+        try:
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            time.sleep(0.02)
+
+
 def test_a_signal_before_the_run_begins(demo: Project, loopback: Loopback) -> None:
     demo.recipe.unlink()
     os.mkfifo(demo.recipe)  # takes for ever to read
     (demo.folder / ".distillgen").mkdir()
     log = demo.folder / "log"
     reading = demo.start("build", "--json", "--log-file", str(log))
-    while not log.exists():
-        time.sleep(0.02)
-    time.sleep(1.0)
+    writer = opened_for_writing(demo.recipe)
     reading.send_signal(signal.SIGTERM)
     out, said = reading.communicate(timeout=60)
+    os.close(writer)
     assert (reading.returncode, said) == (143, "DG001 stopped; nothing was sent\n")
     assert json.loads(out)["stopped_by"] == "DG001" and log.read_text().endswith("]: exit status 143\n")
     record = json.loads((demo.folder / ".distillgen" / "last_run.json").read_bytes())
