@@ -32,6 +32,7 @@ from distillgen.report import progress
 from distillgen.report.console import say
 from distillgen.report.journal import Listeners, heard, say_error
 from distillgen.schemas import schema_of
+from distillgen.student import progress as student_progress
 from distillgen.tally import Tally
 
 DISTILLGEN = Path(sys.executable).parent / "distillgen"
@@ -448,6 +449,11 @@ def test_every_kind_of_event_keeps_to_the_schema(
 
     with heard("build", Listeners(quiet=True, log_file=log, log_format="json")):
         asyncio.run(run())
+        monkeypatch.setattr(student_progress, "LINE_SECONDS", 0.0)
+        with student_progress.shown() as show:
+            show({"event": "step", "step": 3, "of": 9, "loss": 0.5})
+            show({"event": "validation", "step": 3, "loss": 0.4})
+            show({"event": "asked", "who": "teacher", "done": 1, "of": 9})
         say("\x1b]0;owned\x07 \u202e \u2028 \ud800\nnext", style="yellow")
     told = events(log.read_text())
     assert {each["event"] for each in told} == set(schema_of("event")["properties"]["event"]["enum"])

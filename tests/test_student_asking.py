@@ -441,7 +441,7 @@ def test_teacher_base_and_student_on_gold(moods: Project, student: Student, base
     assert teacher["usd_per_1000"] == {"value": 0.029, "from": "prices"}  # 7 and 11 tokens at $1 and $2 a million
     assert teacher["speed"]["questions"] == 24 and "of the calls" in teacher["speed"]["how"]
     mine, before = named(evaluation, "student"), named(evaluation, "base")
-    assert mine["answered"] == 24 and mine["unreadable"] == 0 and "grammar" in mine["how"]
+    assert mine["answered"] == 24 and mine["unreadable"] == 0 and "held to the labels" in mine["how"]
     assert mine["speed"]["questions"] == 12 and mine["usd_per_1000"]["from"] == "$3.6 an hour"
     assert mine["usd_per_1000"]["value"] == pytest.approx(1 / mine["speed"]["per_second"], rel=1e-3)
     assert {**mine, "name": "", "model": "", "speed": 0, "usd_per_1000": 0} == {
