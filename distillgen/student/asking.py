@@ -32,6 +32,7 @@ WHOLE_TOKENS = 100  # added to the logits of a label's own tokens, which puts th
 BATCH = 16  # questions that transformers answers together
 ASKED = "asked"  # the key in [teachers] of a model that the recipe does not name
 NOBODY = "none"  # the word for no teacher at all
+MEASURED = ("base", "student")  # how the names of those begin that are measured, and are no teachers
 FILE = "questions.jsonl"
 ASK = 'description = "What the student is shown"\nturns = "messages"\nwrites = ["answer"]\n'  # see prompts/chat.toml
 UNKNOWN_SAMPLING = "is not known here"  # of `grammar`, which llama.cpp takes
@@ -407,7 +408,9 @@ def prepared_for(contestant: Contestant, questions: Sequence[Question], state: P
             recipe, source = check_recipe(table, folder / "recipe.toml")
             has_student = contestant.completion is not None
             prepared = prepare_recipe(recipe, source, state=state, has_student=has_student)
-            prepared.warnings = [each for each in prepared.cleared() if UNKNOWN_SAMPLING not in each.what]
+            # Base and student are asked about themselves: what they say is not trained on, and no terms are at stake.
+            told = prepared.warnings if contestant.name.startswith(MEASURED) else prepared.cleared()
+            prepared.warnings = [each for each in told if UNKNOWN_SAMPLING not in each.what]
         except DistillgenError as error:
             raise _at_its_own_place(error, folder) from None
         yield prepared
