@@ -22,6 +22,7 @@ from distillgen.shapes import close
 from distillgen.step_settings import GenerateStep, JudgeStep
 from distillgen.steps.generate import labels_of, written_columns
 from distillgen.steps.text import as_text
+from distillgen.student.progress import OnEvent
 from distillgen.student.questions import Question, replies_behind, shown_needs
 from distillgen.tally import Tally
 from distillgen.teacher import Teacher, open_teachers, providers
@@ -37,7 +38,6 @@ FILE = "questions.jsonl"
 ASK = 'description = "What the student is shown"\nturns = "messages"\nwrites = ["answer"]\n'  # see prompts/chat.toml
 UNKNOWN_SAMPLING = "is not known here"  # of `grammar`, which llama.cpp takes
 PATHS = ("gguf", "api_key_file")  # keys of a teacher that may be relative to the recipe
-OnEvent: TypeAlias = Callable[[Mapping[str, Any]], None]
 Table: TypeAlias = Mapping[str, Any]
 Settled: TypeAlias = Row | Rejection | Failure
 

@@ -13,9 +13,10 @@ from distillgen.processes import processors
 from distillgen.settings import TeacherSettings
 from distillgen.steps.mathematics import Mathematics
 from distillgen.student import scores
-from distillgen.student.asking import Answers, Contestant, OnEvent
+from distillgen.student.asking import Answers, Contestant
 from distillgen.student.evaluation_plan import BASE, EQUAL, STUDENT, TEACHER, EvaluationRequest, Plan
 from distillgen.student.judging import Judged, Match, compare
+from distillgen.student.progress import OnEvent
 from distillgen.student.questions import Question
 from distillgen.student.timing import take_times, time_of_own
 from distillgen.teacher.cost import FREE, find_prices

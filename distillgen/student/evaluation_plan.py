@@ -21,7 +21,6 @@ from distillgen.student.asking import (
     NOBODY,
     Answers,
     Contestant,
-    OnEvent,
     ask,
     asked_as_teacher,
     asked_directly,
@@ -35,6 +34,7 @@ from distillgen.student.folder import Student
 from distillgen.student.generating import in_thread
 from distillgen.student.gguf_file import Kind, write_gguf
 from distillgen.student.judging import Judging
+from distillgen.student.progress import OnEvent
 from distillgen.student.questions import GOLD, Reading, read_questions, templates_of
 from distillgen.teacher.embedded import require_runtime
 from distillgen.teacher.models import cache_folder

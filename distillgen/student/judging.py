@@ -9,7 +9,6 @@ from distillgen.rows import Row
 from distillgen.steps.text import normalise
 from distillgen.student.asking import (
     Contestant,
-    OnEvent,
     Settled,
     collect,
     opened,
@@ -18,6 +17,7 @@ from distillgen.student.asking import (
     terms_of,
     whom,
 )
+from distillgen.student.progress import OnEvent
 from distillgen.student.questions import Question
 from distillgen.student.scores import Verdict
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distillgen.student.asking import Answers, Contestant, OnEvent, collect, opened, prepared_for
+from distillgen.student.asking import Answers, Contestant, collect, opened, prepared_for
 from distillgen.student.generating import in_thread
+from distillgen.student.progress import OnEvent
 from distillgen.student.questions import Question, in_lots
 from distillgen.teacher.answers import AnswerStore
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -19,9 +19,8 @@ from distillgen.files import disk_errors, holder, write_atomically
 from distillgen.student.checkpoints import Checkpoint
 from distillgen.student.child import KINDS, last_words, started
 from distillgen.student.order import Order, split_to_train, split_to_watch
+from distillgen.student.progress import Event, OnEvent
 
-Event = Mapping[str, Any]
-OnEvent = Callable[[Event], None]
 STOP_SECONDS = 60.0  # that a trainer gets to end with a checkpoint
 GOES_ON = "the same command goes on where it stopped"
 STOPPING = "stopping as soon as what was learnt is kept; once more to leave at once"

@@ -37,7 +37,8 @@ from distillgen.student.order import (
     split_to_train,
     split_to_watch,
 )
-from distillgen.student.trainer_process import GOES_ON, Event, OnEvent, Told, await_trainer, run_trainer
+from distillgen.student.progress import Event, OnEvent
+from distillgen.student.trainer_process import GOES_ON, Told, await_trainer, run_trainer
 
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 
