@@ -1,7 +1,7 @@
 """What the layers of a teacher pass on: a request with its key, a raw reply, a fault, an endpoint."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -122,10 +122,14 @@ class Fault(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to ask and with which key; a key never shows in a repr."""
+    """Where to ask and with which key; a key never shows in a repr.
+
+    `wording` writes a request's body as the server there takes it best; what it means stays the same.
+    """
 
     url: str
     key: str | None = None
+    wording: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
 
     def __repr__(self) -> str:
         return f"Endpoint({self.url!r})"
@@ -135,6 +139,10 @@ class Endpoint:
         """What every request to this endpoint carries."""
         headers = {"Content-Type": "application/json", "User-Agent": f"distillgen/{__version__}"}
         return headers | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
+
+    def content(self, body: Mapping[str, Any]) -> bytes:
+        """Return a request's body as it is sent."""
+        return orjson.dumps(body if self.wording is None else self.wording(body))
 
     def without_key(self, body: bytes) -> bytes:
         """Return a reply in which the server does not repeat the key: replies are stored, and their words are shown."""

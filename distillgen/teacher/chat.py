@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import httpx
-import orjson
 from httpx_aiohttp import AiohttpTransport
 
 from distillgen.errors import UsageError
@@ -141,7 +140,7 @@ class Chat:
         started = clock()
         try:
             async with asyncio.timeout(self._timeout_seconds):  # a read timeout alone, keep-alive bytes can stretch
-                status, headers, body = await self._post(orjson.dumps(request.body))
+                status, headers, body = await self._post(endpoint.content(request.body))
         except TimeoutError:
             raise Fault("timeout", f"no reply within {self._timeout_seconds:g} s") from None
         except (httpx.TransportError, aiohttp.ClientError, OSError, zlib.error, UnicodeError) as error:

@@ -1,7 +1,8 @@
 """The child process of the embedded teacher: serves one GGUF file on loopback until its parent is gone.
 
-Reads one JSON line of settings from standard input, prints one JSON line with the address, and ends on SIGTERM, on the
-end of standard input, or (Linux) with its parent. The key comes by the pipe, so that no process list shows it.
+Reads one JSON line of settings from standard input, prints one JSON line with the address and whether JSON can be held
+to one line, and ends on SIGTERM, on the end of standard input, or (Linux) with its parent. The key comes by the pipe,
+so that no process list shows it.
 """
 
 import contextlib
@@ -40,7 +41,8 @@ def serve(settings: dict[str, Any]) -> None:
     params.cpuparams.n_threads = settings["threads"]
     params.verbosity = 0
     server = xllamacpp.Server(params)
-    print(json.dumps({"url": server.listening_address}), flush=True)
+    has_llguidance = xllamacpp.json_schema_to_grammar("{}").startswith("%llguidance")
+    print(json.dumps({"url": server.listening_address, "compact": has_llguidance}), flush=True)
     sys.stdin.buffer.read()  # ends when the parent closes the pipe, on purpose or by dying
 
 
