@@ -1,5 +1,6 @@
 """The embedded teacher, for real: smollm2-135m through llama.cpp, its whole life, and what happens without it."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from conftest import Project
 
 from distillgen.errors import Damaged, EmbeddedMissing
+from distillgen.teacher.embedded import compact
 from distillgen.teacher.models import Model, find_model, find_weights, install, is_installed, models, weights_path
 
 pytestmark = [pytest.mark.embedded, pytest.mark.xdist_group("embedded")]
@@ -85,7 +87,9 @@ def test_constrained_labels_and_a_full_provenance(small: Project) -> None:
     teacher = manifest["teachers"]["main"]
     assert teacher["quantisation"] == "Q4_1" and teacher["licence"] == "Apache-2.0"
     assert teacher["sha256"] == find_model("smollm2-135m").sha256
-    assert small.sidecar("provenance", name="small")[0]["steps"][0]["tokens"]["prompt"] > 10
+    tokens = [row["steps"][0]["tokens"] for row in small.sidecar("provenance", name="small")]
+    assert min(each["prompt"] for each in tokens) > 10
+    assert max(each["completion"] for each in tokens) <= 8, 'on one line: {"label": "good"} and an end'
     log = small.folder / ".distillgen/logs/embedded-main.log"
     log.unlink()
     assert "nothing changed" in small.build().stderr
@@ -96,6 +100,48 @@ def test_the_same_weights_share_their_answers_wherever_they_lie(small: Project) 
     small.build()
     small.edit('model = "smollm2-135m"', f'gguf = "{weights_path(find_model("smollm2-135m"))}"')
     assert "nothing changed" in small.build("--offline").stderr and "nothing changed" in small.build().stderr
+
+
+LABEL = {"type": "string", "enum": ["good", "bad"]}
+
+
+def asked_for(schema: object, **more: object) -> dict[str, object]:
+    wanted = {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": schema}}
+    return {"messages": [], "response_format": wanted, **more}
+
+
+def test_labels_are_asked_for_on_one_line() -> None:
+    several = {"label": LABEL, "tone": {"enum": ['a "b"', "ü"]}}
+    schema = {"type": "object", "properties": several, "required": ["label"], "additionalProperties": False}
+    sent = compact(asked_for(schema, seed=1))
+    assert sent.keys() == {"messages", "seed", "grammar"}
+    head, _, written = str(sent["grammar"]).partition("%json ")
+    assert head == "%llguidance {}\nstart: " and "\n" not in written
+    told = json.loads(written)
+    assert told.pop("x-guidance")["whitespace_flexible"] is False and told == schema
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"type": "string"}, {"type": "string", "format": "date"}, {"enum": []}, {"enum": ["a", 1]}, {"enum": ["a", None]},
+        {"type": "string", "enum": ["a"], "pattern": "["}, True, {"type": "array", "items": LABEL},
+    ],
+)  # fmt: skip
+def test_what_is_no_closed_set_is_asked_for_as_ever(value: object) -> None:
+    body = asked_for({"type": "object", "properties": {"label": LABEL, "other": value}})
+    assert compact(body) is body
+
+
+def test_a_request_without_a_schema_or_with_a_grammar_of_its_own_stays_as_it_is() -> None:
+    for body in (
+        {"messages": []},
+        {"messages": [], "response_format": {"type": "json_object"}},
+        asked_for({"type": "object", "properties": {}}),
+        asked_for({"type": "object", "properties": {"label": LABEL}, "$defs": {}}),
+        asked_for({"type": "object", "properties": {"label": LABEL}}, grammar='root ::= "x"'),
+    ):
+        assert compact(body) is body
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["int", "term", "kill"])
