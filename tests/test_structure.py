@@ -93,7 +93,7 @@ def test_help_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> Non
 COMMANDS = [
     [], ["init"], ["plan"], ["build"], ["status"], ["generate"], ["filter"], ["deduplicate"],
     ["decontaminate"], ["check"], ["repair"], ["gc"], ["forget"], ["pin"], ["unpin"], ["log"], ["show"], ["stats"], ["diff"], ["trace"], ["export"], ["mix"], ["push"], ["pull"], ["terms"], ["prompts"],
-    ["prompts", "show"], ["prompts", "render"], ["teachers"], ["teachers", "check"], ["teachers", "install"], ["student"], ["student", "train"], ["student", "evaluate"], ["doctor"], ["report"], ["explain"], ["schema"],
+    ["prompts", "show"], ["prompts", "render"], ["teachers"], ["teachers", "check"], ["teachers", "install"], ["student"], ["student", "train"], ["student", "evaluate"], ["student", "check"], ["doctor"], ["report"], ["explain"], ["schema"],
 ]  # fmt: skip
 
 

@@ -15,15 +15,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import orjson
 import pytest
+from conftest import Project
 from published import killed_at
 from pydantic import ValidationError
 from test_card import HOSTILE, front_of, skeleton, terms
 
 from distillgen.dataset.manifest import FileEntry
 from distillgen.dataset.seal import seal_holds
-from distillgen.errors import Damaged, DiskFull, NewerFormat, NotWritable, UsageError
+from distillgen.errors import Damaged, DiskFull, NewerFormat, NotWritable, Problem, UsageError
+from distillgen.schemas import schema_of
 from distillgen.student.card import required_prefix, title_of, write_card
 from distillgen.student.folder import (
     Student,
@@ -39,6 +42,13 @@ MODEL = {
     "tokenizer.json": b"{}", "chat_template.jinja": b"{{ messages }}", "student-q8_0.gguf": b"GGUF" * 99,
 }  # fmt: skip
 CHANGES = ("mkdir", "open", "fsync", "fchmod", "rename", "replace", "unlink", "rmdir")
+
+
+def findings(student: Student) -> list[Problem]:
+    """Return what is not as it was written, of a student that the check names as it is."""
+    found, problems = check_student(student.folder)
+    assert found.folder == student.folder
+    return problems
 
 
 def student_manifest(text: str | None = None, **changes: Any) -> StudentManifest:
@@ -158,7 +168,7 @@ def test_a_published_student_is_whole_and_reads_back(made: Path, tmp_path: Path)
     training = orjson.loads((student.folder / "training.json").read_bytes())
     assert training["training"]["loss"]["train"] == [[1, 2.5], [2, 1]] and "files" not in training
     again = read_student(student.folder)
-    assert again == student and check_student(again) == []
+    assert again == student and findings(again) == []
     assert os.access(student.folder / "config.json", os.W_OK)
 
 
@@ -216,16 +226,16 @@ def test_a_publication_killed_anywhere_is_published_by_the_next_try(made: Path, 
     call = 1
     while killed_at(call, CHANGES, lambda: publish_student(made, out, student_manifest())):
         if out.exists():  # killed after the rename: it is whole
-            assert check_student(read_student(out)) == []
+            assert findings(read_student(out)) == []
         else:
             published = publish_student(made, out, student_manifest())
-            assert check_student(published) == []
+            assert findings(published) == []
             assert sums(out).keys() == expected
         shutil.rmtree(out)
         shutil.rmtree(made, ignore_errors=True)
         shutil.copytree(spare, made)
         call += 1
-    assert call > 10 and check_student(read_student(out)) == []
+    assert call > 10 and findings(read_student(out)) == []
 
 
 def no_room(bytes_: int, work: Callable[[], object]) -> str:
@@ -248,20 +258,20 @@ def no_room(bytes_: int, work: Callable[[], object]) -> str:
 def test_a_full_disk_publishes_nothing_and_loses_nothing(made: Path, tmp_path: Path) -> None:
     assert no_room(1_000, lambda: publish_student(made, tmp_path / "model", student_manifest())) == "DiskFull"
     assert not (tmp_path / "model").exists() and MODEL.keys() <= sums(made).keys()
-    assert check_student(publish_student(made, tmp_path / "model", student_manifest())) == []
+    assert findings(publish_student(made, tmp_path / "model", student_manifest())) == []
 
 
 def test_a_full_disk_leaves_the_evaluation_before(student: Student) -> None:
     add_evaluation(student, evaluation_of(0.7), b"old")
     before = sums(student.folder)
     assert no_room(1_000, lambda: add_evaluation(student, evaluation_of(0.8), b"n" * 5_000)) == "DiskFull"
-    assert sums(student.folder) == before and check_student(read_student(student.folder)) == []
+    assert sums(student.folder) == before and findings(read_student(student.folder)) == []
 
 
 def state_of(folder: Path) -> float | None:
     """Return the score that a reader finds, after it has seen that everything fits together."""
     student = read_student(folder)
-    assert check_student(student) == []
+    assert findings(student) == []
     evaluation = student.evaluation()
     card = (folder / "README.md").read_text()
     if evaluation is None:
@@ -312,7 +322,7 @@ def test_a_renewal_that_cannot_end_is_read_as_the_new_state(student: Student) ->
     with pytest.raises(NotWritable):
         add_evaluation(student, evaluation_of(0.86), b"0.86")
     again = read_student(folder)
-    assert (again.evaluation() or {})["contestants"][0]["score"]["value"] == 0.86 and check_student(again) == []
+    assert (again.evaluation() or {})["contestants"][0]["score"]["value"] == 0.86 and findings(again) == []
     shutil.rmtree(folder / "evaluation.json")
     assert state_of(folder) == 0.86 and not (folder / ".renewal").exists()
 
@@ -328,7 +338,7 @@ def test_readers_never_see_a_part_of_two_evaluations(student: Student) -> None:
         os._exit(1)
     reads = 0
     while os.waitpid(child, os.WNOHANG) == (0, 0):
-        assert check_student(read_student(student.folder)) == []
+        assert findings(read_student(student.folder)) == []
         reads += 1
     assert reads and read_student(student.folder).evaluation() == evaluation_of(0.6 + 59 / 200)
 
@@ -359,7 +369,7 @@ def test_check_names_what_is_not_as_it_was_written(
 ) -> None:
     do(student.folder / name)
     (student.folder / ".gitattributes").write_text("a hub's")
-    [found] = check_student(student)
+    [found] = findings(student)
     assert found.what == f"{name} {problem}"
     if problem.endswith(("10,240", "missing")):  # what a look at names and sizes sees
         with pytest.raises(Damaged, match=re.escape(name)):
@@ -369,7 +379,7 @@ def test_check_names_what_is_not_as_it_was_written(
 def test_check_sees_a_manifest_that_somebody_changed(student: Student) -> None:
     path = student.folder / "manifest.json"
     path.write_bytes(path.read_bytes().replace(b"Apache-2.0", b"MIT"))
-    assert [each.what for each in check_student(student)] == ["the manifest is not as it was written"]
+    assert [each.what for each in findings(student)] == ["the manifest is not as it was written"]
 
 
 def test_what_is_no_student(tmp_path: Path) -> None:
@@ -634,3 +644,30 @@ def test_the_check_of_the_card_works(student: Student) -> None:
     assert printed() == ""
     (student.folder / "config.json").write_text("{} ")
     assert printed() == "config.json is not what was written\n"
+
+
+def checked(folder: Path, *more: str) -> tuple[int, str, Any]:
+    done = Project(folder.parent).run("student", "check", folder.name, *more)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr, orjson.loads(done.stdout) if more else None
+
+
+def test_the_command_says_whether_a_student_is_whole(student: Student) -> None:
+    status, said, _ = checked(student.folder)
+    assert status == 0 and "whole; " in said
+    status, said, told = checked(student.folder, "--json")
+    assert status == 0 and told["whole"] and told["findings"] == [] and told["files"] == len(student.manifest.files)
+    (student.folder / "model.safetensors").write_bytes(b"x")
+    (student.folder / "evil\x1b[31m.bin").write_bytes(b"x")
+    status, said, _ = checked(student.folder)
+    assert status == 8 and "model.safetensors has 1 bytes" in said and "\x1b" not in said
+    status, said, told = checked(student.folder, "--json")
+    assert status == 8 and not told["whole"] and len(told["findings"]) == 2
+    assert not list(jsonschema_rs.validator_for(schema_of("student-check")).iter_errors(told))
+
+
+def test_the_command_where_there_is_no_student(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "nowhere"):
+        status, said, _ = checked(tmp_path / name)
+        assert status == 2 and name in said

@@ -1,4 +1,4 @@
-"""Commands `student train` and `student evaluate`."""
+"""Commands `student train`, `student evaluate` and `student check`."""
 
 import shlex
 from pathlib import Path
@@ -342,6 +342,46 @@ def evaluate(
                 stdout().print(each)
     if not as_json:
         say(f"written to {safe(str(folder))}: evaluation.json, report.html, README.md", style="bold green")
+
+
+@student.command("check")
+@guarded
+def check(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The trained student's folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")] = False,
+) -> None:
+    """Check that a student is what was trained.
+
+    Every file is compared with the checksum in the manifest; what is changed, gone or new is named.
+
+    \b
+    Examples:
+      distillgen student check model
+
+    \b
+    Exit status:
+      0 whole   2 no student there, or written by a newer distillgen
+      8 damaged
+    """
+    from distillgen.errors import Damaged
+    from distillgen.report.console import number, safe, say
+    from distillgen.schemas import document
+    from distillgen.student.folder import check_student
+
+    found, problems = check_student(folder)
+    files = found.manifest.files.values()
+    size = sum(each.bytes for each in files)
+    if as_json:
+        told = [{"what": each.what, "where": each.where} for each in problems]
+        whole = {"whole": not problems, "findings": told}
+        facts = {"name": found.manifest.name, "folder": str(folder), "files": len(files), "bytes": size, **whole}
+        print(document("student-check", facts))
+        if problems:
+            raise typer.Exit(Damaged.exit_status)
+    if problems:
+        raise Damaged("damaged", problems=problems)
+    if not as_json:
+        say(f"{safe(str(folder))}: whole; {number(len(files), 'file')}, {size:,} bytes read", style="green")
 
 
 def _untouched(name: str | None, trained: "Student") -> "Base | None":

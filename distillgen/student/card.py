@@ -81,8 +81,8 @@ def write_card(manifest: "StudentManifest", evaluation: Mapping[str, Any] | None
         _training(manifest),
         _evaluation(evaluation),
         ["## Known limits", "", *(f"- {each}" for each in _limits(manifest, evaluation))],
-        ["## Check the files", "", "`manifest.json` has the sha256 of every file. This prints those that differ:", "",
-         "```python", *CHECK.splitlines(), "```"],
+        ["## Check the files", "", "`manifest.json` has the sha256 of every file, and `distillgen student check FOLDER` "
+         "compares them. Without distillgen, this prints those that differ:", "", "```python", *CHECK.splitlines(), "```"],
     ]  # fmt: skip
     body = [line for part in parts if part for line in [*part, ""]]
     return "\n".join(["---", *_front(manifest, evaluation), "---", "", *body[:-1]]) + "\n"

@@ -235,8 +235,7 @@ def read_student(folder: Path) -> Student:
 
     Raises UsageError where there is no student, Damaged, NewerFormat.
     """
-    if not folder.is_dir():
-        raise UsageError(f"no student at {folder}", fix="name the folder that `distillgen student train` made")
+    _require(folder)
     with _alone(folder):
         with contextlib.suppress(NotWritable, DiskFull):
             _finish(folder)
@@ -247,12 +246,13 @@ def read_student(folder: Path) -> Student:
     return Student(folder, manifest)
 
 
-def check_student(student: Student) -> list[Problem]:
-    """Return what is not as it was written: the manifest's seal, files that are gone, changed, or not in it.
+def check_student(folder: Path) -> tuple[Student, list[Problem]]:
+    """Return the student in a folder, and what is not as it was written: the manifest's seal, files that are gone,
+    changed, or not in it.
 
-    Raises what `read_student` raises where there is no manifest to compare with.
+    Raises UsageError where there is no student, Damaged where its manifest cannot be read, NewerFormat.
     """
-    folder = student.folder
+    _require(folder)
     with _alone(folder):
         manifest = _read_manifest(folder)
         wrong = []
@@ -263,7 +263,12 @@ def check_student(student: Student) -> list[Problem]:
                 wrong.append(problem)
         unknown = (name for name in _names(folder) if name not in manifest.files and name != MANIFEST)
         wrong += [Problem(f"{name} is not in the manifest", str(folder), "remove it, or mind it") for name in unknown]
-    return wrong
+    return Student(folder, manifest), wrong
+
+
+def _require(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UsageError(f"no student at {folder}", fix="name the folder that `distillgen student train` made")
 
 
 def add_evaluation(student: Student, evaluation: Mapping[str, Any], page: bytes) -> Student:

@@ -141,7 +141,8 @@ def _own_weights(path: Path) -> Weights:
 def known_sha256(path: Path) -> str:
     """Return the sha256 of a large file, remembered as long as its size and time of change stay the same."""
     state = path.stat()
-    identity = f"{path.resolve()} {state.st_size} {state.st_mtime_ns} {state.st_ino}"
+    name = os.fsencode(path.resolve()).decode("latin-1")  # a path may hold what is no text
+    identity = f"{name} {state.st_size} {state.st_mtime_ns} {state.st_ino}"
     memory = cache_folder() / "gguf-sha256.json"
     try:
         known = orjson.loads(memory.read_bytes())
