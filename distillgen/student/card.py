@@ -43,6 +43,10 @@ FEW_ROWS, FEW_TO_WATCH, FEW_TO_MEASURE = 1_000, 100, 400
 LABEL_TOKENS, TEXT_TOKENS = 16, 512
 _HUB_NAME = re.compile(r"(?:hf://)?([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@[\w./-]{1,200})?", re.ASCII)
 _VARIABLE = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}", re.ASCII)
+TOLD_OF_CHECK = (
+    "`manifest.json` has the sha256 of every file, and `distillgen student check FOLDER` compares them. Without "
+    "distillgen, this prints those that differ:"
+)
 CHECK = """\
 import hashlib, json, pathlib
 
@@ -81,9 +85,8 @@ def write_card(manifest: "StudentManifest", evaluation: Mapping[str, Any] | None
         _training(manifest),
         _evaluation(evaluation),
         ["## Known limits", "", *(f"- {each}" for each in _limits(manifest, evaluation))],
-        ["## Check the files", "", "`manifest.json` has the sha256 of every file, and `distillgen student check FOLDER` "
-         "compares them. Without distillgen, this prints those that differ:", "", "```python", *CHECK.splitlines(), "```"],
-    ]  # fmt: skip
+        ["## Check the files", "", TOLD_OF_CHECK, "", "```python", *CHECK.splitlines(), "```"],
+    ]
     body = [line for part in parts if part for line in [*part, ""]]
     return "\n".join(["---", *_front(manifest, evaluation), "---", "", *body[:-1]]) + "\n"
 
