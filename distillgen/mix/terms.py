@@ -51,16 +51,17 @@ class MixedTerms:
         """The ids of entries that have to be accepted before anything is published."""
         return self.terms.verdict.stops(strict=self.terms.settings.strict)
 
-    def require(self) -> None:
-        """Raise TermsNotAccepted unless everything that stops a mix is accepted."""
+    def require(self, where: str = "", instead: str = "leave that version out") -> None:
+        """Raise TermsNotAccepted unless everything that stops it is accepted; `instead` is what else could be done."""
         if not (stops := self.stops):
             return
         verdict, purpose = self.terms.verdict, self.terms.settings.purpose
         reasons = "; ".join(each.reason for each in verdict.judgements if each.entry.id in stops)
         raise TermsNotAccepted(
             f"terms are {verdict.stance} for the purpose {purpose}: {reasons}",
-            fix=f"`distillgen terms {stops[0]}` quotes them; state --purpose and --competing, leave that version out, "
-            f"or take it upon yourself: {' '.join(f'--accept {each}' for each in stops)}",
+            where=where,
+            fix=f"`distillgen terms {stops[0]}` quotes them; state --purpose and --competing, {instead}, or take it "
+            f"upon yourself: {' '.join(f'--accept {each}' for each in stops)}",
         )
 
     def record(self, date: str, before: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from distillgen.dataset.manifest import FILE_NAME
 from distillgen.dataset.seal import has_seal, seal_holds
 from distillgen.dataset.versions import Version
-from distillgen.errors import Damaged, TermsNotAccepted
+from distillgen.errors import Damaged
 from distillgen.mix.parts import Part
 from distillgen.mix.terms import Said, weigh_parts
 
@@ -24,15 +24,7 @@ def allowed(version: Version, said: Said) -> dict[str, Any]:
     if has_seal(content) and not seal_holds(content):
         raise Damaged("is not as it was written: its seal does not hold", where=str(path), fix="distillgen repair")
     weighed = weigh_parts([Part(version, 1, 1.0)], said)
-    if stops := weighed.stops:
-        verdict, purpose = weighed.terms.verdict, weighed.terms.settings.purpose
-        reasons = "; ".join(each.reason for each in verdict.judgements if each.entry.id in stops)
-        raise TermsNotAccepted(
-            f"terms are {verdict.stance} for the purpose {purpose}: {reasons}",
-            where=version.label,
-            fix=f"`distillgen terms {stops[0]}` quotes them; state --purpose and --competing, train on another "
-            f"dataset, or take it upon yourself: {' '.join(f'--accept {each}' for each in stops)}",
-        )
+    weighed.require(version.label, "train on another dataset")
     return weighed.record(datetime.date.today().isoformat(), version.manifest.terms)
 
 
