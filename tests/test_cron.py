@@ -452,7 +452,7 @@ def test_every_kind_of_event_keeps_to_the_schema(
         monkeypatch.setattr(student_progress, "LINE_SECONDS", 0.0)
         with student_progress.shown() as show:
             show({"event": "step", "step": 3, "of": 9, "loss": 0.5})
-            show({"event": "validation", "step": 3, "loss": 0.4})
+            show({"event": "validation", "step": 3, "loss": 0.4, "accuracy": 0.5})
             show({"event": "asked", "who": "teacher", "done": 1, "of": 9})
         say("\x1b]0;owned\x07 \u202e \u2028 \ud800\nnext", style="yellow")
     told = events(log.read_text())

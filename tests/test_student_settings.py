@@ -62,6 +62,11 @@ def test_one_epoch_is_looked_at_oftener_and_a_short_one_once() -> None:
     assert read(None, "epochs=1").validations == 4 and read(None, "epochs=1", "validations=1").validations == 1
 
 
+def test_the_best_look_goes_by_accuracy_and_that_of_pairs_by_loss() -> None:
+    assert read().best == "accuracy" and read(pairs=True).best == "loss"
+    assert read(None, 'best="loss"').best == "loss"
+
+
 def test_the_command_line_is_over_the_file_and_the_file_over_what_is_chosen(tmp_path: Path) -> None:
     path = tmp_path / "training.toml"
     path.write_text('epochs = 7\nseed = 3\nbatch = 2\nlearning_rate = 1\n[lora]\nr = 4\ntarget = ["q_proj"]\n')

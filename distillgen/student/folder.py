@@ -92,7 +92,7 @@ class _Base(_Part):
     context: int = 0
 
 
-_Point = Annotated[list[float | None], Field(min_length=2, max_length=2)]  # step, and loss: null when it was no number
+_Point = Annotated[list[float | None], Field(min_length=2, max_length=2)]  # step and figure: null when it was no number
 
 
 class _Loss(_Part):
@@ -110,6 +110,7 @@ class _Training(_Part):
     seconds: float = 0
     tokens: int = 0
     loss: _Loss = _Loss()
+    accuracy: list[_Point] = []
 
 
 def _shaped(part: type[_Part]) -> AfterValidator:
@@ -130,7 +131,8 @@ class StudentManifest(BaseModel):
     base: name (on the hub, `owner/name`, or a bare one, never a path), title, licence, sha256, parameters, bytes,
     context, gguf_sha256.
     training: train_rows, validation_rows, long_rows, steps, best_step, stopped_early, seconds, tokens, loss
-    ({"train": [[step, loss]], "validation": [...]}), device, precision, threads, peak_bytes, resumed.
+    ({"train": [[step, loss]], "validation": [...]}), accuracy ([[step, share]], of the validation split), device,
+    precision, threads, peak_bytes, resumed.
     """
 
     format: int = FORMAT

@@ -343,6 +343,8 @@ def _training(manifest: Mapping[str, Any]) -> Iterator[Part]:
     found = {name: _points(losses.get(name, ())) for name in ("train", "validation")}
     if any(found.values()):
         yield from _losses(found, best)
+    if accuracy := _points(training.get("accuracy", ())):
+        yield _accuracies(accuracy)
     facts = {
         "rows trained on": training.get("train_rows"),
         "rows of the validation split": training.get("validation_rows"),
@@ -384,6 +386,15 @@ def _losses(found: Mapping[str, Sequence[tuple[int, float]]], best: int | None) 
         if points:
             rows = [Line([f"{step:,.0f}", f"{loss:.4g}"]) for step, loss in thinned(points)]
             yield Part(folded=f"the loss of {names[name]} as numbers", heads=heads, rows=rows)
+
+
+def _accuracies(points: Sequence[tuple[int, float]]) -> Part:
+    return Part(
+        folded="what of the validation split came out right, as numbers", heads=["step", "accuracy"],
+        rows=[Line([f"{step:,.0f}", f"{100 * value:.1f}%"]) for step, value in thinned(points)],
+        note="Of the tokens of the answers the share that the student would have written; of pairs the share whose "
+        "better answer it prefers.",
+    )  # fmt: skip
 
 
 def thinned(points: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> list[tuple[float, float]]:

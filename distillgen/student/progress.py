@@ -47,11 +47,11 @@ class _Shown:
         elif kind == "rows":
             _tell_rows(event)
         elif kind == "validation":
-            self._facts["validation loss"] = f"{event['loss']:.4f}"
-            note(
-                f"validation loss {event['loss']:.4f} at step {event['step']:,}", event=kind, step=event["step"],
-                loss=event["loss"],
-            )  # fmt: skip
+            told = {"validation loss": f"{event['loss']:.4f}", "accuracy": f"{100 * event['accuracy']:.1f}%"}
+            self._facts |= told
+            text = ", ".join(f"{name} {value}" for name, value in told.items())
+            figures = {name: event[name] for name in ("step", "loss", "accuracy")}
+            note(f"{text} at step {event['step']:,}", event=kind, **figures)
         elif kind in ("step", "asked"):
             self._go_on(kind, event)
 

@@ -69,6 +69,10 @@ class TrainingSettings(Settings):
         ge=1, le=1000,
         description="looks at the validation split in an epoch; each makes a checkpoint, also without such a split",
     )  # fmt: skip
+    best: Literal["accuracy", "loss"] = Field(
+        description="which look's weights are kept: accuracy: of most tokens of the answers that it would have written "
+        "(of most pairs in the right order); loss: of least surprise"
+    )
     patience: int = Field(
         default=3, ge=0, le=1000, description="looks at the validation split without gain before it stops; 0: never"
     )
@@ -140,6 +144,9 @@ def _completed(table: Mapping[str, Any], parameters: int, rows: int, are_pairs: 
         "learning_rate": _learning_rate(method == "full", parameters, are_pairs),
         "epochs": epochs,
         "validations": looks,
+        # Among labels of which some are wrong, loss favours the student that is not sure of anything yet: measured with
+        # 865 of them, 13 % wrong. Of pairs nearly all are soon in the right order.
+        "best": "loss" if are_pairs else "accuracy",
     }
     return {**chosen, **table}
 

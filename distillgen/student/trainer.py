@@ -29,6 +29,9 @@ from distillgen.student.settings import SMALL, TrainingSettings
 
 CHECKPOINTS = Path("checkpoints")  # below the working folder, which is where the child is: it may be moved meanwhile
 LOCK, JOURNAL = "trainer.lock", Path("events.jsonl")
+ACCURACIES = ("eval_mean_token_accuracy", "eval_rewards/accuracies")  # as TRL names them, for conversations and pairs
+RANK = "eval_rank"  # of looks at the validation split: our own, among equals the later is the better
+TIE = 1e-6  # what a later look is ahead of an equal one, at the very most; less is no gain
 
 
 class Diverged(Exception):
@@ -241,9 +244,13 @@ def _run(
     work: Work, tokenizer: Any, rows: Examples, validation: Examples | None, checkpoint: Checkpoint | None
 ) -> Checkpoint:
     """Train to the end, or until the validation split shows no gain; return the last checkpoint."""
+    from transformers import EarlyStoppingCallback
+
     trainer = build_trainer(work, tokenizer, rows, validation)
     last: list[Checkpoint] = []
     trainer.add_callback(_watcher(work, last, _in_order(trainer, work.settings), is_watched=validation is not None))
+    if validation and work.settings.patience:
+        trainer.add_callback(EarlyStoppingCallback(work.settings.patience, TIE))  # behind the one that ranks the looks
     work.stop.is_in_steps = True
     try:
         if work.stop.is_asked:
@@ -257,7 +264,6 @@ def _run(
 def build_trainer(work: Work, tokenizer: Any, rows: Examples, validation: Examples | None) -> Any:
     """Return TRL's trainer for conversations or for pairs, with the rows in it as it prepared them."""
     from datasets import Dataset
-    from transformers import EarlyStoppingCallback
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
     settings = work.settings
@@ -271,7 +277,6 @@ def build_trainer(work: Work, tokenizer: Any, rows: Examples, validation: Exampl
         eval_dataset=Dataset.from_list(validation.rows) if validation else None,
         processing_class=tokenizer,
         peft_config=_adapter(settings) if settings.method == "lora" else None,
-        callbacks=[EarlyStoppingCallback(settings.patience)] if validation and settings.patience else None,
     )
     learnt = _learnt_of_pair if are_pairs else _learnt
     check_prepared(trainer.train_dataset, rows, learnt)
@@ -328,7 +333,7 @@ def _arguments(work: Work, rows: int, *, is_watched: bool) -> dict[str, Any]:
     """Return the arguments of the trainer. Of checkpoints it deletes none: that is done when the next one is whole."""
     settings = work.settings
     every = max(1, math.ceil(steps_of_epoch(rows, settings) / settings.validations))
-    watched = {"eval_strategy": "steps", "eval_steps": every, "metric_for_best_model": "eval_loss"}
+    watched = {"eval_strategy": "steps", "eval_steps": every, "metric_for_best_model": RANK, "greater_is_better": True}
     schedule = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
     return {
         "output_dir": str(CHECKPOINTS), "num_train_epochs": settings.epochs,
@@ -380,10 +385,14 @@ def _watcher(work: Work, last: list[Checkpoint], begin: Callable[[int], None], *
                 _tell_step(work, state, logs)
 
         def on_evaluate(
-            self, args: Any, state: Any, control: Any, metrics: Mapping[str, float] | None = None, **_: Any
+            self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any
         ) -> None:
-            loss = _finite((metrics or {})["eval_loss"], work, state.global_step)
-            work.events.say("validation", step=state.global_step, loss=loss)
+            assert metrics is not None
+            loss = _finite(metrics["eval_loss"], work, state.global_step)
+            accuracy = next(metrics[name] for name in ACCURACIES if name in metrics)
+            ranked = accuracy if work.settings.best == "accuracy" else -loss
+            metrics[RANK] = ranked + TIE * state.global_step / (state.max_steps + 1)
+            work.events.say("validation", step=state.global_step, loss=loss, accuracy=accuracy)
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             best = Path(state.best_model_checkpoint).name if is_watched and state.best_model_checkpoint else None

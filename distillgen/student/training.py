@@ -222,5 +222,6 @@ def _training(order: Order, asked: Mapping[str, Any], told: Told) -> dict[str, A
             "train": [[event["step"], event["loss"]] for event in told.steps],
             "validation": [[event["step"], event["loss"]] for event in told.validations],
         },
+        "accuracy": [[event["step"], event["accuracy"]] for event in told.validations],
         "order": order_digest(asked, order.gguf),
     }  # fmt: skip

@@ -328,10 +328,27 @@ def test_the_last_step_is_not_done_again(chats: Project, tiny: Path, whole: Path
     assert weights(train(order, told).folder) == weights(whole) and told.of("step") == []
 
 
+def test_by_accuracy_the_later_of_equals_is_kept_and_equals_are_no_gain(
+    chats: Project, tiny: Path, tmp_path: Path
+) -> None:
+    said = ("patience=2", "epochs=20", "learning_rate=1e-12", "schedule=constant", "warmup=0.0")
+    training = train(order_of(chats, tiny, tmp_path / "student", *said)).manifest.training
+    steps, shares = zip(*training["accuracy"], strict=True)
+    assert len(steps) == 3 and len(set(shares)) == 1 and 0 <= shares[0] <= 1, "nothing is learnt at such a rate"
+    assert training["stopped_early"] and training["best_step"] == training["steps"] == steps[-1]
+
+
+def test_by_accuracy_that_look_is_kept_at_which_most_came_out_right(chats: Project, tiny: Path, tmp_path: Path) -> None:
+    said = ("patience=0", "epochs=3", "learning_rate=0.2", "schedule=constant", "warmup=0.0")
+    training = train(order_of(chats, tiny, tmp_path / "student", *said)).manifest.training
+    most = max(share for _, share in training["accuracy"])
+    assert training["best_step"] == max(step for step, share in training["accuracy"] if share == most)
+
+
 def test_it_stops_early_and_keeps_the_best_also_when_it_is_killed_then(
     chats: Project, tiny: Path, tmp_path: Path
 ) -> None:
-    said = ("patience=2", "epochs=20", "learning_rate=0.4", "schedule=constant", "warmup=0.0")
+    said = ("patience=2", "epochs=20", "learning_rate=0.4", "schedule=constant", "warmup=0.0", 'best="loss"')
     student = train(order_of(chats, tiny, tmp_path / "whole", *said))
     training = student.manifest.training
     losses = dict(training["loss"]["validation"])
