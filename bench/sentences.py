@@ -212,7 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--package", type=Path, help="the source package, when it is here already")
     parser.add_argument("--out", type=Path, default=SEEDS, help="the folder of the two files")
-    parser.add_argument("--seeds", type=int, default=400)
+    parser.add_argument("--seeds", type=int, default=1000)
     parser.add_argument("--gold", type=int, default=600)
     parser.add_argument("--development", type=Path, metavar="FILE", help="write 600 development sentences as well")
     args = parser.parse_args()

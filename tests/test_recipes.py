@@ -545,9 +545,9 @@ def labelled(body: Body) -> Say:
     return reply(json.dumps({**reason, "label": label}))
 
 
-@pytest.mark.parametrize("name", ["sentiment", "sentiment-rationale"])
+@pytest.mark.parametrize(("name", "rows"), [("sentiment", 1000), ("sentiment-rationale", 400)])
 def test_all_sentences_are_labelled_and_the_student_is_shown_a_short_prompt(
-    tmp_path: Path, loopback: Loopback, name: str
+    tmp_path: Path, loopback: Loopback, name: str, rows: int
 ) -> None:
     loopback.behave = labelled
     project = ready(tmp_path / "p", name, loopback)
@@ -556,7 +556,7 @@ def test_all_sentences_are_labelled_and_the_student_is_shown_a_short_prompt(
     }, "what the student is measured on comes along"  # fmt: skip
     project.build()
     manifest = adds_up(project.version(name=name))
-    assert manifest["rows"] == loopback.seen == len(sentences("sentences.jsonl"))
+    assert manifest["rows"] == rows <= loopback.seen <= len(sentences("sentences.jsonl")) == 1000
     train, validation = (manifest["splits"][split] for split in ("train", "validation"))
     assert train > 300 and validation > 20
     for row in project.sidecar("provenance", name=name):

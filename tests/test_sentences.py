@@ -36,7 +36,7 @@ def rated(text: str, rating: float = 2.0, *, source: str = "movie", review: str 
 
 def test_seeds_carry_no_human_label() -> None:
     rows = shipped("sentences.jsonl")
-    assert len(rows) >= 400 and all(row.keys() == {"text", "source"} for row in rows)
+    assert len(rows) == 1000 and all(row.keys() == {"text", "source"} for row in rows)
     assert {row["source"] for row in rows} == {"amazon", "movie"}
 
 
