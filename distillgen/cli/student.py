@@ -77,7 +77,9 @@ def train(
     ] = None,
     long: Annotated[
         Literal["error", "drop", "truncate"],
-        typer.Option("--long", metavar="WHAT", help="Rows longer than the model's context: error, drop or truncate."),
+        typer.Option(
+            "--long", metavar="WHAT", help="Rows longer than max_tokens of the settings: error, drop or truncate."
+        ),
     ] = "error",
     reasoning: Annotated[
         Reasoning,

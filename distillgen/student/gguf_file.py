@@ -1,7 +1,7 @@
 """GGUF files: what stands at the head of one, and a trained folder written as one, in a child process.
 
 The own way is for a student of the llama architecture whose base came from a GGUF file: that file's tokenizer and
-metadata stay, the sizes and the tensors are the student's. For others llama.cpp's own `convert-hf-to-gguf` is run where
+metadata stay, the sizes and the tensors are the student's. For others llama.cpp's own `convert_hf_to_gguf` is run where
 it is installed.
 """
 
@@ -24,7 +24,9 @@ from distillgen.student.child import last_words, run_child, serve_parent
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-CONVERTER = "convert-hf-to-gguf"
+# The same program of llama.cpp, as three ways bring it: the package of that name on the index, llama.cpp's own package
+# (its pyproject.toml), its checkout.
+CONVERTERS = ("convert-hf-to-gguf", "llama-convert-hf-to-gguf", "convert_hf_to_gguf.py")
 CONVERTER_SECONDS = 3600.0
 Kind = Literal["q8_0", "f16"]
 TOKENIZER_BYTES = 16 * 1024 * 1024
@@ -237,7 +239,7 @@ def write_gguf(
     }  # fmt: skip
     if base_gguf is not None and _has_own_way(folder, base_gguf):
         settings["base_gguf"], seconds = str(base_gguf), None
-    elif converter := shutil.which(CONVERTER):
+    elif converter := next(filter(None, map(shutil.which, CONVERTERS)), None):
         settings["converter"], seconds = converter, CONVERTER_SECONDS
     else:
         return False
