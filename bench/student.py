@@ -1,7 +1,7 @@
 """Measures the student of a ready recipe: several seeds, fewer rows, intervals, answers a second against the teacher.
 
 `bench/student.py PROJECT` wants a project whose dataset is built (`make student` leaves one). Each student is trained
-and evaluated by the command line. The whole takes about five minutes a student on two cores. Figures with date and
+and evaluated by the command line. The whole takes a quarter of an hour a student of all rows on two cores. Figures with date and
 machine: README.md. Needs the extras `student` and `embedded`.
 """
 
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--base", default="smollm2-135m")
     parser.add_argument("--gold", type=Path, help="default: seeds/sentences_gold.jsonl in the project")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rows", type=int, nargs="*", default=[50, 100, 200])
+    parser.add_argument("--rows", type=int, nargs="*", default=[100, 200, 400])
     parser.add_argument("--timed", type=int, default=100, help="questions asked anew for the speed")
     found = parser.parse_args(arguments)
     found.gold = found.gold or found.project / "seeds" / "sentences_gold.jsonl"
