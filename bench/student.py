@@ -1,7 +1,7 @@
 """Measures the student of a ready recipe: several seeds, fewer rows, intervals, answers a second against the teacher.
 
 `bench/student.py PROJECT` wants a project whose dataset is built (`make student` leaves one). Each student is trained
-and evaluated by the command line. The whole takes a quarter of an hour a student of all rows on two cores. Figures with date and
+and evaluated by the command line, which takes a quarter of an hour with all rows on two cores. Figures with date and
 machine: README.md. Needs the extras `student` and `embedded`.
 """
 

@@ -12,6 +12,7 @@ from conftest import Project
 
 from distillgen.errors import Damaged, EmbeddedMissing
 from distillgen.teacher.embedded import compact
+from distillgen.teacher.embedded_server import answers_at_once
 from distillgen.teacher.models import Model, find_model, find_weights, install, is_installed, models, weights_path
 
 pytestmark = [pytest.mark.embedded, pytest.mark.xdist_group("embedded")]
@@ -142,6 +143,19 @@ def test_a_request_without_a_schema_or_with_a_grammar_of_its_own_stays_as_it_is(
         asked_for({"type": "object", "properties": {"label": LABEL}}, grammar='root ::= "x"'),
     ):
         assert compact(body) is body
+
+
+@pytest.mark.parametrize(
+    ("template", "at_once"),
+    [
+        ("{% for message in messages %}{{ message.content }}{% endfor %}", True),
+        ("{{ messages }}<|im_start|>assistant\n<think>\n", False),
+        ("<|start|>assistant<|channel|>analysis", False),
+        ("", False),
+    ],
+)
+def test_a_model_that_thinks_first_is_not_held_to_a_label_from_its_first_token_on(template: str, at_once: bool) -> None:
+    assert answers_at_once(template) is at_once
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["int", "term", "kill"])

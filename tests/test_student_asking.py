@@ -23,13 +23,14 @@ from distillgen.dataset.versions import find_version
 from distillgen.errors import BudgetSpent, ExtraMissing, MemoryFull, NotFound, Unfinished, UsageError
 from distillgen.files import file_sha256
 from distillgen.schemas import schema_of
-from distillgen.student.asking import Contestant, ask, grammar_of, teacher_of, wanted_columns
+from distillgen.student.asking import Contestant, ask, teacher_of, wanted_columns
 from distillgen.student.base import Base
 from distillgen.student.evaluation import evaluate
 from distillgen.student.evaluation_plan import EvaluationRequest, Plan, _shape_of, version_of
 from distillgen.student.folder import Student, StudentManifest
 from distillgen.student.generating import _generated
 from distillgen.student.judging import Judging, Match, compare
+from distillgen.student.label_tokens import grammar_of, label_tokens
 from distillgen.student.questions import Likeness, Question, Reading, in_lots, read_questions, templates_of
 from distillgen.student.timing import turns_of
 from distillgen.teacher.models import find_model, weights_path
@@ -374,9 +375,21 @@ def test_a_mix_says_nothing_of_how_to_ask(moods: Project) -> None:
     assert "--recipe FILE" in str(caught.value)
 
 
-def test_a_grammar_holds_any_label() -> None:
-    assert grammar_of(["good", "bad"]) == 'root ::= "good" | "bad"'
-    assert grammar_of(['say "x"\n', "a\\b", "é\u200b"]) == r'root ::= "say \"x\"\n" | "a\\b" | "é\u200b"'
+def test_a_grammar_holds_labels_to_their_tokens() -> None:
+    assert grammar_of([[7, 12], [7], [301]]) == "root ::= <[7]> <[12]> | <[7]> | <[301]>"
+
+
+@pytest.mark.embedded
+@pytest.mark.xdist_group("embedded")
+def test_labels_are_taken_apart_as_the_model_writes_them(tmp_path: Path) -> None:
+    gguf = weights_path(find_model("smollm2-135m"))
+    labels = ["toxic", "non-toxic", "1", "10", "bug", "bug report", 'say "x"\n', "<|im_end|>", "ü"]
+    toxic, non_toxic, one, ten, bug, report, *others = label_tokens(gguf, labels, tmp_path / "log")
+    assert len(toxic) == 1 and non_toxic[-1:] == toxic and len(non_toxic) == 3
+    assert ten[:1] == one and report[:1] == bug and len(report) == 2
+    assert all(len(each) > 1 for each in others), "and what looks like a special token is a text"
+    with pytest.raises(UsageError, match="reading the tokens of"):
+        label_tokens(tmp_path / "none.gguf", labels, tmp_path / "log")
 
 
 def test_a_reply_of_no_use_is_no_answer(moods: Project, loopback: Loopback) -> None:

@@ -22,6 +22,7 @@ from distillgen.shapes import close
 from distillgen.step_settings import GenerateStep, JudgeStep
 from distillgen.steps.generate import labels_of, written_columns
 from distillgen.steps.text import as_text
+from distillgen.student.label_tokens import grammar_of
 from distillgen.student.progress import OnEvent
 from distillgen.student.questions import Question, replies_behind, shown_needs
 from distillgen.tally import Tally
@@ -29,7 +30,6 @@ from distillgen.teacher import Teacher, open_teachers, providers
 from distillgen.teacher.answers import AnswerStore
 from distillgen.teacher.models import DEFAULT, models
 
-WHOLE_TOKENS = 100  # added to the logits of a label's own tokens, which puts them before all others
 BATCH = 16  # questions that transformers answers together
 ASKED = "asked"  # the key in [teachers] of a model that the recipe does not name
 NOBODY = "none"  # the word for no teacher at all
@@ -152,18 +152,16 @@ def terms_of(recipe: Table) -> dict[str, Any]:
 
 
 def asked_directly(
-    name: str, gguf: Path, *, model: str, max_tokens: int, labels: Sequence[str] = (), parameters: int | None = None
-) -> Contestant:
+    name: str, gguf: Path, *, model: str, max_tokens: int, labels: Sequence[Sequence[int]] = (),
+    parameters: int | None = None,
+) -> Contestant:  # fmt: skip
     """Return a model in a GGUF file that is shown the student's messages and nothing else, at temperature 0.
 
-    With `labels` it can write one of them and nothing else, and chooses among them by their own tokens.
+    With `labels`, the tokens of each, it can write one of them and nothing else.
     """
     sampling: dict[str, Any] = {"temperature": 0, "max_tokens": max_tokens}
     if labels:
         sampling["grammar"] = grammar_of(labels)
-        # Without it the letters count: a model that has not learnt the labels begins one with a piece of a word that is
-        # likely for other reasons. All labels get the same, so that it still chooses among their own tokens.
-        sampling["logit_bias"] = [[label, WHOLE_TOKENS] for label in labels]
     table = {
         "name": "evaluation", "teachers": {ASKED: {**_embedded(gguf), "sampling": sampling}},
         "steps": [{"use": "generate", "prompt": "ask", "teacher": ASKED, "checks": False}],
@@ -191,22 +189,6 @@ def asked_as_teacher(
     return Contestant(
         name, model, "teacher", table, teacher.prompts, teacher.completion, how, parameters=parameters, bytes=size
     )
-
-
-def grammar_of(texts: Sequence[str]) -> str:
-    """Return a GBNF grammar of which the given texts are the only sentences."""
-    return f"root ::= {' | '.join(_quoted(text) for text in texts)}"
-
-
-def _quoted(text: str) -> str:
-    plain = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-    spelt = (plain.get(each, each if each.isprintable() else _coded(each)) for each in text)
-    return f'"{"".join(spelt)}"'
-
-
-def _coded(character: str) -> str:
-    code = ord(character)
-    return f"\\u{code:04x}" if code < 1 << 16 else f"\\U{code:08x}"
 
 
 def _embedded(gguf: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from distillgen.dataset.versions import Version, find_version
 from distillgen.errors import DistillgenError, ExtraMissing, NotFound, UsageError, nearest
 from distillgen.files import Lock
 from distillgen.recipe import read_recipe
+from distillgen.report.console import number
 from distillgen.state import state_folder
 from distillgen.student import INSTALL, SMALLER, scores
 from distillgen.student.asking import (
@@ -34,6 +35,7 @@ from distillgen.student.folder import Student
 from distillgen.student.generating import in_thread
 from distillgen.student.gguf_file import Kind, write_gguf
 from distillgen.student.judging import Judging
+from distillgen.student.label_tokens import label_tokens
 from distillgen.student.progress import OnEvent
 from distillgen.student.questions import GOLD, Reading, read_questions, templates_of
 from distillgen.teacher.embedded import require_runtime
@@ -43,7 +45,6 @@ TEACHER, BASE, STUDENT = "teacher", "base", "student"
 EQUAL = ", the teacher's prompt"
 TIMED = 60  # questions asked anew for the clock
 MAX_TOKENS = 512  # of an answer that is no label, at the least
-LONGEST_LABEL = 64  # tokens
 MOST_TOKENS, TOKEN_BYTES = 2048, 2  # room for answers as long as those that were learnt; a token is seldom shorter
 LOOKED_AT = 500  # training rows that tell how long answers are, and whether they begin with their label
 Measure = Literal["auto", "label", "exact", "number", "math", "json"]
@@ -251,8 +252,10 @@ class Plan:
         held_to = self.labels if self.shape.is_label_all else []
         most = self._most_tokens(held_to)
         if gguf is not None:
+            tokens = label_tokens(gguf, held_to, self.state / "logs" / f"{name}-labels.log") if held_to else []
+            _require_whole_labels(held_to, tokens, most)
             return asked_directly(
-                name, gguf, model=self._model(name), max_tokens=most, labels=held_to, parameters=self._parameters(name)
+                name, gguf, model=self._model(name), max_tokens=most, labels=tokens, parameters=self._parameters(name)
             )
         _require_transformers()
         student, base = self.request.student, self.request.base
@@ -277,7 +280,7 @@ class Plan:
         if self.request.max_tokens is not None:
             return self.request.max_tokens
         if held_to:
-            return min(max(len(label.encode()) for label in held_to) + 2, LONGEST_LABEL)
+            return max(len(label.encode()) for label in held_to) + 2
         return min(max(self.shape.longest_bytes // TOKEN_BYTES, MAX_TOKENS), MOST_TOKENS)
 
     def _learnt(self) -> Iterator[tuple[str, str]]:
@@ -352,6 +355,15 @@ def _shape_of(learnt: Iterable[tuple[str, str]], labels: Sequence[str]) -> _Shap
         is_bare = is_bare and not trace
         longest = max(longest, len(trace.encode()) + len(answer.encode()))
     return _Shape(is_first and is_bare, is_last and not is_first, longest)
+
+
+def _require_whole_labels(labels: Sequence[str], tokens: Sequence[Sequence[int]], most: int) -> None:
+    for label, each in zip(labels, tokens, strict=True):
+        if len(each) > most:
+            raise UsageError(
+                f"--max-tokens {most} would cut off the label {label[:80]!r}, which has {number(len(each), 'token')}",
+                fix="leave --max-tokens out: an answer ends with its label",
+            )
 
 
 def _version_for(request: EvaluationRequest) -> Version | None:

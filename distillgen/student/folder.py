@@ -31,6 +31,7 @@ MANIFEST, CARD, REPORT = "manifest.json", "README.md", "report.html"
 EVALUATION, TRAINING = "evaluation.json", "training.json"
 RENEWED = (EVALUATION, REPORT, CARD, MANIFEST)  # by an evaluation, in the order in which they take their places
 DESCRIBING = frozenset({CARD, REPORT, EVALUATION, TRAINING})  # files that say something about the model
+LONGEST_NAME = 255  # bytes of a part of a path: no file system has a file of a longer one
 AGAIN = "copy or download it again, or train it again into another folder"
 
 
@@ -383,7 +384,8 @@ def _read_manifest(folder: Path) -> StudentManifest:
 def _is_inside(name: str) -> bool:
     """Whether a file's name in a manifest leads to a place below the folder, and nowhere else."""
     parts = PurePosixPath(name).parts
-    return bool(parts) and name == "/".join(parts) and "\\" not in name and name.isprintable() and ".." not in parts
+    plain = name == "/".join(parts) and "\\" not in name and name.isprintable() and ".." not in parts
+    return bool(parts) and plain and all(len(part.encode()) <= LONGEST_NAME for part in parts)
 
 
 def _wrong_size(folder: Path, name: str, entry: FileEntry) -> Problem | None:

@@ -29,7 +29,6 @@ from distillgen.student.settings import SMALL, TrainingSettings
 
 CHECKPOINTS = Path("checkpoints")  # below the working folder, which is where the child is: it may be moved meanwhile
 LOCK, JOURNAL = "trainer.lock", Path("events.jsonl")
-ACCURACIES = ("eval_mean_token_accuracy", "eval_rewards/accuracies")  # as TRL names them, for conversations and pairs
 RANK = "eval_rank"  # of looks at the validation split: our own, among equals the later is the better
 TIE = 1e-6  # what a later look is ahead of an equal one, at the very most; less is no gain
 
@@ -64,6 +63,24 @@ class Events:
             os.write(self._out, line)
         if self._journal is not None:
             os.write(self._journal, line)
+
+
+@dataclass
+class Accuracy:
+    """The share of what came out right at a look: of the answers' tokens, or of pairs."""
+
+    right: float = 0.0
+    of: int = 0
+
+    def count_in(self, share: float, of: int) -> None:
+        """Count in a batch."""
+        self.right, self.of = self.right + share * of, self.of + of
+
+    def taken(self) -> float:
+        """Return the share and begin anew."""
+        share = self.right / self.of if self.of else 0.0
+        self.right, self.of = 0.0, 0
+        return share
 
 
 class Stop:
@@ -248,7 +265,8 @@ def _run(
 
     trainer = build_trainer(work, tokenizer, rows, validation)
     last: list[Checkpoint] = []
-    trainer.add_callback(_watcher(work, last, _in_order(trainer, work.settings), is_watched=validation is not None))
+    accuracy = _accuracy(trainer) if validation else None
+    trainer.add_callback(_watcher(work, last, _in_order(trainer, work.settings), accuracy))
     if validation and work.settings.patience:
         trainer.add_callback(EarlyStoppingCallback(work.settings.patience, TIE))  # behind the one that ranks the looks
     work.stop.is_in_steps = True
@@ -307,6 +325,23 @@ def _in_order(trainer: Any, settings: TrainingSettings) -> Callable[[int], None]
         order.manual_seed(settings.seed * 1_000_003 + step // steps)
 
     return begin
+
+
+def _accuracy(trainer: Any) -> Accuracy:
+    """Have the accuracy of a look counted. The trainer's own is the mean of its batches, whose last may be one row."""
+    found = Accuracy()
+    predict = trainer.prediction_step
+
+    def prediction_step(model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
+        are_pairs = "labels" not in inputs
+        of = len(inputs["input_ids"]) if are_pairs else int((inputs["labels"] != -100).sum())
+        told = predict(model, inputs, *rest, **more)
+        figures = trainer._metrics["eval"]
+        found.count_in(figures["rewards/accuracies" if are_pairs else "mean_token_accuracy"][-1], of)
+        return told
+
+    trainer.prediction_step = prediction_step
+    return found
 
 
 def steps_of_epoch(rows: int, settings: TrainingSettings) -> int:
@@ -368,7 +403,7 @@ def _load(folder: str | Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
-def _watcher(work: Work, last: list[Checkpoint], begin: Callable[[int], None], *, is_watched: bool) -> Any:
+def _watcher(work: Work, last: list[Checkpoint], begin: Callable[[int], None], accuracy: Accuracy | None) -> Any:
     """Return the callback that tells what happens, marks checkpoints as whole, and ends the training when asked to."""
     from transformers import TrainerCallback
 
@@ -387,16 +422,16 @@ def _watcher(work: Work, last: list[Checkpoint], begin: Callable[[int], None], *
         def on_evaluate(
             self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any
         ) -> None:
-            assert metrics is not None
-            loss = _finite(metrics["eval_loss"], work, state.global_step)
-            accuracy = next(metrics[name] for name in ACCURACIES if name in metrics)
-            ranked = accuracy if work.settings.best == "accuracy" else -loss
+            assert metrics is not None and accuracy is not None
+            loss, share = _finite(metrics["eval_loss"], work, state.global_step), accuracy.taken()
+            ranked = share if work.settings.best == "accuracy" else -loss
             metrics[RANK] = ranked + TIE * state.global_step / (state.max_steps + 1)
-            work.events.say("validation", step=state.global_step, loss=loss, accuracy=accuracy)
+            work.events.say("validation", step=state.global_step, loss=loss, accuracy=share)
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            best = Path(state.best_model_checkpoint).name if is_watched and state.best_model_checkpoint else None
-            last.append(mark(CHECKPOINTS / f"checkpoint-{state.global_step}", best, work.made_on))
+            best = state.best_model_checkpoint if accuracy is not None else None
+            folder = CHECKPOINTS / f"checkpoint-{state.global_step}"
+            last.append(mark(folder, Path(best).name if best else None, work.made_on))
             prune(CHECKPOINTS, work.settings.keep_checkpoints)
             work.events.say("checkpoint", step=state.global_step)
             if work.stop.is_asked:

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from distillgen.student.child import KINDS, last_words, started
 from distillgen.student.order import Order, split_to_train, split_to_watch
 from distillgen.student.progress import Event, OnEvent
 
-STOP_SECONDS = 60.0  # that a trainer gets to end with a checkpoint
+STOP_SECONDS = 60.0  # that the trainer of a run which was killed gets to end with a checkpoint
 GOES_ON = "the same command goes on where it stopped"
 STOPPING = "stopping as soon as what was learnt is kept; once more to leave at once"
 LASTING = ("step", "validation", "checkpoint", "resumed")  # events of earlier runs that still hold
@@ -166,10 +165,11 @@ def _events(process: "subprocess.Popen[bytes]") -> Iterator[Event]:
 
 
 def _end(process: "subprocess.Popen[bytes]", take: OnEvent) -> None:
-    """Have the child end with a checkpoint, and go on listening until it has; a second signal ends it at once."""
+    """Have the child end with a checkpoint, and go on listening until it has; a second signal ends it at once.
+
+    However long that takes: a step or a look at the validation split may take minutes.
+    """
     process.terminate()
-    timer = threading.Timer(STOP_SECONDS, process.kill)
-    timer.start()
     try:
         take({"event": "message", "text": STOPPING})
         for event in _events(process):
@@ -177,8 +177,6 @@ def _end(process: "subprocess.Popen[bytes]", take: OnEvent) -> None:
         process.wait()
     except (KeyboardInterrupt, Interrupted):
         process.kill()
-    finally:
-        timer.cancel()
 
 
 def _kept(told: Told) -> str:

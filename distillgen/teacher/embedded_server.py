@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
+PROPS_SECONDS = 60.0
 
 
 def die_with_parent(parent: int) -> None:
@@ -24,6 +25,21 @@ def die_with_parent(parent: int) -> None:
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it died before the kernel was asked
             os._exit(0)
+
+
+def template_of(url: str, key: str) -> str:
+    """Return the chat template of the model that is served."""
+    import httpx
+
+    headers = {"Authorization": f"Bearer {key}"}
+    reply = httpx.get(f"{url}/props", headers=headers, timeout=PROPS_SECONDS, trust_env=False)
+    return str(reply.raise_for_status().json().get("chat_template", ""))
+
+
+def answers_at_once(template: str) -> bool:
+    """Whether a model is known to write its answer and nothing before it: one that thinks first must not be held to the
+    answer's form from its first token on."""
+    return bool(template) and not any(word in template for word in ("think", "reason", "channel"))
 
 
 def serve(settings: dict[str, Any]) -> None:
@@ -41,8 +57,10 @@ def serve(settings: dict[str, Any]) -> None:
     params.cpuparams.n_threads = settings["threads"]
     params.verbosity = 0
     server = xllamacpp.Server(params)
+    url = server.listening_address
     has_llguidance = xllamacpp.json_schema_to_grammar("{}").startswith("%llguidance")
-    print(json.dumps({"url": server.listening_address, "compact": has_llguidance}), flush=True)
+    can_be_compact = has_llguidance and answers_at_once(template_of(url, settings["key"]))
+    print(json.dumps({"url": url, "compact": can_be_compact}), flush=True)
     sys.stdin.buffer.read()  # ends when the parent closes the pipe, on purpose or by dying
 
 

@@ -139,6 +139,11 @@ def whole(chats: Project, tiny: Path, tmp_path_factory: pytest.TempPathFactory) 
     return out
 
 
+def assert_a_share(points: list[list[float]], of: int) -> None:
+    """Assert that each figure is a number of so many: every token, or pair, counts alike, in whatever batch it was."""
+    assert points and all(abs(share * of - round(share * of)) < 1e-3 and 0 <= share <= 1 for _, share in points)
+
+
 def test_the_loop_trains_and_publishes_a_folder_that_transformers_opens(
     chats: Project, tiny: Path, tiny_copy: Path, tmp_path: Path
 ) -> None:
@@ -153,6 +158,7 @@ def test_the_loop_trains_and_publishes_a_folder_that_transformers_opens(
     assert (training["train_rows"], training["validation_rows"]) == (counts["train"], counts["validation"])
     assert training["loss"]["train"] == [[each["step"], each["loss"]] for each in told if each["event"] == "step"]
     first, last = training["loss"]["train"][0][1], training["loss"]["train"][-1][1]
+    assert_a_share(training["accuracy"], of=training["rows"]["validation"]["trained_tokens"])
     assert last < first - 0.5 and training["loss"]["validation"][-1][0] == training["best_step"] == 10
     assert (training["device"], training["precision"], training["threads"]) == ("cpu", "float32", 1)
     assert student.manifest.settings["max_tokens"] == 512 and student.manifest.settings["seed"] == 7
@@ -419,6 +425,7 @@ def test_pairs_are_trained_on_by_dpo(method: str, pairs: Project, tiny: Path, tm
     loss = [value for _, value in student.manifest.training["loss"]["train"]]
     assert abs(loss[0] - 0.6931) < 1e-3, "at first both answers are as likely as to the base"
     assert min(loss[len(loss) // 2 :]) < 0.67, "and then the better one more"
+    assert_a_share(student.manifest.training["accuracy"], of=student.manifest.training["validation_rows"])
     assert weights(student.folder) != weights(tiny)
     assert not list(student.folder.glob("adapter*")), "an adapter is merged"
 
