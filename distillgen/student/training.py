@@ -98,7 +98,8 @@ def _already(order: Order, asked: Mapping[str, Any], there: Student, on_event: O
     if there.manifest.training.get("order") != order_digest(asked, order.gguf):
         raise UsageError(
             f"at {order.out} is a student already, trained on other rows, from another base or by other settings",
-            fix="choose another folder with --out, or move that one away",
+            fix="choose another folder with --out, or move that one away. Its training.json has all settings: an "
+            "upgrade may have brought other defaults",
         )
     if _is_of(order.work, asked) and holder(order.work / ".lock") is None:
         shutil.rmtree(order.work, ignore_errors=True)  # of a run that was killed when it had published
@@ -135,7 +136,8 @@ def _begun(order: Order, asked: Mapping[str, Any]) -> Checkpoint | None:
         differs = "; ".join(differences(_order_at(order.work), asked)) or "in a way that is not known"
         raise UsageError(
             f"in {order.work} is a training that was begun otherwise ({differs})",
-            fix="go on with it by the same command as then, choose another folder with --out, or delete that folder",
+            fix="go on with it by the same command as then (and the same distillgen: defaults change), choose another "
+            "folder with --out, or delete that folder",
         )
     shutil.rmtree(checkpoints, ignore_errors=True)
     (order.work / "events.jsonl").unlink(missing_ok=True)
