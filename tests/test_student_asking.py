@@ -383,7 +383,7 @@ def test_a_grammar_holds_labels_to_their_tokens() -> None:
 @pytest.mark.xdist_group("embedded")
 def test_labels_are_taken_apart_as_the_model_writes_them(tmp_path: Path) -> None:
     gguf = weights_path(find_model("smollm2-135m"))
-    labels = ["toxic", "non-toxic", "1", "10", "bug", "bug report", 'say "x"\n', "<|im_end|>", "ü"]
+    labels = ["toxic", "non-toxic", "1", "10", "bug", "bug report", 'say "x"\n', "<|im_end|>"]
     toxic, non_toxic, one, ten, bug, report, *others = label_tokens(gguf, labels, tmp_path / "log")
     assert len(toxic) == 1 and non_toxic[-1:] == toxic and len(non_toxic) == 3
     assert ten[:1] == one and report[:1] == bug and len(report) == 2
