@@ -49,11 +49,11 @@ $(VENV)/.installed-student: $(VENV)/.installed-run
 student: $(VENV)/.installed-student ## the whole loop: a teacher labels, a student is trained, both are measured (half an hour)
 	$(call distil,sentiment,)
 
-student-rationale: $(VENV)/.installed-student ## the same, the student learning the teacher's reasons too (distilling step by step)
+student-rationale: $(VENV)/.installed-student ## 400 sentences, the student learning the teacher's reasons too (distilling step by step)
 	$(call distil,sentiment-rationale,--teacher none)
 
-# $(1): a ready recipe, which gives the project and the dataset their names; $(2): how the evaluation differs. Its reasons
-# take the teacher half an hour, and are not asked for again where only the student is of interest.
+# $(1): a ready recipe, which gives the project and the dataset their names; $(2): how the evaluation differs. Reasons
+# take the teacher three times as long as labels, and are not asked for again where only the student is of interest.
 define distil
 	@echo "== the teacher's weights, and the student's"
 	$(BIN)/distillgen teachers install $(MODEL)
