@@ -20,9 +20,10 @@ from distillgen.teacher.asking import Endpoint
 from distillgen.teacher.models import Weights
 
 START_SECONDS = 300.0
-# How often a thread looks before it sleeps. Threads that go on looking collapse to a tenth of the speed beside any
-# other busy process; those that sleep at once cost a small model a fifth of its speed.
-SPINS = "500"
+# How threads wait for each other. Those that go on looking collapse to a tenth of the speed beside any other busy
+# process; those that sleep at once cost a small model a fifth of its speed. libgomp goes by the number of looks before
+# the policy, other runtimes know the policy alone.
+WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "500"}
 ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
@@ -100,7 +101,7 @@ class EmbeddedServer:
                 sys.executable, "-m", "distillgen.teacher.embedded_server", stdin=PIPE, stdout=PIPE, stderr=log,
                 # Its own session: Ctrl-C in the terminal is for the parent, which drains before it ends the child.
                 start_new_session=True,
-                env={**os.environ, "GOMP_SPINCOUNT": SPINS, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, **WAITING, "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
         settings = {
             "path": str(self.weights.path), "name": self.weights.name, "key": key, "parent": os.getpid(),
