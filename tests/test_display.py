@@ -119,10 +119,12 @@ class Terminal:
     def wait(self, is_there: Callable[[str], Any], seconds: float = 40) -> str:
         """Wait until the screen shows something."""
         end = time.monotonic() + seconds
-        while not is_there(self.text):
-            assert self.process.poll() is None and time.monotonic() < end, self.text
+        while not is_there(text := self.text):
+            if self.process.poll() is not None:
+                end = min(end, time.monotonic() + 1)  # what it wrote last may be unread yet
+            assert time.monotonic() < end, text
             time.sleep(0.02)
-        return self.text
+        return text
 
     def end(self, seconds: float = 60) -> int:
         """Wait for the program, and read all that it wrote."""
