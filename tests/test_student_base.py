@@ -21,7 +21,8 @@ from distillgen.errors import Damaged, DiskFull, DistillgenError, EmbeddedMissin
 from distillgen.student import needs, unpack
 from distillgen.student.base import find_base
 from distillgen.student.child import kind_of, run_child, started
-from distillgen.student.gguf_file import CONVERTERS, read_gguf_head, write_gguf
+from distillgen.student.gguf_file import CONVERTERS, write_gguf
+from distillgen.student.gguf_head import read_gguf_head
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 512, "vocab_size": 8,

@@ -1,5 +1,6 @@
 """The base model of a student, found and checked: a folder, a GGUF file, an embedded name, or one of the hub."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,14 +9,9 @@ from typing import Any
 
 from distillgen.errors import DistillgenError, ExtraMissing, UsageError, nearest
 from distillgen.files import digest
-from distillgen.student.gguf_file import (
-    read_gguf_head,
-    read_object,
-    read_safetensors_head,
-    weight_files,
-    weight_names,
-)
+from distillgen.student.gguf_head import read_gguf_head
 from distillgen.student.unpack import unpacked
+from distillgen.student.weights import model_config, read_object, read_safetensors_head, weight_files, weight_names
 from distillgen.teacher.models import Weights, find_weights, known_sha256, models
 
 CARD_LIMIT = 1024 * 1024
@@ -169,10 +165,7 @@ def _config(folder: Path) -> dict[str, Any]:
                 fix="merge it into its model (peft: merge_and_unload, save_pretrained) and name that folder",
             )  # fmt: skip
         raise UsageError("no model is here: there is no config.json", where=str(folder))
-    config = read_object(folder / "config.json")
-    if config is None:
-        raise UsageError("config.json is not a JSON object", where=str(folder / "config.json"))
-    return config
+    return model_config(folder)
 
 
 def _require_causal(folder: Path, config: Mapping[str, Any]) -> None:
@@ -211,13 +204,7 @@ def _parameters(files: list[Path], config: Mapping[str, Any]) -> int:
     shapes = {name: entry["shape"] for path in files for name, entry in read_safetensors_head(path).items()}
     if config.get("tie_word_embeddings") and any(name.endswith("embed_tokens.weight") for name in shapes):
         shapes.pop("lm_head.weight", None)
-    total = 0
-    for shape in shapes.values():
-        count = 1
-        for size in shape:
-            count *= size
-        total += count
-    return total
+    return sum(map(math.prod, shapes.values()))
 
 
 def _context(folder: Path, config: Mapping[str, Any]) -> int:

@@ -13,7 +13,7 @@ from distillgen.files import Lock, disk_errors, sync_file, sync_folder
 from distillgen.report.console import say
 from distillgen.student import require_student
 from distillgen.student.child import run_child, serve_parent
-from distillgen.student.gguf_file import GgufHead, read_gguf_head
+from distillgen.student.gguf_head import GgufHead, read_gguf_head
 from distillgen.student.needs import LIBRARY_BYTES, require_free_memory
 from distillgen.teacher.models import Weights, cache_folder
 

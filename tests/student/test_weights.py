@@ -20,7 +20,8 @@ pytest.importorskip("gguf", reason="make test-student installs it")
 
 from distillgen.errors import Damaged, UsageError  # noqa: E402
 from distillgen.student.base import find_base  # noqa: E402
-from distillgen.student.gguf_file import read_gguf_head, write_gguf  # noqa: E402
+from distillgen.student.gguf_file import write_gguf  # noqa: E402
+from distillgen.student.gguf_head import read_gguf_head  # noqa: E402
 from distillgen.teacher.models import find_model, is_installed, weights_path  # noqa: E402
 
 SMALL = find_model("smollm2-135m")
