@@ -27,10 +27,11 @@ from distillgen.student.asking import Contestant, ask, teacher_of, wanted_column
 from distillgen.student.base import Base
 from distillgen.student.evaluation import evaluate
 from distillgen.student.evaluation_plan import EvaluationRequest, Plan, _shape_of, version_of
-from distillgen.student.folder import Student, StudentManifest
+from distillgen.student.folder import Student
 from distillgen.student.generating import _generated
 from distillgen.student.judging import Judging, Match, compare
 from distillgen.student.label_tokens import grammar_of, label_tokens
+from distillgen.student.manifest import StudentManifest
 from distillgen.student.questions import Likeness, Question, Reading, in_lots, read_questions, templates_of
 from distillgen.student.timing import turns_of
 from distillgen.teacher.models import find_model, weights_path
@@ -575,7 +576,8 @@ from pathlib import Path
 from distillgen.dataset.manifest import FileEntry
 from distillgen.student.evaluation import evaluate
 from distillgen.student.evaluation_plan import EvaluationRequest
-from distillgen.student.folder import Student, StudentManifest
+from distillgen.student.folder import Student
+from distillgen.student.manifest import StudentManifest
 folder = Path(sys.argv[1])
 manifest = StudentManifest.model_validate_json((folder / "student.json").read_bytes())
 request = EvaluationRequest(Student(folder / "student", manifest), str(folder / "gold.jsonl"), folder, time=0)

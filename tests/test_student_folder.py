@@ -27,15 +27,16 @@ from distillgen.dataset.manifest import FileEntry
 from distillgen.dataset.seal import seal_holds
 from distillgen.errors import Damaged, DiskFull, NewerFormat, NotWritable, Problem, UsageError
 from distillgen.schemas import schema_of
-from distillgen.student.card import required_prefix, title_of, write_card
+from distillgen.student.card import write_card
+from distillgen.student.card_terms import title_of
 from distillgen.student.folder import (
     Student,
-    StudentManifest,
     add_evaluation,
     check_student,
     publish_student,
     read_student,
 )
+from distillgen.student.manifest import StudentManifest
 
 MODEL = {
     "config.json": b'{"model_type": "llama"}', "model.safetensors": bytes(range(256)) * 40,
@@ -503,9 +504,9 @@ def test_the_licence_is_the_base_s_and_what_the_terms_add(
 )
 def test_the_title_begins_as_the_terms_ask(name: str, title: str) -> None:
     manifest = student_manifest(name=name)
-    assert required_prefix(manifest.dataset["terms"]) == "Llama" and title_of(manifest) == title
+    assert title_of(manifest) == title
     assert f"\n# {title}\n" in card_of(manifest)
-    assert required_prefix({}) is None and title_of(changed("dataset", terms={})) == "sentiment-small"
+    assert title_of(changed("dataset", terms={})) == "sentiment-small"
 
 
 def test_what_the_terms_ask_for_is_carried_out() -> None:

@@ -413,7 +413,7 @@ def test_no_text_becomes_markup_or_turns_writing_round(tmp_path: Path) -> None:
 
 
 def test_a_manifest_as_its_model_will_do() -> None:
-    from distillgen.student.folder import StudentManifest
+    from distillgen.student.manifest import StudentManifest
 
     made = StudentManifest.model_validate(copy.deepcopy(manifest()))
     assert b"377" in student_page(made, None)

@@ -4,12 +4,13 @@ import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distillgen.report.console import clock, number
 from distillgen.report.drawing import Curve, Dot, bar, curves, dots
 from distillgen.report.figures import short
 from distillgen.report.page import Line, Page, Part, Section, write_page
+from distillgen.student.manifest import StudentManifest
 from distillgen.student.tables import (
     MEASURES,
     SCORES,
@@ -35,9 +36,6 @@ from distillgen.student.tables import (
     size_told,
     times_told,
 )
-
-if TYPE_CHECKING:
-    from distillgen.student.folder import StudentManifest
 
 MOST_POINTS = 160  # of a curve: more are taken together
 MOST_LINES = 20  # of a table of labels; the rest is folded
@@ -78,7 +76,7 @@ NO_WIDTH = (
 NO_GOLD = "No question has a gold answer, so that nothing is said of what is right: agreement is no accuracy."
 
 
-def student_page(manifest: "Mapping[str, Any] | StudentManifest", evaluation: Evaluation | None) -> bytes:
+def student_page(manifest: Mapping[str, Any] | StudentManifest, evaluation: Evaluation | None) -> bytes:
     """Return the whole report of a student as HTML, with its evaluation when there is one."""
     table = _table(manifest)
     page = Page(
@@ -94,7 +92,7 @@ def student_page(manifest: "Mapping[str, Any] | StudentManifest", evaluation: Ev
 
 
 def student_sections(
-    manifest: "Mapping[str, Any] | StudentManifest", evaluation: Evaluation | None
+    manifest: Mapping[str, Any] | StudentManifest, evaluation: Evaluation | None
 ) -> list[Section]:  # fmt: skip
     """Return what a report says of a student: the evaluation first, which is what people look for."""
     table = _table(manifest)
@@ -116,7 +114,7 @@ def student_sections(
     return [section for section in sections if section.parts]
 
 
-def _table(manifest: "Mapping[str, Any] | StudentManifest") -> Mapping[str, Any]:
+def _table(manifest: Mapping[str, Any] | StudentManifest) -> Mapping[str, Any]:
     return manifest if isinstance(manifest, Mapping) else manifest.model_dump(mode="json")
 
 

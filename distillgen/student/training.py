@@ -25,8 +25,9 @@ from distillgen.files import Lock, disk_errors, holder, write_atomically
 from distillgen.report.console import safe
 from distillgen.student import require_student
 from distillgen.student.checkpoints import Checkpoint, checkpoint_folders, newest, read_checkpoint
-from distillgen.student.folder import Student, StudentManifest, publish_student, read_student
+from distillgen.student.folder import Student, publish_student, read_student
 from distillgen.student.gguf_file import write_gguf
+from distillgen.student.manifest import StudentManifest
 from distillgen.student.needs import require_disk, require_memory
 from distillgen.student.order import (
     Order,

@@ -23,8 +23,9 @@ from distillgen.student.asking import Contestant
 from distillgen.student.base import find_base
 from distillgen.student.evaluation import evaluate
 from distillgen.student.evaluation_plan import EvaluationRequest
-from distillgen.student.folder import Student, StudentManifest
+from distillgen.student.folder import Student
 from distillgen.student.generating import _answers, ask_transformers, weights_sha256
+from distillgen.student.manifest import StudentManifest
 from distillgen.student.questions import Question
 
 LABELS = ["good", "goods", "bad"]
