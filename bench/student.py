@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from distillgen.student.scores import Bootstrap
+
 TEACHER, BASE, STUDENT = "teacher", "base", "student"
 
 
@@ -34,8 +36,12 @@ def measured(arguments: argparse.Namespace, seed: int, rows: int | None, timed: 
         run("student", "train", arguments.dataset, "--project", str(arguments.project), "--base", arguments.base,
             "--out", str(out), "--seed", str(seed), *overrides)  # fmt: skip
     equal = ["--equal-prompts"] if timed else []
-    found = run("student", "evaluate", "--student", str(out), "--project", str(arguments.project), "--on",
-                str(arguments.gold), "--time", str(timed), "--by", "group", *equal)  # fmt: skip
+    answers = out.with_suffix(".jsonl")
+    found = run(
+        "student", "evaluate", "--student", str(out), "--project", str(arguments.project), "--on", str(arguments.gold),
+        "--time", str(timed), "--by", "group", "--answers", str(answers), *equal,
+    )  # fmt: skip
+    found["right"] = [json.loads(text)["right"] for text in answers.read_text(encoding="utf-8").splitlines()]
     found["seconds"] = round(json.loads((out / "manifest.json").read_text())["training"]["seconds"])
     return found
 
@@ -70,18 +76,35 @@ def table(arguments: argparse.Namespace) -> Iterator[str]:
     """Yield the tables' lines, the students of all rows first."""
     yield "| student | right, % [95 %] | by group | over the base, points | over the teacher, points | training, s |"
     yield "|---|---|---|---|---|---|"
-    values: list[float] = []
     first: dict[str, Any] = {}
-    for seed in arguments.seeds:
-        found = measured(arguments, seed, None, 0 if first else arguments.timed)
-        first = first or found
-        values.append(100 * of(found, STUDENT)["score"]["value"])
-        yield line(f"all rows, seed {seed}", found)
-    for rows in arguments.rows:
-        yield line(f"{rows} rows, seed {arguments.seeds[0]}", measured(arguments, arguments.seeds[0], rows, 0))
-    if len(values) > 1:
-        yield f"\nSeeds: mean {statistics.mean(values):.1f}, from {min(values):.1f} to {max(values):.1f}."
+    told: list[str] = []
+    for rows in (None, *sorted(arguments.rows, reverse=True)):
+        students = []
+        for seed in arguments.seeds:
+            students.append(measured(arguments, seed, rows, 0 if first else arguments.timed))
+            first = first or students[0]
+            yield line(f"{rows or 'all'} rows, seed {seed}", students[-1])
+        told.append(f"| {rows or 'all'} | {' | '.join(pooled(students))} |")
+    yield "\n| rows | mean of the seeds, % | from, to | over the base, points | over the teacher, points |"
+    yield from ("|---|---|---|---|---|", *told)
     yield from others(first)
+
+
+def pooled(students: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the cells about several seeds together: the mean of the students, and its lead over base and teacher.
+
+    The intervals speak of the questions, which are drawn anew, not of the seeds, which are too few for that.
+    """
+    values = [100 * of(found, STUDENT)["score"]["value"] for found in students]
+    mean = [statistics.mean(rights) for rights in zip(*(column(found, STUDENT) for found in students), strict=True)]
+    bootstrap = Bootstrap()
+    leads = [bootstrap.difference(mean, column(students[0], name)).dump() for name in (BASE, TEACHER)]
+    return [points(bootstrap.mean(mean).dump()), f"{min(values):.1f}, {max(values):.1f}", *map(points, leads)]
+
+
+def column(found: dict[str, Any], name: str) -> list[float]:
+    """Return for each question whether somebody is right: 1 or 0."""
+    return [float(right[name]) for right in found["right"]]
 
 
 def others(found: dict[str, Any]) -> Iterator[str]:

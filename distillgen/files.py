@@ -208,6 +208,22 @@ class JsonlFile:
         self.sha256 = self.content_sha256 if self._out is self._raw else file_sha256(self.path)
 
 
+@contextlib.contextmanager
+def output_file(target: Path) -> Iterator[IO[bytes]]:
+    """Open what somebody named for a result: a file comes to stand there whole or not at all.
+
+    A link's file is written, not the link; what is no file (a pipe, a device) is written into as it goes. Raises
+    NotWritable, DiskFull.
+    """
+    if target.exists() and not target.is_file():
+        with disk_errors(target), target.open("wb") as file:
+            yield file
+        return
+    path = target.resolve()
+    with written_whole(path, path.parent, f".{path.name[:60]}.") as file:
+        yield file
+
+
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a JSONL file that distillgen wrote (zstd when its name ends so).
 

@@ -10,6 +10,9 @@ from pathlib import Path
 from distillgen.errors import UsageError
 
 MOUNT_SECONDS = 5.0
+# Of the evaluation of students: who is booked for answers that are no dataset's, the lock, and where the keys of the
+# answers are noted that evaluations need.
+EVALUATION, EVALUATE_LOCK, EVALUATIONS = "evaluation", "evaluate.lock", "evaluations"
 # As the mount table calls them, without the `fuse.` that some carry. Not here: virtiofs and shared disks (gfs2, ocfs2),
 # whose locks and shared memory are the kernel's own.
 NETWORK = {

@@ -18,12 +18,23 @@ import pytest
 from conftest import Project, clean_environment
 from loopback import Body, Loopback, Say, error, reply
 
-from distillgen.dataset.manifest import FileEntry
+from distillgen.dataset.manifest import FileEntry, Manifest
+from distillgen.dataset.seal import sealed
 from distillgen.dataset.versions import find_version
-from distillgen.errors import BudgetSpent, ExtraMissing, MemoryFull, NotFound, Unfinished, UsageError
-from distillgen.files import file_sha256
+from distillgen.errors import (
+    BudgetSpent,
+    Damaged,
+    ExtraMissing,
+    Locked,
+    MemoryFull,
+    NameInvalid,
+    NotFound,
+    Unfinished,
+    UsageError,
+)
+from distillgen.files import Lock, file_sha256
 from distillgen.schemas import schema_of
-from distillgen.student.asking import Contestant, ask, teacher_of, wanted_columns
+from distillgen.student.asking import Contestant, ask, taught, teacher_of, wanted_columns
 from distillgen.student.base import Base
 from distillgen.student.evaluation import evaluate
 from distillgen.student.evaluation_plan import EvaluationRequest, Plan, _shape_of, version_of
@@ -32,6 +43,7 @@ from distillgen.student.generating import _generated
 from distillgen.student.judging import Judging, Match, compare
 from distillgen.student.label_tokens import grammar_of, label_tokens
 from distillgen.student.manifest import StudentManifest
+from distillgen.student.order import wording
 from distillgen.student.questions import Likeness, Question, Reading, in_lots, read_questions, templates_of
 from distillgen.student.timing import turns_of
 from distillgen.teacher.models import find_model, weights_path
@@ -179,7 +191,7 @@ def base(moods: Project, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Base
     """The same weights as base: the cache holds them as a GGUF file in the student's quantisation."""
     cache = moods.folder / "cache"
     (cache / "models").mkdir(parents=True)
-    (cache / "models" / f"base-{'b' * 12}-q8_0.gguf").symlink_to(weights)
+    (cache / "models" / f"base-{'b' * 12}-{wording(moods.folder)[:8]}-q8_0.gguf").symlink_to(weights)
     monkeypatch.setenv("DISTILLGEN_CACHE", str(cache))
     return Base("smollm2-135m", moods.folder, weights, "SmolLM2", "Apache-2.0", "b" * 64, 134_515_008, 2048, 1)
 
@@ -376,6 +388,81 @@ def test_a_mix_says_nothing_of_how_to_ask(moods: Project) -> None:
     assert "--recipe FILE" in str(caught.value)
 
 
+# -- a version that came from elsewhere ------------------------------------------------------------------------------
+
+
+def from_elsewhere(project: Project, **changes: Any) -> None:
+    """Make the version one that was pulled, with another recipe or prompts, sealed as its maker would seal it."""
+    path = project.version(name="moods") / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    manifest |= changes
+    manifest["run"]["pulled"] = {"from": "hf://somebody/moods", "version": 1, "parent": None}
+    path.chmod(0o644)
+    path.write_bytes(sealed(Manifest.model_validate(manifest).dump()))
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/tmp/distillgen-outside", "a\\b", "", "x" * 300, "a\0b"])
+def test_no_name_of_a_prompt_leads_out_of_its_folder(moods: Project, name: str) -> None:
+    manifest = moods.manifest(name="moods")
+    with pytest.raises(NameInvalid, match="cannot be a file in a folder of prompts"):
+        teacher_of(
+            manifest["recipe"],
+            {**manifest["prompts"], name: "x = 1"},
+            templates_of({}),
+            project=moods.folder,
+            name=None,
+        )
+    from_elsewhere(moods, prompts={**manifest["prompts"], name: "x = 1"})
+    with pytest.raises(Damaged):
+        find_version("moods", moods.folder / "datasets")
+
+
+STOLEN = {"provider": None, "base_url": "https://elsewhere.example/v1", "model": "m", "api_key_env": "OPENAI_API_KEY"}
+
+
+@pytest.mark.parametrize(
+    ("teacher", "options", "is_refused"),
+    [
+        pytest.param(STOLEN, {}, True, id="address-and-key"),
+        pytest.param({"provider": "deepseek", "model": "m", "api_key_file": "~/.token"}, {}, True, id="key-file"),
+        pytest.param(
+            {"provider": "deepseek", "model": "m", "prices": {"input": 0, "output": 0}}, {}, True, id="prices"
+        ),
+        pytest.param({"provider": "deepseek", "model": "m"}, {}, False, id="a-provider-as-it-is"),
+        pytest.param(STOLEN, {"teacher": "none"}, False, id="nobody"),
+        pytest.param(STOLEN, {"teacher": "none", "base": "base", "judge": "main"}, True, id="judge"),
+        pytest.param(STOLEN, {"teacher": "smollm2-135m"}, False, id="another"),
+    ],
+)
+def test_a_recipe_from_elsewhere_does_not_say_where_our_key_goes(
+    moods: Project, student: Student, base: Base, loopback: Loopback, teacher: Any, options: Any, is_refused: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-ours")
+    monkeypatch.setenv("DEEPSEEK_API_KEY", "sk-ours")
+    recipe = moods.manifest(name="moods")["recipe"]
+    told = {key: value for key, value in teacher.items() if value is not None}
+    from_elsewhere(moods, recipe={**recipe, "teachers": {"main": told}, "budget": {}})
+    asked = request(moods, student, **{**options, **({"base": base} if "base" in options else {})})
+    if is_refused:
+        with pytest.raises(UsageError, match="the recipe is from hf://somebody/moods") as caught:
+            Plan(asked, nothing)
+        assert "--recipe FILE" in str(caught.value) and "sk-ours" not in str(caught.value)
+    else:
+        assert Plan(asked, nothing).contestants
+    assert loopback.seen == 0
+
+
+def test_what_a_recipe_of_ours_says_may_be_done(moods: Project, student: Student, loopback: Loopback) -> None:
+    """The address and the prices are those of recipe.toml in the project."""
+    from_elsewhere(moods)
+    assert Plan(request(moods, student), nothing).teacher
+    moods.edit("input = 1.0", "input = 2.0")
+    with pytest.raises(UsageError, match="by its own base_url, prices"):
+        Plan(request(moods, student), nothing)
+    assert Plan(request(moods, student, recipe=moods.recipe), nothing).teacher
+
+
 def test_a_grammar_holds_labels_to_their_tokens() -> None:
     assert grammar_of([[7, 12], [7], [301]]) == "root ::= <[7]> <[12]> | <[7]> | <[301]>"
 
@@ -493,6 +580,20 @@ def test_equal_prompts_and_a_judge(moods: Project, student: Student, loopback: L
 
 @pytest.mark.embedded
 @pytest.mark.xdist_group("embedded")
+def test_what_everybody_said_is_written_a_line_a_question(moods: Project, student: Student) -> None:
+    path = moods.folder / "answers.jsonl"
+    evaluation = evaluate(request(moods, student, answers=path), nothing)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["question"], line["gold"]) for line in lines] == [(f"Mood: {text}", gold) for text, gold in GOLD]
+    assert [n for n, line in enumerate(lines) if not line["right"]["teacher"]] == sorted(WRONG)
+    right = sum(line["answers"]["student"] == line["gold"] for line in lines)
+    assert right / len(lines) == named(evaluation, "student")["score"]["value"]
+    with pytest.raises(UsageError, match="--answers is a folder"):
+        evaluate(request(moods, student, answers=moods.folder), nothing)
+
+
+@pytest.mark.embedded
+@pytest.mark.xdist_group("embedded")
 def test_on_a_split_the_teacher_is_paid_already(moods: Project, student: Student, loopback: Loopback) -> None:
     evaluation = evaluate(request(moods, student, "validation"), nothing)
     check_schema(evaluation)
@@ -502,6 +603,67 @@ def test_on_a_split_the_teacher_is_paid_already(moods: Project, student: Student
     assert teacher["answered"] == evaluation["on"]["questions"] and teacher["usd_per_1000"]["value"] == 0.029
     assert named(evaluation, "student")["agreement"]["value"] is not None
     assert any("stopped by" in note for note in evaluation["notes"])
+
+
+def test_rows_that_only_test_are_asked_about(moods: Project) -> None:
+    """The training sees `train` and `validation`; what is in another split is new to it."""
+    moods.edit("train = 0.7, validation = 0.3", "train = 0.6, validation = 0.2, test = 0.2")
+    moods.build()
+    held_out = [row for row in moods.sidecar("provenance", 2, "moods") if row["split"] == "test"]
+    seen = [row for row in moods.sidecar("provenance", 2, "moods") if row["split"] != "test"]
+    moods.seeds([{"text": row["columns"]["text"], "gold": "good"} for row in [*held_out, *seen[:3]]], "hand.jsonl")
+    version = find_version("moods", moods.folder / "datasets")
+    student = moods.manifest(2, "moods")["recipe"]["student"]
+    found = read_questions(str(moods.folder / "hand.jsonl"), version, student, Reading())
+    assert len(held_out) > 3 and len(found.asked) == len(held_out) and found.left_out["overlap"] == 3
+
+
+def test_replies_that_were_not_chosen_were_paid_for_too(moods: Project, loopback: Loopback) -> None:
+    vote = '[[steps]]\nuse = "select"\nkeep = "majority"\non = "label"\n\n[[steps]]\nuse = "filter"'
+    moods.edit('[[steps]]\nuse = "filter"', vote)
+    moods.edit('labels = ["good", "bad"]', 'labels = ["good", "bad"]\nsamples = 3')
+    moods.edit("temperature = 0", "temperature = 1.0")
+    moods.build()
+    version = find_version("moods", moods.folder / "datasets")
+    found = read_questions("validation", version, version.manifest.recipe["student"], Reading())
+    assert len(found.asked) > 5 and all(len(question.replies) == 3 for question in found.asked)
+    assert len(taught(found.asked).replies) == 3 * len(found.asked)
+
+
+def test_samples_that_were_not_chosen_are_no_lack_of_an_answer(moods: Project, loopback: Loopback) -> None:
+    steps = [
+        {"use": "generate", "prompt": "label", "labels": ["good", "bad"], "samples": 3},
+        {"use": "select", "keep": "majority", "on": "label"},
+    ]
+    questions = questions_of(moods).asked[:5]
+    answers = asyncio.run(ask(contestant(moods, steps=steps), questions, moods.folder / "state", nothing))
+    assert len(answers.replies) == 15 and None not in answers.texts.values() and answers.why_not == {}
+
+
+def test_two_at_once_do_not_both_pay(moods: Project, student: Student, loopback: Loopback) -> None:
+    with Lock(moods.folder / ".distillgen" / "evaluate.lock"), pytest.raises(Locked):
+        evaluate(request(moods, student), nothing)
+    assert loopback.seen == 0
+
+
+@pytest.mark.embedded
+@pytest.mark.xdist_group("embedded")
+def test_what_an_evaluation_paid_for_is_not_cleared_away(moods: Project, student: Student, loopback: Loopback) -> None:
+    """`gc` takes what no version and no recipe needs; an evaluation that is made again still needs its answers."""
+    first = evaluate(request(moods, student, limit=6, judge="main"), nothing)
+    assert first["notes"][0].startswith("the judge is the teacher itself")
+    paid, before = loopback.seen, stored(moods.folder / ".distillgen/answers.sqlite")
+    done = moods.run("gc", "--answers", "--older-than", "0d", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert stored(moods.folder / ".distillgen/answers.sqlite") == before
+    again = evaluate(request(moods, student, limit=6, judge="main"), nothing)
+    assert loopback.seen == paid and again["judge"] == first["judge"]
+    let_go = moods.run("gc", "--answers", "--older-than", "0d", "--yes", "--even-of", "evaluation")
+    assert let_go.returncode == 0 and stored(moods.folder / ".distillgen/answers.sqlite") == len(SEEDS)
+    (moods.folder / ".distillgen/evaluations").mkdir(exist_ok=True)
+    moods.write(".distillgen/evaluations/x.json", "[1")
+    damaged = moods.run("gc", "--answers")
+    assert damaged.returncode == 8 and "--even-of evaluation" in damaged.stderr
 
 
 @pytest.mark.embedded
@@ -768,6 +930,27 @@ def test_the_recipe_of_another_dataset(moods: Project, student: Student) -> None
     path = moods.write("other/recipe.toml", (moods.folder / "recipe.toml").read_text().replace('"moods"', '"others"'))
     with pytest.raises(UsageError, match="trained on moods, this is the recipe of others"):
         evaluate(request(moods, student, recipe=path), nothing)
+
+
+def test_a_prompt_that_nobody_uses_may_be_anything(moods: Project, student: Student) -> None:
+    (moods.folder / "prompts").mkdir(exist_ok=True)
+    (moods.folder / "prompts" / "unused.toml").write_bytes(b"\xff\xfe")
+    assert Plan(request(moods, student, recipe=moods.recipe), nothing).prompts.keys() == {"label"}
+
+
+def test_a_budget_where_no_price_is_known(moods: Project, student: Student) -> None:
+    moods.edit("prices = { input = 1.0, output = 2.0 }\n", "")
+    asked = request(moods, student, recipe=moods.recipe)
+    with pytest.raises(UsageError, match="no price is known") as caught:
+        Plan(asked, nothing).check()
+    assert "--allow-unknown-price" in str(caught.value) and "--set" not in str(caught.value)
+    Plan(replace(asked, may_be_unpriced=True), nothing).check()
+
+
+def test_a_base_that_is_not_asked_is_told_in_the_evaluation(moods: Project, student: Student) -> None:
+    assert Plan(request(moods, student, why_no_base="it is gone"), nothing).notes[0] == (
+        "the untouched model is not asked: it is gone; name it with --base, or say so: --base none"
+    )
 
 
 @pytest.mark.parametrize(

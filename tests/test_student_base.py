@@ -14,15 +14,20 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from conftest import clean_environment
+from conftest import Project, clean_environment
 from hub import READS, Hub, _handler
+from test_student_folder import student_manifest
 
+from distillgen.dataset.seal import sealed
+from distillgen.dataset.versions import find_version
 from distillgen.errors import Damaged, DiskFull, DistillgenError, EmbeddedMissing, ExtraMissing, MemoryFull, UsageError
+from distillgen.mix.terms import Said
 from distillgen.student import needs, unpack
 from distillgen.student.base import find_base
 from distillgen.student.child import kind_of, run_child, started
 from distillgen.student.gguf_file import CONVERTERS, write_gguf
 from distillgen.student.gguf_head import read_gguf_head
+from distillgen.student.permission import allowed, require_allowed, required_names
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 512, "vocab_size": 8,
@@ -622,3 +627,50 @@ def test_names_tokens_and_revisions_that_the_hub_does_not_know(hub: Any, model: 
 def test_a_hub_that_is_not_there_is_said(hub: Any, tmp_path: Path) -> None:
     assert ask("someone/tiny", tmp_path, "http://127.0.0.1:9").startswith("RemoteUnavailable")
     assert ask("someone/tiny", tmp_path, hub.models_url, HF_HUB_OFFLINE="1").startswith("RemoteUnavailable")
+
+
+# -- a base that was distilled itself ------------------------------------------------------------------------------
+
+
+def distilled(model: Path) -> Path:
+    """Make the model a student that llama's terms hold for."""
+    manifest = student_manifest()
+    (model / "manifest.json").write_bytes(sealed(manifest.dump()))
+    (model / "README.md").write_text('---\nlicense: ["apache-2.0","llama3.1"]\n---\n')
+    return model
+
+
+def test_a_student_as_base_brings_its_manifest_and_its_licence(model: Path) -> None:
+    base = find_base(str(distilled(model)))
+    assert base.student is not None and base.student.name == "sentiment-small" and base.licence == "Apache-2.0"
+    (model / "manifest.json").write_text('{"dataset": {}, "training": {}}')
+    with pytest.raises(Damaged, match="not a student's manifest"):
+        find_base(str(model))
+    (model / "manifest.json").write_text('{"of": "somebody else"}')
+    base = find_base(str(model))
+    assert base.student is None and base.licence == "apache-2.0, llama3.1"
+
+
+def test_the_terms_of_a_student_go_on_to_what_is_made_of_it(demo: Project, model: Path) -> None:
+    demo.build()
+    version = find_version("demo", demo.folder / "datasets")
+    base = find_base(str(distilled(model))).student
+    accept = tuple(each["entry"]["id"] for judged in version.manifest.terms["teachers"].values() for each in judged)
+    said = Said(purpose="product", accept=accept)
+    alone, both = allowed(version, None, said), allowed(version, base, said)
+    assert required_names(alone) == [] and required_names(both) == ["Llama"]
+    assert set(both["teachers"]) == {*alone["teachers"], "sentiment-small.main"}
+    assert "sentiment-small, the base" in both["stances"]
+
+
+def test_an_acceptance_may_be_the_bases(demo: Project, model: Path) -> None:
+    demo.build()
+    version = find_version("demo", demo.folder / "datasets")
+    base = find_base(str(distilled(model))).student
+    require_allowed(version, Said(accept=("llama-3-1-licence",)))
+    allowed(version, base, Said(accept=("llama-3-1-licence",)))
+    for wrong, why in (("llama-3-1-licence", "no version here has"), ("llama-3-2-licens", "no version here has")):
+        with pytest.raises(UsageError, match=why):
+            allowed(version, None, Said(accept=(wrong,)))
+    with pytest.raises(UsageError, match="llama-3-2-licens"):
+        require_allowed(version, Said(accept=("llama-3-2-licens",)))

@@ -9,10 +9,11 @@ import typer
 from distillgen.cli import completion, options
 from distillgen.cli.export import Reasoning
 from distillgen.cli.guard import find_in_project, guarded
-from distillgen.cli.options import Budget, State
+from distillgen.cli.options import Budget, State, UnknownPrice
 
 if TYPE_CHECKING:
     from distillgen.dataset.versions import Version
+    from distillgen.mix.terms import Said
     from distillgen.student.base import Base
     from distillgen.student.folder import Student
     from distillgen.student.order import Order
@@ -123,15 +124,15 @@ def train(
     """
     from distillgen.cli.mix import said_of
     from distillgen.student import require_student
-    from distillgen.student.permission import allowed, required_names
+    from distillgen.student.permission import require_allowed
     from distillgen.student.settings import read_settings
 
     version = find_in_project(name, project)
-    terms = allowed(version, said_of(purpose, competing, accept or []))
+    said = said_of(purpose, competing, accept or [])
+    require_allowed(version, said)
     given = read_settings(settings, set_ or [], seed)
     require_student()
-    _warn_of_name(out, required_names(terms))
-    trained = _train(version, base, given, out=out, long=long, reasoning=reasoning.value, gguf=gguf, terms=terms)
+    trained = _train(version, base, given, said, out=out, long=long, reasoning=reasoning.value, gguf=gguf)
     if as_json:
         from distillgen.schemas import document
 
@@ -140,11 +141,14 @@ def train(
         _say_trained(trained)
 
 
-def _train(version: "Version", base: str, given: "GivenSettings", *, out: Path, **order: Any) -> "Student":
+def _train(
+    version: "Version", base: str, given: "GivenSettings", said: "Said", *, out: Path, **order: Any
+) -> "Student":
     """Find the base, choose what is not said by its size and the rows, and train."""
     from distillgen.export.reading import first_row, is_pair
     from distillgen.student.base import find_base
     from distillgen.student.order import Order, split_to_train
+    from distillgen.student.permission import allowed, required_names
     from distillgen.student.progress import shown
     from distillgen.student.training import student_at, train
 
@@ -152,8 +156,10 @@ def _train(version: "Version", base: str, given: "GivenSettings", *, out: Path, 
     are_pairs = is_pair(first_row(version))
     is_new = student_at(out) is None  # what is in its place is told before a base is fetched or unpacked
     found = find_base(base)
+    terms = allowed(version, found.student, said)
+    _warn_of_name(out, required_names(terms))
     settings = given.completed(parameters=found.parameters, train_rows=rows, are_pairs=are_pairs)
-    work = Order(version=version, base=found, out=out, settings=settings, **order)
+    work = Order(version=version, base=found, out=out, settings=settings, terms=terms, **order)
     if is_new:
         _announce(work)
     with shown() as show:
@@ -292,6 +298,12 @@ def evaluate(
     project: Project = Path(),
     state: State = None,
     budget: Budget = None,
+    allow_unknown_price: UnknownPrice = False,
+    answers: Annotated[
+        Path | None,
+        typer.Option("--answers", metavar="FILE", show_default=False,
+                     help="Write what each said to each question, and whether that is right, as JSON lines."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")] = False,
 ) -> None:  # fmt: skip
     """Ask teacher, base and student the same questions.
@@ -305,7 +317,7 @@ def evaluate(
       distillgen student evaluate --student model --on gold.jsonl
       distillgen student evaluate --student model --on gold.csv --equal-prompts
       distillgen student evaluate --student model --on gold.csv --by group
-      distillgen student evaluate --student model --on test --judge main --json
+      distillgen student evaluate --student model --on test --judge second --json
 
     \b
     Exit status:
@@ -326,10 +338,12 @@ def evaluate(
     from distillgen.student.tables import evaluation_shown
 
     trained = read_student(folder)
+    untouched, why_not = _untouched(base, trained)
     request = EvaluationRequest(
-        student=trained, on=on, project=project, base=_untouched(base, trained), teacher=teacher, gold=gold,
+        student=trained, on=on, project=project, base=untouched, why_no_base=why_not, teacher=teacher, gold=gold,
         measure=measure, judge=judge, limit=limit, time=time_, equal_prompts=equal_prompts, by=by,
         usd_per_hour=price_per_hour, max_tokens=max_tokens, recipe=recipe, state=state, budget=budget,
+        may_be_unpriced=allow_unknown_price, answers=answers,
     )  # fmt: skip
     with shown() as show:
         left = "every answer is kept, and the same command goes on from here"
@@ -386,20 +400,19 @@ def check(
         say(f"{safe(str(folder))}: whole; {number(len(files), 'file')}, {size:,} bytes read", style="green")
 
 
-def _untouched(name: str | None, trained: "Student") -> "Base | None":
-    """Return the model that the student was before: the one named, else the one that its manifest names."""
+def _untouched(name: str | None, trained: "Student") -> "tuple[Base | None, str]":
+    """Return the model that the student was before: the one named, else the one that its manifest names; and why there
+    is none."""
     from distillgen.errors import DistillgenError
-    from distillgen.report.console import say
     from distillgen.student.base import find_base
 
     if name is not None:
-        return None if name == "none" else find_base(name)
+        return (None, "") if name == "none" else (find_base(name), "")
+    stated = trained.manifest.base
     try:
-        return find_base(str(trained.manifest.base.get("name")))
+        found = find_base(str(stated.get("name")))
     except DistillgenError as error:
-        say(
-            f"warning: the untouched model is not asked: {error.problems[0].what}; name it with --base, or say so: "
-            "--base none",
-            style="yellow",
-        )
-        return None
+        return None, error.problems[0].what
+    if found.sha256 == stated.get("sha256"):
+        return found, ""
+    return None, f"what is called {found.name!r} here is another model"  # the student's own folder, perhaps

@@ -1,5 +1,6 @@
 """A version's table of contents and lineage, as manifest.json holds it."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from distillgen.files import safe_name
 
 FORMAT = 1
 FILE_NAME = "manifest.json"
+LONGEST_PROMPT_NAME = 250  # bytes: with its ending, what file systems take
 DAMAGED = "`distillgen check` tells more, `distillgen repair` may mend it"
 
 
@@ -103,6 +105,17 @@ class _Run(BaseModel):
 _FUNNEL = TypeAdapter(list[_Step])
 
 
+def require_prompt_names(names: Iterable[str]) -> None:
+    """Insist that names of prompts, under which they are written into a folder, do not lead out of it.
+
+    Raises NameInvalid.
+    """
+    for name in names:
+        is_part = name.isprintable() and not {"/", "\\"} & set(name) and len(name.encode()) <= LONGEST_PROMPT_NAME
+        if not name or not is_part:
+            raise NameInvalid(f"the prompt {name[:120]!r} cannot be a file in a folder of prompts")
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of a version folder. Raises Damaged or NewerFormat."""
     path = folder / FILE_NAME
@@ -119,6 +132,7 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest.model_validate(table)
         for name in (manifest.name, *manifest.splits):
             safe_name(name, "name")
+        require_prompt_names(manifest.prompts)
         _FUNNEL.validate_python(manifest.funnel)
         _Run.model_validate(manifest.run)
         return manifest

@@ -71,23 +71,47 @@ class MixedTerms:
         return {**self.terms.record(date, known), "stances": dict(self.stances)}
 
 
+@dataclass(frozen=True)
+class OnRecord:
+    """What something that was made of teachers' answers has on record: a version, or a student.
+
+    `teachers` are their names there -> what they are called in the whole.
+    """
+
+    label: str
+    terms: Mapping[str, Any]
+    teachers: Mapping[str, str]
+
+
 def weigh_parts(parts: Sequence[Part], said: Said) -> MixedTerms:
     """Judge the entries that the parts have on record. Raises UsageError for an id that no entry has."""
-    records = [part.version.manifest.terms for part in parts]
+    named = zip(parts, teacher_names(parts), strict=True)
+    return weigh_records([on_record(part, new) for part, new in named], said)
+
+
+def on_record(part: Part, names: Mapping[str, str]) -> OnRecord:
+    """Return what a version has on record, its teachers under the names that they get in the whole."""
+    manifest = part.version.manifest
+    return OnRecord(part.label, manifest.terms, {name: names.get(name, name) for name in manifest.teachers})
+
+
+def weigh_records(parts: Sequence[OnRecord], said: Said) -> MixedTerms:
+    """Judge the entries of all that is on record. Raises UsageError for an id that no entry has."""
+    records = [part.terms for part in parts]
     narrowest = min((_purpose(each) for each in records), key=PURPOSES.index)
     most_careful = max((_competing(each) for each in records), key=COMPETING_FROM_MILDEST.index)
     purpose = said.purpose or narrowest
     dates = _dates(records)
     by_part: dict[str, Verdict] = {}
     teachers: dict[str, Verdict] = {}
-    for part, record, new in zip(parts, records, teacher_names(parts), strict=True):
+    for part, record in zip(parts, records, strict=True):
         competing = said.competing or _competing(record)
         judged = {}
-        for name, found in _entries_of(part, record).items():
+        for name, found in _entries_of(part).items():
             is_accepted = [each.id for each in found if each.id in said.accept or each.digest in dates.get(each.id, {})]
             judged[name] = judge(found, purpose, competing, is_accepted)
         by_part[part.label] = _strictest(judged.values())
-        teachers |= {new.get(name, name): verdict for name, verdict in judged.items()}
+        teachers |= {part.teachers.get(name, name): verdict for name, verdict in judged.items()}
     whole = _strictest(by_part.values())
     _require_known(said.accept, whole)
     settings = TermsSettings(
@@ -110,16 +134,16 @@ def _competing(record: Mapping[str, Any]) -> Competing:
     return record["competing"] if record.get("competing") in COMPETING else "unknown"
 
 
-def _entries_of(part: Part, record: Mapping[str, Any]) -> dict[str, list[Entry]]:
+def _entries_of(part: OnRecord) -> dict[str, list[Entry]]:
     """Return the entries of each teacher as they were when the version was made; where none are on record, unknown."""
     found = {
         name: [_entry(each["entry"]) for each in judged]
-        for name, judged in record.get("teachers", {}).items()
+        for name, judged in part.terms.get("teachers", {}).items()
         if judged
     }
-    nameless = [name for name in part.version.manifest.teachers if name not in found]
+    nameless = [name for name in part.teachers if name not in found]
     if not found:
-        nameless = nameless or [part.version.manifest.name]
+        nameless = nameless or [part.label.partition("@")[0]]
     return {**found, **{name: [_nothing_on_record(part.label)] for name in nameless}}
 
 

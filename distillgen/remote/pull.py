@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from distillgen.dataset.manifest import FILE_NAME, FORMAT, Manifest, read_manifest
+from distillgen.dataset.manifest import FILE_NAME, FORMAT, Manifest, read_manifest, require_prompt_names
 from distillgen.dataset.room import on_stop, when_full
 from distillgen.dataset.seal import seal_holds, sealed
 from distillgen.dataset.versions import Version, folder_of, locked_home, point_latest, sweep, version_numbers
@@ -134,6 +134,7 @@ def _readable(content: bytes, where: str) -> Manifest:
             raise NewerFormat(what, where=where, fix="pip install --upgrade distillgen")
         manifest = Manifest.model_validate(table)
         safe_name(manifest.name, "dataset name")
+        require_prompt_names(manifest.prompts)
     except (orjson.JSONDecodeError, ValidationError, NameInvalid):
         raise Damaged("the manifest there is none", where=where, fix="a copy that is whole") from None
     if not seal_holds(content):

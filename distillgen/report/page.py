@@ -1,7 +1,6 @@
 """Writes the report: one HTML file that needs no server, no network and no script for its figures."""
 
 import base64
-import contextlib
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from distillgen.errors import UsageError
-from distillgen.files import disk_errors, written_whole
+from distillgen.files import output_file
 from distillgen.report.console import safe
 from distillgen.report.rows_data import Shown
 
@@ -115,19 +114,8 @@ def write_page(target: Path | IO[bytes], page: Page, shown: Sequence[Shown], blo
         _write(target, page, shown, blocks)
         return
     require_file(target)
-    with _opened(target) as file:
+    with output_file(target) as file:
         _write(file, page, shown, blocks)
-
-
-@contextlib.contextmanager
-def _opened(target: Path) -> Iterator[IO[bytes]]:
-    if target.exists() and not target.is_file():
-        with disk_errors(target), target.open("wb") as file:
-            yield file
-        return
-    path = target.resolve()
-    with written_whole(path, path.parent, f".{path.name[:60]}.") as file:
-        yield file
 
 
 def _write(file: IO[bytes], page: Page, shown: Sequence[Shown], blocks: Iterable[str]) -> None:

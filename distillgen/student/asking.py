@@ -3,6 +3,7 @@
 import contextlib
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,15 +11,17 @@ from typing import Any, Literal, TypeAlias
 
 import orjson
 
+from distillgen.dataset.manifest import require_prompt_names
 from distillgen.dataset.training_rows import StudentTemplates
 from distillgen.errors import DistillgenError, Problem, RowFailed, Unfinished, UsageError, nearest
-from distillgen.files import disk_errors
+from distillgen.files import canonical, digest, disk_errors, write_atomically
 from distillgen.pipeline import Options, set_out
 from distillgen.preparation import Prepared, prepare_recipe
 from distillgen.prompts import Prompt, load_prompt
 from distillgen.recipe import check_recipe
 from distillgen.rows import Failure, Rejection, Row, SeedEnd
 from distillgen.shapes import close
+from distillgen.state import EVALUATION, EVALUATIONS
 from distillgen.step_settings import GenerateStep, JudgeStep
 from distillgen.steps.generate import labels_of, written_columns
 from distillgen.steps.text import as_text
@@ -30,6 +33,7 @@ from distillgen.teacher import Teacher, open_teachers, providers
 from distillgen.teacher.answers import AnswerStore
 from distillgen.teacher.models import DEFAULT, models
 
+LONGEST = 4096  # tokens of an answer, of a teacher of whom the recipe says nothing
 BATCH = 16  # questions that transformers answers together
 ASKED = "asked"  # the key in [teachers] of a model that the recipe does not name
 NOBODY = "none"  # the word for no teacher at all
@@ -63,6 +67,7 @@ class Contestant:
     folder: Path | None = None  # of a model that transformers asks; there is no table then
     max_tokens: int = 0
     labels: Sequence[str] = ()
+    may_be_unpriced: bool = False  # whether a budget may be held to though nobody knows all prices
 
     @property
     def teachers(self) -> Table:
@@ -101,7 +106,8 @@ class Answers:
     """What a contestant said: by the question's id, None where it gave no answer that can be used.
 
     `replies` are the records of all replies behind them, `received` the times (Unix time, latency in seconds) of those
-    that came in this run. `why_not` counts causes and rules, `usd` is what this run spent, as far as prices are known.
+    that came in this run. `why_not` counts why questions have no answer, `usd` is what this run spent, as far as prices
+    are known.
     """
 
     texts: dict[str, str | None]
@@ -163,7 +169,7 @@ def asked_directly(
     if labels:
         sampling["grammar"] = grammar_of(labels)
     table = {
-        "name": "evaluation", "teachers": {ASKED: {**_embedded(gguf), "sampling": sampling}},
+        "name": EVALUATION, "teachers": {ASKED: {**_embedded(gguf), "sampling": sampling}},
         "steps": [{"use": "generate", "prompt": "ask", "teacher": ASKED, "checks": False}],
     }  # fmt: skip
     how = "greedy, held to the labels" if labels else "greedy, free text"
@@ -172,16 +178,20 @@ def asked_directly(
 
 
 def asked_as_teacher(
-    name: str, gguf: Path, teacher: Contestant, *, model: str, max_tokens: int, parameters: int | None = None
-) -> Contestant:
-    """Return a model in a GGUF file that is asked as the teacher is, once a question, at temperature 0."""
+    name: str, gguf: Path, teacher: Contestant, *, model: str, max_tokens: int | None, otherwise: int,
+    parameters: int | None = None,
+) -> Contestant:  # fmt: skip
+    """Return a model in a GGUF file that is asked as the teacher is, once a question, at temperature 0.
+
+    An answer is as long as `max_tokens`, else as the teacher's may be, `otherwise` where nothing is said of that.
+    """
     stated = teacher.main.get("sampling") or {}
-    longest = stated.get("max_tokens") or stated.get("max_completion_tokens") or max_tokens
+    longest = max_tokens or stated.get("max_tokens") or stated.get("max_completion_tokens") or otherwise
     sampling = {"temperature": 0, "max_tokens": longest}
     plain = {"teacher": ASKED, "samples": 1, "compare": False}
     steps = [{**step, **plain} for step in teacher.table["steps"] if step["use"] == "generate"]
     table = {
-        "name": "evaluation", "teachers": {ASKED: {**_embedded(gguf), "sampling": sampling}}, "steps": steps,
+        "name": EVALUATION, "teachers": {ASKED: {**_embedded(gguf), "sampling": sampling}}, "steps": steps,
         "student": teacher.table["student"], "terms": {"purpose": "evaluation"},
     }  # fmt: skip
     how = "greedy, by the teacher's prompts and schemas"
@@ -202,7 +212,7 @@ def whom(recipe: Table, project: Path, name: str, sampling: Table) -> tuple[str,
     """
     stated: Table = recipe.get("teachers") or {}
     if name in stated:
-        return name, _at_home(stated[name], project)
+        return name, at_home(stated[name], project)
     provider, slash, model = name.partition("/")
     if name in models():
         provider, slash, model = providers.EMBEDDED, "/", name
@@ -222,16 +232,16 @@ def _whom(recipe: Table, project: Path, name: str | None) -> tuple[dict[str, Any
             fix="say how to ask the teacher: --recipe FILE; or leave it out: --teacher none",
         )
     stated = recipe.get("teachers") or {}
-    teachers = {key: _at_home(settings, project) for key, settings in stated.items()}
+    teachers = {key: at_home(settings, project) for key, settings in stated.items()}
     if name is None:
         return teachers, None
     first: Table = next(iter(teachers.values()), {}).get("sampling") or {}
-    lengths = {key: first[key] for key in ("max_tokens", "temperature") if key in first}
+    lengths = {"max_tokens": LONGEST} | {key: first[key] for key in ("max_tokens", "temperature") if key in first}
     key, settings = whom(recipe, project, name, lengths)
     return {**teachers, key: settings}, key
 
 
-def _at_home(settings: Table, project: Path) -> dict[str, Any]:
+def at_home(settings: Table, project: Path) -> dict[str, Any]:
     """Return a teacher's table as it means the same anywhere; batches would make an evaluation wait for a day."""
     paths = {
         key: str(project.resolve() / Path(settings[key]).expanduser()) for key in PATHS if settings.get(key) is not None
@@ -351,7 +361,11 @@ def _read(step: Table, folder: Path) -> Iterator[tuple[str, str]]:
 
 @contextlib.contextmanager
 def _prompt_folder(prompts: Mapping[str, str]) -> Iterator[Path]:
-    """Yield a folder with prompts as a version keeps them; those that it lacks are the library's."""
+    """Yield a folder with prompts as a version keeps them; those that it lacks are the library's.
+
+    Raises NameInvalid: a version may come from elsewhere, and no name in it leads out of this folder.
+    """
+    require_prompt_names(prompts)
     with tempfile.TemporaryDirectory(prefix="distillgen-") as name:
         folder = Path(name)
         with disk_errors(folder):
@@ -389,7 +403,9 @@ def prepared_for(contestant: Contestant, questions: Sequence[Question], state: P
         try:
             recipe, source = check_recipe(table, folder / "recipe.toml")
             has_student = contestant.completion is not None
-            prepared = prepare_recipe(recipe, source, state=state, has_student=has_student)
+            prepared = prepare_recipe(
+                recipe, source, state=state, has_student=has_student, allow_unknown_price=contestant.may_be_unpriced
+            )
             # Base and student are asked about themselves: what they say is not trained on, and no terms are at stake.
             told = prepared.warnings if contestant.name.startswith(MEASURED) else prepared.cleared()
             prepared.warnings = [each for each in told if UNKNOWN_SAMPLING not in each.what]
@@ -405,12 +421,12 @@ def _seed(contestant: Contestant, question: Question) -> Table:
 
 
 def _at_its_own_place(error: DistillgenError, folder: Path) -> DistillgenError:
-    """Return an error without the name of a folder that is gone when somebody reads it."""
+    """Return an error without names of places that are not there when somebody reads it."""
 
     def told(text: str) -> str:
         for name in (f"{folder.resolve()}/", f"{folder}/"):
             text = text.replace(name, "")
-        return text
+        return text.replace("--set teachers.", "teachers.")  # the recipe is in memory, and nobody has set it
 
     error.problems = tuple(Problem(told(each.what), told(each.where), told(each.fix)) for each in error.problems)
     return error
@@ -423,11 +439,11 @@ async def ask(contestant: Contestant, questions: Sequence[Question], state: Path
     and Unfinished where another run of the same command may bring an answer.
     """
     answers = Answers({question.id: None for question in questions})
+    causes: dict[str, str] = {}
 
     def take(question: str, outcome: Settled) -> None:
         if not isinstance(outcome, Row):
-            why = outcome.cause if isinstance(outcome, Failure) else outcome.rule
-            answers.why_not[why] = answers.why_not.get(why, 0) + 1
+            causes.setdefault(question, outcome.cause if isinstance(outcome, Failure) else outcome.rule)
         elif answers.texts[question] is None:  # of several that a recipe makes of one question the first counts
             answers.texts[question] = _said(outcome, contestant)
 
@@ -436,10 +452,22 @@ async def ask(contestant: Contestant, questions: Sequence[Question], state: Path
         began = time.time()
         async with opened(prepared) as (teachers, store):
             answers.replies = await collect(contestant.name, questions, prepared, teachers, take, on_event)
+            keep_noted(answers.replies, prepared.state)
             answers.usd = sum(teacher.nanousd for teacher in teachers.values()) / 1e9
             keys = [bytes.fromhex(reply["key"]) for reply in answers.replies]
             answers.received = [(at, seconds) for at, seconds in store.times(keys) if at >= began]
+    unanswered = (why for question, why in causes.items() if answers.texts[question] is None)
+    answers.why_not = dict(Counter(unanswered))
     return answers
+
+
+def keep_noted(replies: Sequence[Mapping[str, Any]], state: Path) -> None:
+    """Note which stored answers an evaluation needs, for whoever clears up the store: no version says so."""
+    keys = sorted({str(reply["key"]) for reply in replies})
+    folder = state / EVALUATIONS
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / f"{digest(canonical(keys))[:32]}.json", orjson.dumps(keys))
 
 
 def say_warnings(prepared: Prepared, on_event: OnEvent) -> None:

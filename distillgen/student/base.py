@@ -3,13 +3,14 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from distillgen.errors import DistillgenError, ExtraMissing, UsageError, nearest
 from distillgen.files import digest
 from distillgen.student.gguf_head import read_gguf_head
+from distillgen.student.manifest import StudentManifest, student_manifest_in
 from distillgen.student.unpack import unpacked
 from distillgen.student.weights import model_config, read_object, read_safetensors_head, weight_files, weight_names
 from distillgen.teacher.models import Weights, find_weights, known_sha256, models
@@ -43,6 +44,7 @@ class Base:
     parameters: int
     context: int
     bytes: int
+    student: StudentManifest | None = None  # where it was distilled itself
 
 
 def find_base(model: str) -> Base:
@@ -92,7 +94,7 @@ def _of_gguf(model: str, weights: Weights) -> Base:
     if licence == "unknown":
         licence = _line(head.values.get("general.license", "")) or "unknown"
     try:
-        return _checked(model, folder, weights.title, licence, weights)
+        return replace(_checked(model, folder, weights.title, licence, weights), student=_student_beside(weights.path))
     except DistillgenError as error:
         problem = error.problems[0]
         raise type(error)(
@@ -100,8 +102,14 @@ def _of_gguf(model: str, weights: Weights) -> Base:
         ) from None
 
 
+def _student_beside(gguf: Path) -> StudentManifest | None:
+    """Return the manifest of the student whose GGUF file this is."""
+    found = student_manifest_in(gguf.parent)
+    return found if found is not None and gguf.name in found.files else None
+
+
 def _of_folder(model: str, folder: Path) -> Base:
-    return _checked(model, folder, folder.name, _licence(folder))
+    return _checked(model, folder, folder.name)
 
 
 def _of_hub(model: str, repository: str, revision: str | None) -> Base:
@@ -120,7 +128,7 @@ def _of_hub(model: str, repository: str, revision: str | None) -> Base:
     folder = _fetched(hub, SMALL_FILES, revision)
     _require_causal(folder, _config(folder))
     folder = _fetched(hub, (*SMALL_FILES, *weight_names(folder)), folder.name)  # of the very commit that was looked at
-    return _checked(model, folder, repository, _licence(folder))
+    return _checked(model, folder, repository)
 
 
 def _fetched(hub: Any, patterns: tuple[str, ...], revision: str | None) -> Path:
@@ -141,7 +149,7 @@ def _fetched(hub: Any, patterns: tuple[str, ...], revision: str | None) -> Path:
 # -- what a folder holds -------------------------------------------------------------------------------------------
 
 
-def _checked(model: str, folder: Path, title: str, licence: str, weights: Weights | None = None) -> Base:
+def _checked(model: str, folder: Path, title: str, licence: str | None = None, weights: Weights | None = None) -> Base:
     config = _config(folder)
     _require_causal(folder, config)
     files = weight_files(folder)
@@ -149,11 +157,15 @@ def _checked(model: str, folder: Path, title: str, licence: str, weights: Weight
         raise _no_weights(folder)
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         raise UsageError("the model has no tokenizer", where=str(folder), fix="put its tokenizer.json beside it")
+    student = student_manifest_in(folder)
+    if licence is None:  # what a student inherits besides stands in its terms
+        licence = _line(student.base.get("licence") or "unknown") if student is not None else _licence(folder)
     return Base(
         name=model, folder=folder, gguf=weights.path if weights else None,
         title=_line(title) or "model", licence=licence,
         parameters=_parameters(files, config), context=_context(folder, config),
         sha256=weights.sha256 if weights else _sha256(files), bytes=sum(path.stat().st_size for path in files),
+        student=student,
     )  # fmt: skip
 
 
@@ -236,7 +248,8 @@ def _licence(folder: Path) -> str:
     licence = stated.get("license", "")
     if licence.strip("'\"") == "other":
         licence = stated.get("license_name", licence)
-    return _line(licence.strip("[]'\" ")) or "unknown"
+    several = [each.strip("'\" ") for each in licence.strip("[] ").split(",")]
+    return _line(", ".join(filter(None, several))) or "unknown"
 
 
 def _line(text: object) -> str:

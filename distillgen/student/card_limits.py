@@ -25,10 +25,8 @@ def _of_model(manifest: StudentManifest) -> Iterable[str]:
     yield "It was trained for one task and one form of prompt; anything else may have become worse than in its base."
     if labels := manifest.labels:
         yield f"It knows {len(labels):,} labels, and gives one of them to a text that fits none."
-    if manifest.gguf:
-        kind = str(manifest.settings.get("gguf") or manifest.gguf)
-        if "f16" not in kind.lower():
-            yield f"{code(manifest.gguf)} holds rounded weights: some of its answers may differ from the other files'."
+    if manifest.gguf and not manifest.gguf.lower().endswith("-f16.gguf"):
+        yield f"{code(manifest.gguf)} holds rounded weights: some of its answers may differ from the other files'."
     stance = manifest.terms.get("stance", "unknown")
     if stance in ("restricted", "prohibited"):
         yield f"The teachers' terms are {stance} for the purpose above, which the owner took upon themselves."

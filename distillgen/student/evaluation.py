@@ -3,14 +3,15 @@
 import asyncio
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from distillgen.files import utc
+from distillgen.files import Lock, json_line, output_file, utc
 from distillgen.processes import processors
 from distillgen.settings import TeacherSettings
+from distillgen.state import EVALUATE_LOCK, state_folder
 from distillgen.steps.mathematics import Mathematics
 from distillgen.student import scores
 from distillgen.student.asking import Answers, Contestant
@@ -36,13 +37,19 @@ async def evaluating(request: EvaluationRequest, on_event: OnEvent) -> Figures:
     """Ask, time and score; everything that was answered is kept, so that the same request goes on where it stopped.
 
     Raises UsageError for what cannot be asked or compared, NotFound where the student's version is not in the project,
-    and what asking raises.
+    Locked where another one is at work in the project, and what asking raises.
     """
-    plan = Plan(request, on_event)
-    plan.check()
-    said = await plan.ask_all()
-    speeds = await take_times(plan.timed, plan.questions.asked, request.time, on_event)
-    return await _Score(plan, said, speeds).evaluation()
+    with Lock(state_folder(request.project, request.state) / EVALUATE_LOCK):  # two at once would pay for answers twice
+        plan = Plan(request, on_event)
+        plan.check()
+        said = await plan.ask_all()
+        speeds = await take_times(plan.timed, plan.questions.asked, request.time, on_event)
+        score = _Score(plan, said, speeds)
+        found = await score.evaluation()
+        if request.answers is not None:
+            with output_file(request.answers) as file:
+                file.writelines(json_line(answer) + b"\n" for answer in score.answers())
+        return found
 
 
 class _Score:
@@ -81,6 +88,16 @@ class _Score:
             },
             "notes": list(plan.notes),
         }  # fmt: skip
+
+    def answers(self) -> Iterator[Figures]:
+        """Yield what everybody said to each question, and whether that is right (None: nobody knows). After
+        `evaluation`."""
+        for place, question in enumerate(self._asked):
+            yield {
+                "id": question.id, "question": question.text, "gold": question.gold, "group": question.group,
+                "answers": {name: answers.texts[question.id] for name, answers in self._said.items()},
+                "right": {name: right[place] for name, right in self._right.items()},
+            }  # fmt: skip
 
     def _in_order(self) -> list[tuple[str, Contestant | None]]:
         """Return who is shown: the teacher first, who may have no contestant where the version holds its answers."""

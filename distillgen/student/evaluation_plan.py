@@ -4,7 +4,7 @@ import contextlib
 import importlib.util
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +12,9 @@ from typing import Any, Literal
 from distillgen.dataset.figures import answer_of
 from distillgen.dataset.looking import training_rows
 from distillgen.dataset.versions import Version, find_version
-from distillgen.errors import DistillgenError, ExtraMissing, NotFound, UsageError, nearest
+from distillgen.errors import Damaged, DistillgenError, ExtraMissing, NotFound, UsageError, nearest
 from distillgen.files import Lock
+from distillgen.prompts import load_prompt
 from distillgen.recipe import read_recipe
 from distillgen.report.console import number
 from distillgen.state import state_folder
@@ -25,6 +26,7 @@ from distillgen.student.asking import (
     ask,
     asked_as_teacher,
     asked_directly,
+    at_home,
     prepared_for,
     taught,
     teacher_of,
@@ -36,8 +38,10 @@ from distillgen.student.generating import in_thread
 from distillgen.student.gguf_file import Kind, write_gguf
 from distillgen.student.judging import Judging
 from distillgen.student.label_tokens import label_tokens
+from distillgen.student.order import wording
+from distillgen.student.origin import came_from, require_own_places
 from distillgen.student.progress import OnEvent
-from distillgen.student.questions import GOLD, Reading, read_questions, templates_of
+from distillgen.student.questions import GOLD, Reading, is_file, read_questions, templates_of
 from distillgen.teacher.embedded import require_runtime
 from distillgen.teacher.models import cache_folder
 
@@ -57,13 +61,14 @@ class EvaluationRequest:
     `on` is a file of questions or a split of the student's version; `project` the folder that holds `datasets`, against
     which the recipe's own paths are read. `teacher`: None is the recipe's own, "none" nobody. `time` is how many
     questions are asked anew for the clock. `usd_per_hour` is what the machine costs. `budget` is in US dollars, for
-    teacher and judge together.
+    teacher and judge together. `answers` is a file for what everybody said, a line of JSON a question.
     """
 
     student: Student
     on: str
     project: Path
     base: Base | None = None
+    why_no_base: str = ""
     teacher: str | None = None
     gold: str | None = None
     measure: Measure = "auto"
@@ -77,6 +82,8 @@ class EvaluationRequest:
     recipe: Path | None = None
     state: Path | None = None
     budget: float | None = None
+    may_be_unpriced: bool = False
+    answers: Path | None = None
     bootstrap: scores.Bootstrap = field(default_factory=scores.Bootstrap)
 
 
@@ -86,10 +93,13 @@ class Plan:
     def __init__(self, request: EvaluationRequest, on_event: OnEvent) -> None:
         if request.usd_per_hour is not None and not math.isfinite(request.usd_per_hour):
             raise UsageError(f"no price: {request.usd_per_hour}", where="--price-per-hour", fix="US dollars, e.g. 0.05")
+        if request.answers is not None and request.answers.is_dir():
+            raise UsageError("--answers is a folder", where=str(request.answers), fix="name a file: answers.jsonl")
         self.request, self.on_event = request, on_event
         self.notes: list[str] = []
         self.version = _version_for(request)
         self.recipe, self.prompts, self.home = _recipe_of(request, self.version)
+        self._note_what_is_missing()
         self.state = state_folder(request.project, request.state)
         is_split = self.version is not None and request.on in self.version.manifest.splits
         self.is_taught = is_split and request.teacher is None
@@ -108,6 +118,7 @@ class Plan:
             self.labels = []
         self.shape = _shape_of(self._learnt(), self.labels)
         self.judging = self._judging()
+        self._require_own_places()
         self.contestants = [*([self.teacher] if self.teacher else []), *self._models()]
         self.timed = list(self.contestants)
 
@@ -119,9 +130,10 @@ class Plan:
             return None
         templates = templates_of(self.recipe.get("student") or {})
         try:
-            return teacher_of(
+            found = teacher_of(
                 self.recipe, self.prompts, templates, project=self.home, name=request.teacher, budget=request.budget
             )
+            return replace(found, may_be_unpriced=request.may_be_unpriced)
         except UsageError:
             if self.is_taught:
                 return None
@@ -138,6 +150,21 @@ class Plan:
             "no gold answer and no teacher: there is nothing to compare with", where=self.questions.what,
             fix=f"--gold COLUMN (default: {GOLD}), or let the teacher be asked",
         )  # fmt: skip
+
+    def _note_what_is_missing(self) -> None:
+        if self.request.why_no_base:
+            self._note(
+                f"the untouched model is not asked: {self.request.why_no_base}; name it with --base, or say so: "
+                "--base none"
+            )
+
+    def _require_own_places(self) -> None:
+        """See that nobody's key goes where a recipe from elsewhere wants it; of a split the teacher is not asked."""
+        origin = came_from(self.version) if self.request.recipe is None else None
+        teacher = [self.teacher] if self.teacher and not self.is_taught else []
+        judge = [self.judging.contestant()] if self.judging else []
+        for contestant in [*teacher, *judge] if origin else ():
+            require_own_places(contestant, str(origin), self.request.project)
 
     def check(self) -> None:
         """See that everybody can be asked, before anybody is. Raises what preparing a recipe raises."""
@@ -162,11 +189,21 @@ class Plan:
         if request.judge is None:
             return None
         budget = request.budget if request.budget is not None else (self.recipe.get("budget") or {}).get("usd")
-        judging = Judging(request.judge, self.recipe, self.home, budget)
-        judging.contestant()
+        judging = Judging(request.judge, self.recipe, self.home, budget, request.may_be_unpriced)
+        if self._judges_itself(judging.contestant()):
+            self._note("the judge is the teacher itself, and models like what they wrote themselves")
         if not (self.teacher or self.is_taught or request.base):
             raise UsageError("a judge compares two, and only the student is asked", fix="name a --base or a teacher")
         return judging
+
+    def _judges_itself(self, judge: Contestant) -> bool:
+        """Whether the judge is who wrote the teacher's answers."""
+        if self.is_taught:
+            stated = self.recipe.get("teachers") or {}
+            wrote: list[Mapping[str, Any]] = [at_home(settings, self.home) for settings in stated.values()]
+        else:
+            wrote = [self.teacher.main] if self.teacher else []
+        return any(_whose(next(iter(judge.teachers.values()))) == _whose(each) for each in wrote)
 
     # -- what counts as right ------------------------------------------------------------------------------------------
 
@@ -244,8 +281,8 @@ class Plan:
                 self._note(f"{name} has no GGUF file, so it is not asked by the teacher's prompt")
                 continue
             yield asked_as_teacher(
-                name + EQUAL, gguf, self.teacher, model=self._model(name), max_tokens=self._most_tokens(),
-                parameters=self._parameters(name),
+                name + EQUAL, gguf, self.teacher, model=self._model(name), max_tokens=self.request.max_tokens,
+                otherwise=self._most_tokens(), parameters=self._parameters(name),
             )  # fmt: skip
 
     def _direct(self, name: str, gguf: Path | None) -> Contestant:
@@ -303,14 +340,18 @@ class Plan:
     def _base_gguf(self, base: Base) -> Path | None:
         """Return the base in the student's own quantisation, made once, so that training is all that differs."""
         kind: Kind = "f16" if (self.request.student.manifest.gguf or "").lower().endswith("-f16.gguf") else "q8_0"
-        out = cache_folder() / "models" / f"base-{base.sha256[:12]}-{kind}.gguf"
+        out = cache_folder() / "models" / f"base-{base.sha256[:12]}-{wording(base.folder)[:8]}-{kind}.gguf"
         if out.is_file():
             return out
         with Lock(out.with_name(f".{out.stem}.lock")):
             if out.is_file():
                 return out
             self.on_event({"event": "message", "text": f"writing {base.title} as GGUF, once"})
-            is_made = write_gguf(base.folder, base.gguf, out, kind, self.state / "logs" / "base-gguf.log")
+            try:
+                is_made = write_gguf(base.folder, base.gguf, out, kind, self.state / "logs" / "base-gguf.log")
+            except (UsageError, Damaged) as error:
+                self._note(f"the base could not be written as GGUF: {error.problems[0].what}")
+                return None
         return out if is_made else None
 
     # -- asking --------------------------------------------------------------------------------------------------------
@@ -372,7 +413,7 @@ def _version_for(request: EvaluationRequest) -> Version | None:
     try:
         return version_of(request.student, request.project)
     except NotFound:
-        if request.teacher == NOBODY and Path(request.on).is_file():
+        if request.teacher == NOBODY and is_file(request.on):
             return None
         raise
 
@@ -409,7 +450,8 @@ def _recipe_of(
             f"the student was trained on {kept['name']}, this is the recipe of {recipe.name}", where=str(source.path),
             fix="leave --recipe out: the version holds its own",
         )  # fmt: skip
-    own = {path.stem: path.read_text(encoding="utf-8-sig") for path in (source.folder / "prompts").glob("*.toml")}
+    named = {name for step in recipe.steps if isinstance(name := getattr(step, "prompt", None), str)}
+    own = {name: load_prompt(name, source.folder).source for name in sorted(named)}
     return recipe.model_dump(mode="json", exclude_unset=True), own, source.folder
 
 
@@ -428,6 +470,11 @@ def _require_transformers() -> None:
             f"without a GGUF file and llama.cpp a student is asked by transformers, which needs {', '.join(missing)}",
             fix=f"{INSTALL}   ({SMALLER})\nor, where the student has a GGUF file: pip install 'distillgen[embedded]'",
         )
+
+
+def _whose(settings: Mapping[str, Any]) -> list[Any]:
+    """Return what tells one model from another, of a teacher's table."""
+    return [settings.get(key) for key in ("provider", "base_url", "model", "gguf")]
 
 
 def _is_number(gold: str) -> bool:

@@ -218,10 +218,21 @@ def learnt_ends(made: Mapping[str, Any], tokenizer: Any, stops: frozenset[int]) 
     return [next(token for token in reversed(whole) if token in stops)]
 
 
-def check_prepared(prepared: Any, ours: Examples, columns: Callable[[Any], tuple[int, int]]) -> None:
-    """Insist that a trainer made of our rows what we counted: `columns` gives of one (tokens, learnt tokens)."""
+def check_prepared(
+    prepared: Any, ours: Examples, columns: Callable[[Any], tuple[int, int]], *, are_pairs: bool
+) -> None:
+    """Insist that a trainer made of our rows what we counted: `columns` gives of one (tokens, learnt tokens).
+
+    Tokens are compared but for pairs, of which they are counted otherwise, and for rows that the trainer cuts off.
+    """
     if len(prepared) != len(ours.rows):
         raise RuntimeError(f"the trainer took {len(prepared)} of {len(ours.rows)} rows")
     counted = [columns(row) for row in prepared]
     if not all(0 < learnt < tokens for tokens, learnt in counted):
         raise RuntimeError("the trainer would learn nothing of a row, or all of it")
+    tokens, learnt = (sum(each) for each in zip(*counted, strict=True))
+    if not are_pairs and not ours.truncated and (tokens, learnt) != (ours.tokens, ours.trained_tokens):
+        raise RuntimeError(
+            f"the trainer would learn {learnt:,} of {tokens:,} tokens; counted were {ours.trained_tokens:,} of "
+            f"{ours.tokens:,}"
+        )

@@ -13,23 +13,29 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import orjson
-from pydantic import ValidationError
 
 from distillgen.dataset.manifest import FileEntry
 from distillgen.dataset.seal import seal_holds, sealed
-from distillgen.errors import Damaged, DiskFull, NewerFormat, NotWritable, Problem, UsageError
+from distillgen.errors import Damaged, DiskFull, NotWritable, Problem, UsageError
 from distillgen.files import canonical, digest, disk_errors, file_sha256, sync_folder, write_atomically
 from distillgen.student.card import write_card
-from distillgen.student.manifest import CARD, EVALUATION, FORMAT, MANIFEST, REPORT, TRAINING, StudentManifest
+from distillgen.student.manifest import (
+    AGAIN,
+    CARD,
+    EVALUATION,
+    MANIFEST,
+    REPORT,
+    TRAINING,
+    StudentManifest,
+    read_student_manifest,
+)
 from distillgen.student.page import student_page
 
 RENEWED = (EVALUATION, REPORT, CARD, MANIFEST)  # by an evaluation, in the order in which they take their places
-LONGEST_NAME = 255  # bytes of a part of a path: no file system has a file of a longer one
-AGAIN = "copy or download it again, or train it again into another folder"
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ def read_student(folder: Path) -> Student:
     with _alone(folder):
         with contextlib.suppress(NotWritable, DiskFull):
             _finish(folder)
-        manifest = _read_manifest(folder)
+        manifest = read_student_manifest(folder, _place(folder, MANIFEST))
         for name, entry in manifest.files.items():
             if problem := _wrong_size(folder, name, entry):
                 raise Damaged(problem.what, where=problem.where, fix=AGAIN)
@@ -125,7 +131,7 @@ def check_student(folder: Path) -> tuple[Student, list[Problem]]:
     """
     _require(folder)
     with _alone(folder):
-        manifest = _read_manifest(folder)
+        manifest = read_student_manifest(folder, _place(folder, MANIFEST))
         wrong = []
         if not seal_holds(_place(folder, MANIFEST).read_bytes()):
             wrong.append(Problem("the manifest is not as it was written", str(_place(folder, MANIFEST)), AGAIN))
@@ -150,7 +156,7 @@ def add_evaluation(student: Student, evaluation: Mapping[str, Any], page: bytes)
     folder = student.folder
     with _alone(folder):
         _finish(folder)
-        manifest = _read_manifest(folder)
+        manifest = read_student_manifest(folder, _place(folder, MANIFEST))
         if Student(folder, manifest).digest != student.digest:
             raise UsageError(
                 f"{folder} holds another model than the one that was evaluated", fix="evaluate this one again"
@@ -219,41 +225,6 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _read_manifest(folder: Path) -> StudentManifest:
-    path = _place(folder, MANIFEST)
-    try:
-        table = orjson.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UsageError(
-            f"no student at {folder}: it has no {MANIFEST}", fix="name the folder that `distillgen student train` made"
-        ) from None
-    except (OSError, orjson.JSONDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not JSON"
-        raise Damaged(f"cannot read the student's manifest: {reason}", where=str(path), fix=AGAIN) from None
-    if isinstance(table, dict) and "splits" in table and "funnel" in table:
-        raise UsageError(f"{folder} is a version of a dataset, no student", fix="train one: distillgen student train")
-    if isinstance(table, dict) and isinstance(table.get("format"), int) and table["format"] > FORMAT:
-        raise NewerFormat(
-            f"this student has format {table['format']}, this distillgen knows {FORMAT}",
-            where=str(path), fix="pip install --upgrade distillgen",
-        )  # fmt: skip
-    try:
-        manifest = StudentManifest.model_validate(table)
-    except ValidationError as error:
-        first = ".".join(map(str, error.errors()[0]["loc"]))
-        raise Damaged(f"not a student's manifest: {first or 'no table'}", where=str(path), fix=AGAIN) from None
-    if outside := [name for name in manifest.files if not _is_inside(name)]:
-        raise Damaged(f"the manifest names a file outside of its folder: {outside[0]!r}", where=str(path), fix=AGAIN)
-    return manifest
-
-
-def _is_inside(name: str) -> bool:
-    """Whether a file's name in a manifest leads to a place below the folder, and nowhere else."""
-    parts = PurePosixPath(name).parts
-    plain = name == "/".join(parts) and "\\" not in name and name.isprintable() and ".." not in parts
-    return bool(parts) and plain and all(len(part.encode()) <= LONGEST_NAME for part in parts)
 
 
 def _wrong_size(folder: Path, name: str, entry: FileEntry) -> Problem | None:

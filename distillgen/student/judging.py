@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.rows import Row
+from distillgen.state import EVALUATION
 from distillgen.steps.text import normalise
 from distillgen.student.asking import (
     Contestant,
     Settled,
     collect,
+    keep_noted,
     opened,
     prepared_for,
     say_warnings,
@@ -38,6 +40,7 @@ class Judging:
     recipe: Mapping[str, Any]
     project: Path
     budget: float | None = None
+    may_be_unpriced: bool = False
 
     def contestant(self, spent: float = 0.0) -> Contestant:
         """Return the judge as somebody who is asked, with what is left of the budget. Raises UsageError for a name that
@@ -45,10 +48,12 @@ class Judging:
         key, settings = whom(self.recipe, self.project, self.judge, {"temperature": 0, "max_tokens": 512})
         budget = {} if self.budget is None else {"usd": max(self.budget - spent, NOTHING_LEFT)}
         table: dict[str, Any] = {
-            "name": "evaluation", "teachers": {key: settings}, "budget": budget, "terms": terms_of(self.recipe),
+            "name": EVALUATION, "teachers": {key: settings}, "budget": budget, "terms": terms_of(self.recipe),
             "steps": [{"use": "judge", "teacher": key, "pair": PAIR}],
         }  # fmt: skip
-        return Contestant(f"the judge {self.judge}", self.judge, "teacher", table, {})
+        return Contestant(
+            f"the judge {self.judge}", self.judge, "teacher", table, {}, may_be_unpriced=self.may_be_unpriced
+        )
 
     def check(self, state: Path) -> None:
         """See that the judge can be asked. Raises what `prepared_for` raises."""
@@ -116,7 +121,7 @@ async def compare(
         with prepared_for(judge, asked, state) as prepared:
             say_warnings(prepared, on_event)
             async with opened(prepared) as (teachers, _):
-                await collect(judge.name, asked, prepared, teachers, take, on_event)
+                keep_noted(await collect(judge.name, asked, prepared, teachers, take, on_event), prepared.state)
     return found
 
 

@@ -1,18 +1,22 @@
-"""What a student's manifest.json holds, and which shape it has to have."""
+"""What a student's manifest.json holds, which shape it has to have, and how it is read."""
 
 from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from distillgen.dataset.manifest import FileEntry
+from distillgen.errors import Damaged, NewerFormat, UsageError
 
 FORMAT = 1
 # Files that say something about the model.
 MANIFEST, CARD, REPORT = "manifest.json", "README.md", "report.html"
 EVALUATION, TRAINING = "evaluation.json", "training.json"
 DESCRIBING = frozenset({CARD, REPORT, EVALUATION, TRAINING})
+LONGEST_NAME = 255  # bytes of a part of a path: no file system has a file of a longer one
+AGAIN = "copy or download it again, or train it again into another folder"
 
 
 class _Part(BaseModel):
@@ -167,3 +171,55 @@ class StudentManifest(BaseModel):
         table = self.model_dump(mode="json")
         table["files"] = {name: entry.model_dump(exclude_none=True) for name, entry in self.files.items()}
         return orjson.dumps(table, option=orjson.OPT_INDENT_2) + b"\n"
+
+
+def student_manifest_in(folder: Path) -> StudentManifest | None:
+    """Return the manifest of the student in a folder, None where the model there is none.
+
+    Raises Damaged, NewerFormat.
+    """
+    try:
+        table = orjson.loads((folder / MANIFEST).read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return None
+    if not isinstance(table, dict) or not {"dataset", "training"} <= table.keys():  # somebody else's file of that name
+        return None
+    return read_student_manifest(folder, folder / MANIFEST)
+
+
+def read_student_manifest(folder: Path, path: Path) -> StudentManifest:
+    """Read the manifest at `path` of the student in a folder.
+
+    Raises UsageError where there is none, or it is that of a dataset's version; Damaged, NewerFormat.
+    """
+    try:
+        table = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UsageError(
+            f"no student at {folder}: it has no {MANIFEST}", fix="name the folder that `distillgen student train` made"
+        ) from None
+    except (OSError, orjson.JSONDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not JSON"
+        raise Damaged(f"cannot read the student's manifest: {reason}", where=str(path), fix=AGAIN) from None
+    if isinstance(table, dict) and "splits" in table and "funnel" in table:
+        raise UsageError(f"{folder} is a version of a dataset, no student", fix="train one: distillgen student train")
+    if isinstance(table, dict) and isinstance(table.get("format"), int) and table["format"] > FORMAT:
+        raise NewerFormat(
+            f"this student has format {table['format']}, this distillgen knows {FORMAT}",
+            where=str(path), fix="pip install --upgrade distillgen",
+        )  # fmt: skip
+    try:
+        manifest = StudentManifest.model_validate(table)
+    except ValidationError as error:
+        first = ".".join(map(str, error.errors()[0]["loc"]))
+        raise Damaged(f"not a student's manifest: {first or 'no table'}", where=str(path), fix=AGAIN) from None
+    if outside := [name for name in manifest.files if not _is_inside(name)]:
+        raise Damaged(f"the manifest names a file outside of its folder: {outside[0]!r}", where=str(path), fix=AGAIN)
+    return manifest
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a file's name in a manifest leads to a place below the folder, and nowhere else."""
+    parts = PurePosixPath(name).parts
+    plain = name == "/".join(parts) and "\\" not in name and name.isprintable() and ".." not in parts
+    return bool(parts) and plain and all(len(part.encode()) <= LONGEST_NAME for part in parts)

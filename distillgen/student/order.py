@@ -90,13 +90,13 @@ def asked_for(order: Order) -> dict[str, Any]:
         "dataset": manifest.name, "dataset_digest": manifest.digest,
         "train": {name: manifest.splits[name] for name in [split_to_train(order.version)]},
         "validation": {name: manifest.splits[name] for name in [split_to_watch(order.version)] if name},
-        "base": order.base.sha256, "wording": _wording(order.base.folder),
+        "base": order.base.sha256, "wording": wording(order.base.folder),
         "settings": settings, "long": order.long, "reasoning": order.reasoning,
         "software": software,
     }  # fmt: skip
 
 
-def _wording(folder: Path) -> str:
+def wording(folder: Path) -> str:
     """Return the digest of what makes tokens of a conversation: tokenizer and chat template."""
     kinds = ("*token*.json", "*.jinja", "*.model", "vocab*", "merges.txt")
     files = sorted({path for kind in kinds for path in folder.glob(kind) if path.is_file()})

@@ -10,7 +10,7 @@ from distillgen.report.console import clock, number
 from distillgen.report.drawing import Curve, Dot, bar, curves, dots
 from distillgen.report.figures import short
 from distillgen.report.page import Line, Page, Part, Section, write_page
-from distillgen.student.manifest import StudentManifest
+from distillgen.student.manifest import DESCRIBING, StudentManifest
 from distillgen.student.tables import (
     MEASURES,
     SCORES,
@@ -59,7 +59,7 @@ MEANINGS = {
     "Unreadable": "answers in which nothing that is looked for was found, those that never came among them.",
 }
 WIN_RATE = (
-    "pairs that the judge preferred in both orders count as won, those preferred in one order only as half; 50% means "
+    "pairs that the judge preferred in both orders count as won, and half where the two orders do not agree; 50% means "
     "that neither is preferred."
 )
 LIMITS = (
@@ -428,7 +428,8 @@ def _lineage(manifest: Mapping[str, Any], evaluation: Evaluation | None) -> Iter
     terms = _of(dataset, "terms")
     if conditions := [str(_text_of(each)) for each in terms.get("conditions") or ()]:
         yield Part(heading="Conditions of the teachers' terms", lines=conditions)
-    for name, part in (("software", manifest.get("software")), ("files", manifest.get("files"))):
+    files = {name: entry for name, entry in (manifest.get("files") or {}).items() if name not in DESCRIBING}
+    for name, part in (("software", manifest.get("software")), ("files", files)):
         if part:
             yield Part(source=json.dumps(part, ensure_ascii=False, indent=2), source_name=name)
     if evaluation is not None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from distillgen.dataset.figures import answer_of, prompt_of
 from distillgen.dataset.looking import records_of, training_rows
+from distillgen.dataset.publication import SIDECARS
 from distillgen.dataset.training_rows import StudentTemplates, training_row
 from distillgen.dataset.versions import Version
 from distillgen.errors import SeedsEmpty, UsageError, nearest
@@ -43,7 +44,7 @@ UNCHECKED = (
 class Question:
     """One question. `messages` are what the student is shown, `taught` the teacher's answer where the version has it.
 
-    `replies` are the records of the teacher's replies behind `taught`.
+    `replies` are the records of the teacher's replies behind `taught`, and of those that were not chosen.
     """
 
     id: str
@@ -108,9 +109,9 @@ def read_questions(on: str, version: Version | None, student: Mapping[str, Any],
     """
     if version is not None and on in version.manifest.splits:
         found = _of_split(on, version, how)
-    elif Path(on).is_file():
+    elif is_file(on):
         found = _of_file(Path(on), templates_of(student), how)
-        found = _new_ones(found, lambda: map(prompt_of, training_rows(version)) if version is not None else ())
+        found = _new_ones(found, lambda: _prompts_seen(version))
         if version is None:
             found = replace(found, left_out={"duplicates": found.left_out["duplicates"]}, warnings=[UNCHECKED])
     else:
@@ -123,6 +124,14 @@ def read_questions(on: str, version: Version | None, student: Mapping[str, Any],
         why = ", ".join(f"{count:,} by {name}" for name, count in found.left_out.items() if count)
         raise UsageError(f"no question is left: {why}", where=on, fix="ask what the student was not trained on")
     return _limited(found, how.limit)
+
+
+def is_file(on: str) -> bool:
+    """Whether this names a file; a name that no file can have does not."""
+    try:
+        return Path(on).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def templates_of(student: Mapping[str, Any]) -> StudentTemplates:
@@ -192,16 +201,17 @@ def _messages(row: Row, shown: StudentTemplates, path: Path) -> Sequence[Mapping
 
 def _of_split(split: str, version: Version, how: Reading) -> Questions:
     records = {record["id"]: record for record in records_of(version, "provenance") if record["split"] == split}
+    replies = _replies_by_origin(version, {record["origin"] for record in records.values()})
     gold = how.gold or GOLD
     asked = []
     for row in training_rows(version, split):
-        record = records.get(row["id"], {"columns": {}, "steps": ()})
+        record = records.get(row["id"], {"columns": {}, "origin": ""})
         columns = record["columns"]
         turns = row["messages"][:-1] if "messages" in row else row["prompt"]
         asked.append(
             Question(
                 row["id"], columns, turns, as_text(columns.get(gold)).strip() or None, answer_of(row),
-                as_text(columns.get(how.by)) if how.by else None, list(replies_behind(record["steps"])),
+                as_text(columns.get(how.by)) if how.by else None, replies.get(record["origin"], ()),
             )
         )  # fmt: skip
     for column, option in ((how.gold, "--gold"), (how.by, "--by")):
@@ -216,8 +226,26 @@ def _of_split(split: str, version: Version, how: Reading) -> Questions:
     found = Questions(split, digest(*files), asked, {}, True, _seen_before(split, trained, watched))
     if split == trained:
         return replace(found, left_out={"overlap": 0, "duplicates": 0})
-    others = [name for name in (trained, watched) if name not in (None, split)]
-    return _new_ones(found, lambda: (prompt_of(row) for name in others for row in training_rows(version, name)))
+    return _new_ones(found, lambda: _prompts_seen(version, split))
+
+
+def _replies_by_origin(version: Version, origins: set[str]) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+    """Return the records of all replies that were paid for rows of these seeds, of samples that were not chosen too."""
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for name in SIDECARS:
+        for record in records_of(version, name):
+            if (origin := record["origin"]) in origins:
+                replies = {str(reply["key"]): reply for reply in replies_behind(record["steps"])}
+                found.setdefault(origin, {}).update(replies)
+    return {origin: list(replies.values()) for origin, replies in found.items()}
+
+
+def _prompts_seen(version: Version | None, besides: str | None = None) -> Iterator[str]:
+    """Yield the prompts that the training saw: to learn from, and to see when to stop."""
+    if version is not None:
+        for split in (split_to_train(version), split_to_watch(version)):
+            if split not in (None, besides):
+                yield from map(prompt_of, training_rows(version, split))
 
 
 def _seen_before(split: str, trained: str, watched: str | None) -> list[str]:

@@ -178,7 +178,7 @@ def _problems(error: ValidationError, source: Source) -> Iterator[Problem]:
     """Yield one problem a key, as the recipe's are told."""
     told = set()
     for entry in error.errors():
-        key = [part for part in entry["loc"] if isinstance(part, str) and part not in ("str", "list[str]")]
+        key = _key_of(entry["loc"])
         if (spelt := spell(key)) in told:
             continue
         told.add(spelt)
@@ -187,6 +187,12 @@ def _problems(error: ValidationError, source: Source) -> Iterator[Problem]:
         else:
             message = entry["msg"][0].lower() + entry["msg"][1:]
             yield source.problem(f"{key[-1]!r} is {entry['input']!r}: {message}", key)
+
+
+def _key_of(places: Sequence[str | int]) -> list[str]:
+    """Return the key that an error is about, without the type that pydantic names behind one that may be of several."""
+    key = [part for part in places if isinstance(part, str)]
+    return key[:-1] if len(key) > 1 and key[-1] in ("str", "list[str]") and key[-2] == "target" else key
 
 
 def _known(around: Sequence[str]) -> list[str]:

@@ -75,11 +75,13 @@ async def take_times(
             await _time(contestant, turn, clocks[contestant.name])
             done, of = (number + 1) * len(turn.timed), len(turns) * len(turn.timed)
             on_event({"event": "asked", "who": f"{contestant.name} by the clock", "done": done, "of": of})
-    warm = sum(len(turn.warm_up) for turn in turns)
-    how = f"asked anew, in {len(turns)} turns by turns with the others; {warm} more before them do not count"
-    return {
-        contestant.name: clocks[contestant.name].speed(contestant.at_once, how) for contestant in free
-    }  # fmt: skip
+    asked = sum(len(turn.warm_up) + len(turn.timed) for turn in turns)
+    found: dict[str, dict[str, Any] | None] = {}
+    for contestant in free:
+        clock = clocks[contestant.name]
+        how = f"asked anew, in {len(turns)} turns by turns with the others; {asked - clock.questions} more do not count"
+        found[contestant.name] = clock.speed(contestant.at_once, how)
+    return found
 
 
 async def _time(contestant: Contestant, turn: Turn, clock: Clock) -> None:
@@ -115,17 +117,20 @@ def _let_be(*_: Any) -> None:
 
 
 async def _time_transformers(contestant: Contestant, turn: Turn, clock: Clock) -> None:
-    """Take the seconds of the batches, but for the first one where there are others: it warms up."""
+    """Take the seconds of the batches that come behind the warm-up's questions, or of the last where none does."""
     with tempfile.TemporaryDirectory(prefix="distillgen-") as state:
         asked = [*turn.warm_up, *turn.timed]
         answers = await in_thread(contestant, asked, Path(state), _let_be, anew=True)
     batches: dict[float, tuple[int, float]] = {}
     for at, seconds in answers.received:
         batches[at] = (batches.get(at, (0, 0.0))[0] + 1, seconds or 0.0)
-    for size, seconds in list(batches.values())[1:] or list(batches.values()):
-        clock.questions += size
-        clock.seconds += seconds
-        clock.each += [seconds] * size
+    passed = 0
+    for number, (size, seconds) in enumerate(batches.values(), 1):
+        if passed >= len(turn.warm_up) or number == len(batches):
+            clock.questions += size
+            clock.seconds += seconds
+            clock.each += [seconds] * size
+        passed += size
 
 
 def time_of_own(answers: Answers, contestant: Contestant, questions: int) -> dict[str, Any] | None:

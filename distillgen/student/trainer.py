@@ -297,9 +297,9 @@ def build_trainer(work: Work, tokenizer: Any, rows: Examples, validation: Exampl
         peft_config=_adapter(settings) if settings.method == "lora" else None,
     )
     learnt = _learnt_of_pair if are_pairs else _learnt
-    check_prepared(trainer.train_dataset, rows, learnt)
+    check_prepared(trainer.train_dataset, rows, learnt, are_pairs=are_pairs)
     if validation:
-        check_prepared(trainer.eval_dataset, validation, learnt)
+        check_prepared(trainer.eval_dataset, validation, learnt, are_pairs=are_pairs)
     return trainer
 
 

@@ -188,11 +188,21 @@ def _kept(told: Told) -> str:
 def _error(order: Order, told: Told, event: Event, log: Path) -> DistillgenError:
     """Return the error that the trainer told of."""
     kind, fix = str(event.get("kind", "")), str(event.get("fix", ""))
-    if kind == "diverged":  # no checkpoint of it is worth anything, and other settings may begin anew
-        shutil.rmtree(order.work / "checkpoints", ignore_errors=True)
+    if kind == "diverged":  # other settings may begin anew
+        fix = f"{fix}; {_put_aside(order.work)}" if told.checkpoint else fix
     elif told.checkpoint and kind in ("disk", "memory"):
         fix = f"{fix.removesuffix('; what was decided is kept')}; {_kept(told)}"
     return KINDS.get(kind, UsageError)(str(event["what"]), where=str(event.get("where") or log), fix=fix)
+
+
+def _put_aside(work: Path) -> str:
+    """Put the checkpoints of a training that diverged where no other order takes them for its own; say where."""
+    aside = work / "diverged"
+    with disk_errors(aside):
+        if aside.exists():
+            shutil.rmtree(aside)
+        (work / "checkpoints").rename(aside)
+    return f"what was learnt before is kept in {aside}"
 
 
 def _ended(status: int, told: Told, log: Path) -> DistillgenError:

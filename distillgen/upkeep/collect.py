@@ -14,13 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import orjson
+
 from distillgen.dataset.manifest import Manifest, read_manifest
 from distillgen.dataset.publication import REFUSED
 from distillgen.dataset.room import when_full
 from distillgen.dataset.versions import EXCHANGING, Version, folder_of, homes_in, no_dataset, version_numbers
-from distillgen.errors import DistillgenError, Locked, NotFound, Problem, UsageError
-from distillgen.files import digest, disk_errors, dumps, file_sha256, safe_name, sync_folder
+from distillgen.errors import Damaged, DistillgenError, Locked, NotFound, Problem, UsageError
+from distillgen.files import digest, disk_errors, dumps, file_sha256, holder, safe_name, sync_folder
 from distillgen.preparation import Prepared
+from distillgen.state import EVALUATE_LOCK, EVALUATION, EVALUATIONS
 from distillgen.teacher.sent import logs
 from distillgen.upkeep.aside import ASIDE
 from distillgen.upkeep.beside import leftovers_in
@@ -288,7 +291,9 @@ class _Collection:
         paths = self._wanted.recipes or _recipes_in(self._project)
         recipes = [self._readied(path) for path in paths]
         answers = held.enter_context(contextlib.closing(Answers(path)))
-        if unseen := answers.datasets() - {each.recipe.name for each in recipes} - self._wanted.even_of:
+        self._evaluations(answers)
+        known = {EVALUATION, *(each.recipe.name for each in recipes)}
+        if unseen := answers.datasets() - known - self._wanted.even_of:
             names = ", ".join(repr(name) for name in sorted(unseen))
             options = " ".join(f"--even-of {name}" for name in sorted(unseen))
             raise UsageError(
@@ -306,6 +311,18 @@ class _Collection:
                     answers.need_recipe(readied(path, self._state, overrides))
         self._found.answers = answers.unused(self._before)
         return answers
+
+    def _evaluations(self, answers: Answers) -> None:
+        """Have the answers stay that evaluations of students need, unless somebody lets them go."""
+        for path in sorted((self._state / EVALUATIONS).glob("*.json")):
+            if EVALUATION in self._wanted.even_of:
+                self._remove("leftover", path, "which answers an evaluation needs")
+                continue
+            try:
+                answers.need(bytes.fromhex(key) for key in orjson.loads(path.read_bytes()))
+            except (OSError, orjson.JSONDecodeError, ValueError, TypeError):
+                what = "cannot be read, so nobody knows which answers an evaluation needs"
+                raise Damaged(what, where=str(path), fix=f"let them go: --even-of {EVALUATION}") from None
 
     def _readied(self, path: Path) -> Prepared:
         """Return a recipe as a build would have it. Raises what is wrong with it, and says how to go on without it."""
@@ -362,8 +379,8 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _is_pipe_at_work(state: Path) -> bool:
-    """Whether a pipe, which holds no lock of the project, is asking just now."""
-    return bool(logs(state, live=True))
+    """Whether a pipe or an evaluation, which hold no lock of the project, are asking just now."""
+    return bool(logs(state, live=True)) or holder(state / EVALUATE_LOCK) is not None
 
 
 def _statuses(path: Path) -> Iterator[os.stat_result]:
