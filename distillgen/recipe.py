@@ -197,7 +197,8 @@ def override(
     if not equals or not parts:
         raise UsageError(f"--set {assignment!r} is not KEY=VALUE", fix=f"for instance --set {example}")
     try:
-        value = tomllib.loads(f"v = {text}")["v"]
+        found = tomllib.loads(f"v = {text}")
+        value = found["v"] if len(found) == 1 else text  # a line's end would begin another key
     except tomllib.TOMLDecodeError:
         value = text  # a bare word is a string
     except RecursionError:

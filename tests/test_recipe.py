@@ -94,6 +94,8 @@ def test_overrides_reach_any_key_and_are_checked(demo: Project) -> None:
     assert "--set steps[0].samples" in str(caught.value)
     with pytest.raises(UsageError, match=r"has no steps\[9\]"):
         read_recipe(demo.recipe, ["steps.9.samples=1"])
+    with pytest.raises(RecipeInvalid, match="valid integer"):
+        read_recipe(demo.recipe, ["steps.0.samples=3\nname = 'other'"])
     with pytest.raises(UsageError, match="not KEY=VALUE"):
         read_recipe(demo.recipe, ["samples"])
     with pytest.raises(UsageError, match="nested too deeply"):

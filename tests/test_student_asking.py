@@ -29,14 +29,17 @@ from distillgen.errors import (
     MemoryFull,
     NameInvalid,
     NotFound,
+    SeedsInvalid,
     Unfinished,
     UsageError,
 )
 from distillgen.files import Lock, file_sha256
 from distillgen.schemas import schema_of
+from distillgen.student import asking
+from distillgen.student.answers_file import require_place, write_answers
 from distillgen.student.asking import Contestant, ask, taught, teacher_of, wanted_columns
 from distillgen.student.base import Base
-from distillgen.student.evaluation import evaluate
+from distillgen.student.evaluation import evaluate, evaluating
 from distillgen.student.evaluation_plan import EvaluationRequest, Plan, _shape_of, version_of
 from distillgen.student.folder import Student
 from distillgen.student.generating import _generated
@@ -580,16 +583,14 @@ def test_equal_prompts_and_a_judge(moods: Project, student: Student, loopback: L
 
 @pytest.mark.embedded
 @pytest.mark.xdist_group("embedded")
-def test_what_everybody_said_is_written_a_line_a_question(moods: Project, student: Student) -> None:
-    path = moods.folder / "answers.jsonl"
-    evaluation = evaluate(request(moods, student, answers=path), nothing)
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [(line["question"], line["gold"]) for line in lines] == [(f"Mood: {text}", gold) for text, gold in GOLD]
-    assert [n for n, line in enumerate(lines) if not line["right"]["teacher"]] == sorted(WRONG)
-    right = sum(line["answers"]["student"] == line["gold"] for line in lines)
-    assert right / len(lines) == named(evaluation, "student")["score"]["value"]
-    with pytest.raises(UsageError, match="--answers is a folder"):
-        evaluate(request(moods, student, answers=moods.folder), nothing)
+def test_what_everybody_said_is_told_question_by_question(moods: Project, student: Student) -> None:
+    found = asyncio.run(evaluating(request(moods, student), nothing))
+    assert [(each["question"], each["gold"]) for each in found.answers] == [
+        (f"Mood: {text}", gold) for text, gold in GOLD
+    ]
+    assert [n for n, each in enumerate(found.answers) if not each["right"]["teacher"]] == sorted(WRONG)
+    right = sum(each["answers"]["student"] == each["gold"] for each in found.answers)
+    assert right / len(found.answers) == named(found.figures, "student")["score"]["value"]
 
 
 @pytest.mark.embedded
@@ -736,7 +737,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from distillgen.dataset.manifest import FileEntry
-from distillgen.student.evaluation import evaluate
+from distillgen.student.evaluation import evaluate, evaluating
 from distillgen.student.evaluation_plan import EvaluationRequest
 from distillgen.student.folder import Student
 from distillgen.student.manifest import StudentManifest
@@ -930,6 +931,87 @@ def test_the_recipe_of_another_dataset(moods: Project, student: Student) -> None
     path = moods.write("other/recipe.toml", (moods.folder / "recipe.toml").read_text().replace('"moods"', '"others"'))
     with pytest.raises(UsageError, match="trained on moods, this is the recipe of others"):
         evaluate(request(moods, student, recipe=path), nothing)
+
+
+def test_a_file_without_right_answers_says_which_columns_it_has(moods: Project, student: Student) -> None:
+    moods.seeds([{"text": "a b c", "label": "good"}], "few.jsonl")
+    told = Plan(request(moods, student, "few.jsonl"), nothing).notes
+    assert told[0].startswith("no right answers: nothing is in a column 'gold' of few.jsonl, which has 'text', 'label'")
+    assert not any("no right answers" in note for note in Plan(request(moods, student), nothing).notes)
+
+
+@pytest.mark.parametrize("measure", ["number", "json"])
+def test_right_answers_of_another_kind_than_the_measure(moods: Project, student: Student, measure: Any) -> None:
+    with pytest.raises(UsageError, match=f"and 23 more. is nothing that --measure {measure} can read"):
+        Plan(request(moods, student, measure=measure), nothing)
+
+
+def test_one_question_with_two_right_answers_is_told_and_a_contrast_is_none(moods: Project) -> None:
+    best = "by far the best phone of the year that anybody could have bought"
+    rows = [
+        {"text": "The kettle sings.", "gold": "good"}, {"text": "the  kettle sings.", "gold": "bad"},
+        {"text": best, "gold": "good"}, {"text": best.replace("best", "worst"), "gold": "bad"},
+        {"text": best.replace("phone", "radio"), "gold": "good"},
+    ]  # fmt: skip
+    moods.seeds(rows, "few.jsonl")
+    version = find_version("moods", moods.folder / "datasets")
+    student = moods.manifest(name="moods")["recipe"]["student"]
+    found = read_questions(str(moods.folder / "few.jsonl"), version, student, Reading())
+    assert [question.columns["text"] for question in found.asked] == ["The kettle sings.", best, rows[3]["text"]]
+    assert found.warnings == ["1 questions come more than once, with different right answers: the first counts"]
+
+
+def test_a_line_that_cannot_be_read_is_to_be_mended(moods: Project) -> None:
+    moods.write("few.jsonl", '{"text": "a b c", "gold": "good"}\n{"text": ')
+    with pytest.raises(SeedsInvalid) as caught:
+        read_questions(str(moods.folder / "few.jsonl"), None, {"prompt": "{{ text }}"}, Reading())
+    assert "leave them out of the file" in str(caught.value) and "--skip-bad-seeds" not in str(caught.value)
+
+
+def test_what_a_killed_evaluation_left_is_swept_away(moods: Project, student: Student) -> None:
+    left = moods.folder / ".distillgen" / "evaluating-x1"
+    (left / "prompts").mkdir(parents=True)
+    (left / "questions.jsonl").write_text("secret")
+    with pytest.raises(UsageError):
+        evaluate(request(moods, student, judge="nobody"), nothing)
+    assert not left.exists()
+
+
+def test_a_teacher_that_keeps_everybody_waiting_is_told_of(
+    moods: Project, loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "WAIT_SECONDS", 0.2)
+    failed: list[Body] = []
+
+    def late(body: Body) -> Say:
+        if not failed:
+            failed.append(body)
+            return error(503, "over\x1b[31mloaded", retry_after=0)
+        return Say(body=mood(body).body, wait=1.0)
+
+    loopback.behave = late
+    heard: list[Any] = []
+    asyncio.run(ask(contestant(moods), questions_of(moods).asked[:1], moods.folder / "state", heard.append))
+    told = [event["text"] for event in heard if event["event"] == "message"]
+    assert any("teacher: no answer for 0.2 seconds; last error http_503" in text for text in told), told
+    assert not any("\x1b" in text for text in told)
+
+
+def test_answers_replace_nothing_but_answers(moods: Project, student: Student, tmp_path: Path) -> None:
+    for path in (moods.folder / "gold.jsonl", moods.recipe):
+        with pytest.raises(UsageError, match="would replace a file that holds something else"):
+            require_place(path, student.folder)
+    for path, why in (
+        (student.folder / "a.jsonl", "in the student's folder"),
+        (tmp_path, "is no file"),
+        (Path("-"), "no file"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            require_place(path, student.folder)
+    written = tmp_path / "answers.jsonl"
+    require_place(written, student.folder)
+    write_answers(written, [{"id": "a", "question": "?", "gold": None, "group": None, "answers": {}, "right": {}}])
+    require_place(written, student.folder)
 
 
 def test_a_prompt_that_nobody_uses_may_be_anything(moods: Project, student: Student) -> None:

@@ -674,3 +674,30 @@ def test_an_acceptance_may_be_the_bases(demo: Project, model: Path) -> None:
             allowed(version, None, Said(accept=(wrong,)))
     with pytest.raises(UsageError, match="llama-3-2-licens"):
         require_allowed(version, Said(accept=("llama-3-2-licens",)))
+
+
+# -- files that were cut off or altered ----------------------------------------------------------------------------
+
+
+def test_a_gguf_file_that_was_cut_off_is_damaged(tmp_path: Path, with_packages: None) -> None:
+    path = tmp_path / "x.gguf"
+    head = gguf(LLAMA, {"a": (4,), "b": (4,)})[:-8] + struct.pack("<Q", 64)  # the second tensor begins 64 bytes on
+    start = -(-len(head) // 32) * 32
+    path.write_bytes(head.ljust(start + 64, b"\0"))
+    with pytest.raises(Damaged, match="ends before its last tensor begins"):
+        read_gguf_head(path)
+    path.write_bytes(head.ljust(start + 65, b"\0"))
+    assert read_gguf_head(path).parameters == 8
+
+
+@pytest.mark.parametrize("layers", [-1, "2", None])
+def test_a_number_of_layers_that_is_none(model: Path, layers: Any) -> None:
+    (model / "config.json").write_text(json.dumps({**CONFIG, "num_hidden_layers": layers}))
+    with pytest.raises(UsageError, match="a model of .* layers"):
+        find_base(str(model))
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = find_base(str(model)).sha256
+    monkeypatch.setenv("DISTILLGEN_CACHE", "/proc/nothing-is-written-here")
+    assert find_base(str(model)).sha256 == first

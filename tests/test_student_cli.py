@@ -76,15 +76,33 @@ def test_a_wrong_setting_is_told_before_anything_slow(demo: Project, more: tuple
     assert done.returncode == 2 and told in done.stderr and "DG501" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("check", "A" * 300), ("evaluate", "--student", "A" * 300, "--on", "x"),
+     ("train", "demo", "--base", "x", "--out", "y", "--project", "A" * 300)],
+    ids=lambda words: words[0],
+)  # fmt: skip
+def test_a_name_that_no_file_can_have(demo: Project, words: tuple[str, ...]) -> None:
+    done = demo.run("student", *words)
+    assert done.returncode == 2 and "File name too long" in done.stderr and "bug" not in done.stderr
+
+
+def test_a_number_beyond_all_bounds(demo: Project) -> None:
+    demo.build()
+    done = demo.run(*TRAIN, "--set", "rows=99999999999999999999999")
+    assert done.returncode == 2 and "'rows' is 99999999999999999999999" in done.stderr
+
+
 def test_rows_that_were_left_out_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    none = {"long": 0, "dropped": 0, "truncated": 0, "without_answer": 0}
-    long = {"long": 1002, "dropped": 0, "truncated": 1000, "without_answer": 2}
+    none = {"special": 0, "long": 0, "dropped": 0, "truncated": 0, "without_answer": 0}
+    long = {"special": 3, "long": 1002, "dropped": 0, "truncated": 1000, "without_answer": 2}
     with caplog.at_level(logging.INFO, "distillgen"), shown() as show:
         show({"event": "rows", "train": none, "validation": none, "max_tokens": 2048})
         assert caplog.text == ""
         show({"event": "rows", "train": long, "validation": None, "max_tokens": 2048})
     assert "1,002 rows to train on longer than 2,048 tokens: 2 left out, 1,000 cut off" in caplog.text
     assert "the last weights are kept" in caplog.text
+    assert "3 rows to train on hold a special token of the base" in caplog.text
 
 
 def test_a_folder_that_holds_no_student(demo: Project, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,10 @@ from distillgen.student.folder import (
     Student,
     add_evaluation,
     check_student,
+    is_card_edited,
     publish_student,
     read_student,
+    require_whole_model,
 )
 from distillgen.student.manifest import StudentManifest
 
@@ -413,6 +416,32 @@ def test_a_manifest_of_another_shape_is_damaged(tmp_path: Path, content: bytes) 
     (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(Damaged):
         read_student(tmp_path)
+
+
+def test_a_card_that_somebody_edited_stays_as_it_is(student: Student) -> None:
+    card, report = student.folder / "README.md", student.folder / "report.html"
+    edited = card.read_text() + "\nMind the gap.\n"
+    card.write_text(edited)
+    report.unlink()
+    again = read_student(student.folder)
+    assert is_card_edited(again) and not is_card_edited(replace(again, folder=student.folder / "absent"))
+    evaluated = add_evaluation(again, evaluation_of(), b"<html>")
+    assert card.read_text() == edited and report.read_bytes() == b"<html>"
+    assert findings(evaluated) == [] and not is_card_edited(evaluated), "it is counted as it is now"
+    card.unlink()
+    add_evaluation(evaluated, evaluation_of(), b"<html>")
+    assert "## Evaluation" in card.read_text()
+
+
+def test_a_model_that_was_changed_is_not_measured(student: Student) -> None:
+    require_whole_model(student)
+    path = student.folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    assert read_student(student.folder) == student
+    with pytest.raises(Damaged, match="model.safetensors is not what was written"):
+        require_whole_model(student)
 
 
 def test_a_newer_format_says_so(student: Student) -> None:

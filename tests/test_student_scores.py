@@ -85,6 +85,13 @@ def test_a_label_is_read_at_the_end(answer: str, label: str | None) -> None:
     assert label_in(last_words(answer, LABELS), LABELS) == label
 
 
+def test_labels_that_differ_by_little_are_told_apart() -> None:
+    for label in ("US", "us", "spam", "spam?"):
+        assert label_in(f" {label}\n", ["US", "us", "spam", "spam?"]) == label
+    assert label_in("Us.", ["US", "us"]) is None, "it may be either"
+    assert label_in("Spam!", ["spam", "ham"]) == "spam"
+
+
 def test_the_longest_label_counts() -> None:
     labels = ["very", "very negative", "non-answer", "42"]
     assert label_in("Very negative. Bad.", labels) == "very negative"

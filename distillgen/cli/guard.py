@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import functools
 import inspect
 import os
@@ -19,6 +20,7 @@ from distillgen.errors import FULL, DiskFull, DistillgenError, Interrupted, Memo
 
 P = ParamSpec("P")
 T = TypeVar("T")
+NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PANEL = "Options of every command"
 Given: TypeAlias = Mapping[str, tuple[Any, Any]]  # options: name -> kind and default
@@ -131,6 +133,8 @@ def as_ours(error: Exception) -> DistillgenError:
         return DiskFull(f"no room to write to standard output: {error.strerror}", fix="free some space")
     if isinstance(error, PermissionError) and error.filename:
         return UsageError(f"may not be read or written: {error.strerror}", where=os.fsdecode(error.filename))
+    if isinstance(error, OSError) and error.errno in NO_NAME:
+        return UsageError(f"no file can be called so: {error.strerror}", where=os.fsdecode(error.filename or "")[:200])
     if isinstance(error, FileNotFoundError) and here() is None:
         return UsageError("the current folder is no longer there", fix="go to a folder that is, with cd")
     return DistillgenError(

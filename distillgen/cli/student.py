@@ -310,7 +310,8 @@ def evaluate(
 
     It shows who is right how often, with intervals, and what answers cost in time and money. Every answer is on disk
     before it is used: the same command goes on after any stop, and asks nothing twice. Questions that are in the
-    training data are left out. The figures are added to the student's folder, its card and its report.
+    training data are left out. The figures go into the student's folder, its card and its report, where they take the
+    place of earlier ones.
 
     \b
     Examples:
@@ -330,34 +331,47 @@ def evaluate(
     from distillgen.cli.running import say_stopping
     from distillgen.report.console import safe, say, stdout
     from distillgen.schemas import document
+    from distillgen.student.answers_file import require_place, write_answers
     from distillgen.student.evaluation import evaluating
     from distillgen.student.evaluation_plan import EvaluationRequest
-    from distillgen.student.folder import add_evaluation, read_student
+    from distillgen.student.folder import add_evaluation, is_card_edited, read_student, require_whole_model
+    from distillgen.student.manifest import CARD
     from distillgen.student.page import student_page
     from distillgen.student.progress import shown
     from distillgen.student.tables import evaluation_shown
 
+    if answers is not None:
+        require_place(answers, folder)
     trained = read_student(folder)
+    require_whole_model(trained)
     untouched, why_not = _untouched(base, trained)
     request = EvaluationRequest(
         student=trained, on=on, project=project, base=untouched, why_no_base=why_not, teacher=teacher, gold=gold,
         measure=measure, judge=judge, limit=limit, time=time_, equal_prompts=equal_prompts, by=by,
         usd_per_hour=price_per_hour, max_tokens=max_tokens, recipe=recipe, state=state, budget=budget,
-        may_be_unpriced=allow_unknown_price, answers=answers,
+        may_be_unpriced=allow_unknown_price,
     )  # fmt: skip
     with shown() as show:
         left = "every answer is kept, and the same command goes on from here"
         found = run_until_stopped(evaluating(request, show), say_stopping, left)
+    figures, edited = found.figures, is_card_edited(trained)
     try:
-        add_evaluation(trained, found, student_page(trained.manifest, found))
+        add_evaluation(trained, figures, student_page(trained.manifest, figures))
     finally:  # where the folder cannot be written, the figures are shown all the same
         if as_json:
-            print(document("student-evaluate", found))
+            print(document("student-evaluate", figures))
         else:
-            for each in evaluation_shown(found):
+            for each in evaluation_shown(figures):
                 stdout().print(each)
+    if answers is not None:
+        write_answers(answers, found.answers)
+    if edited:
+        say(
+            f"warning: {CARD} was changed by hand, and stays as it is; remove it and it is written anew", style="yellow"
+        )
     if not as_json:
-        say(f"written to {safe(str(folder))}: evaluation.json, report.html, README.md", style="bold green")
+        told = ", ".join(["evaluation.json", "report.html", *([] if edited else [CARD])])
+        say(f"written to {safe(str(folder))}: {told}", style="bold green")
 
 
 @student.command("check")

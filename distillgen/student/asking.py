@@ -1,6 +1,8 @@
 """Who is asked when a student is measured, and how: teacher, base and student, all by the road and its answer store."""
 
+import asyncio
 import contextlib
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -19,6 +21,7 @@ from distillgen.pipeline import Options, set_out
 from distillgen.preparation import Prepared, prepare_recipe
 from distillgen.prompts import Prompt, load_prompt
 from distillgen.recipe import check_recipe
+from distillgen.report.console import safe
 from distillgen.rows import Failure, Rejection, Row, SeedEnd
 from distillgen.shapes import close
 from distillgen.state import EVALUATION, EVALUATIONS
@@ -39,6 +42,8 @@ ASKED = "asked"  # the key in [teachers] of a model that the recipe does not nam
 NOBODY = "none"  # the word for no teacher at all
 MEASURED = ("base", "student")  # how the names of those begin that are measured, and are no teachers
 FILE = "questions.jsonl"
+SCRATCH = "evaluating-"  # how the names of folders begin that an evaluation works in
+WAIT_SECONDS = 30.0  # without an answer until that is told
 ASK = 'description = "What the student is shown"\nturns = "messages"\nwrites = ["answer"]\n'  # see prompts/chat.toml
 UNKNOWN_SAMPLING = "is not known here"  # of `grammar`, which llama.cpp takes
 PATHS = ("gguf", "api_key_file")  # keys of a teacher that may be relative to the recipe
@@ -360,14 +365,30 @@ def _read(step: Table, folder: Path) -> Iterator[tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def _prompt_folder(prompts: Mapping[str, str]) -> Iterator[Path]:
-    """Yield a folder with prompts as a version keeps them; those that it lacks are the library's.
+def scratch(state: Path) -> Iterator[Path]:
+    """Yield a folder for this evaluation alone, gone afterwards; what one that was killed has left, `sweep` removes."""
+    with disk_errors(state):
+        state.mkdir(parents=True, exist_ok=True)
+        made = tempfile.TemporaryDirectory(prefix=SCRATCH, dir=state)
+    with made as name:
+        yield Path(name)
+
+
+def sweep(state: Path) -> None:
+    """Remove what evaluations that were killed have left. Nobody else is at work: the caller holds the lock."""
+    for left in state.glob(f"{SCRATCH}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _prompt_folder(prompts: Mapping[str, str], state: Path | None = None) -> Iterator[Path]:
+    """Yield a folder with prompts as a version keeps them; those that it lacks are the library's. It is in the state
+    folder where questions will be added.
 
     Raises NameInvalid: a version may come from elsewhere, and no name in it leads out of this folder.
     """
     require_prompt_names(prompts)
-    with tempfile.TemporaryDirectory(prefix="distillgen-") as name:
-        folder = Path(name)
+    with scratch(Path(tempfile.gettempdir()) if state is None else state) as folder:
         with disk_errors(folder):
             (folder / "prompts").mkdir()
             for prompt, source in prompts.items():
@@ -395,7 +416,7 @@ def prepared_for(contestant: Contestant, questions: Sequence[Question], state: P
 
     Raises what `prepare_recipe` raises, with the questions and prompts under their own names; TermsNotAccepted.
     """
-    with _prompt_folder(contestant.prompts) as folder:
+    with _prompt_folder(contestant.prompts, state) as folder:
         with disk_errors(folder):
             lines = (orjson.dumps(_seed(contestant, question)) + b"\n" for question in questions)
             (folder / FILE).write_bytes(b"".join(lines))
@@ -490,6 +511,7 @@ async def collect(
     replies: dict[str, Mapping[str, Any]] = {}
     done: set[str] = set()
     outcomes = set_out(prepared, Options(), tally, teachers, steps)
+    waiting = asyncio.create_task(_tell_waits(who, teachers, done, on_event))
     try:
         async with contextlib.aclosing(outcomes):
             async for outcome in outcomes:
@@ -502,6 +524,7 @@ async def collect(
                     done.add(row.origin)
                     on_event({"event": "asked", "who": who, "done": len(done), "of": len(questions)})
     finally:
+        waiting.cancel()
         await close(steps)
     if tally.passing_failures:
         raise Unfinished(
@@ -509,6 +532,17 @@ async def collect(
             fix="run the same command again: what was answered is kept",
         )
     return list(replies.values())
+
+
+async def _tell_waits(who: str, teachers: Mapping[str, Teacher], done: set[str], on_event: OnEvent) -> None:
+    """Tell now and then that no answer came for a while, and what the server said last."""
+    while True:
+        before = len(done)
+        await asyncio.sleep(WAIT_SECONDS)
+        if len(done) == before:
+            last = next((teacher.pool.last_fault for teacher in teachers.values() if teacher.pool.last_fault), "")
+            text = f"{who}: no answer for {WAIT_SECONDS:g} seconds" + (f"; last error {safe(last)}" if last else "")
+            on_event({"event": "message", "text": text, "style": "yellow"})
 
 
 def _said(row: Row, contestant: Contestant) -> str | None:

@@ -181,6 +181,9 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _require_causal(folder: Path, config: Mapping[str, Any]) -> None:
+    layers = config.get("num_hidden_layers", 1)
+    if not isinstance(layers, int) or layers < 0:
+        raise UsageError(f"a model of {layers!r} layers", where=str(folder / "config.json"), fix="fetch it again")
     named = config.get("architectures")
     kinds = [str(kind) for kind in named] if isinstance(named, list) else []
     if not any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds):

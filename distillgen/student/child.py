@@ -26,6 +26,8 @@ KINDS: Mapping[str, type[DistillgenError]] = {
 _NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "bad_alloc")
 _NO_ROOM = ("No space left", "os error 28", "os error 122", "PytorchStreamWriter failed", "unexpected pos")
 LAST_WORDS_BYTES = 4096
+# Of torchrun and its like: with these, libraries wait for processes that nobody has started.
+OF_LAUNCHERS = frozenset({"WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"})
 # Nothing of the network: all that the work needs is in the files that it is given.
 SILENT = {
     "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false",
@@ -79,7 +81,8 @@ def started(
         [sys.executable, "-P", "-m", module],  # -P: no file of the project is taken for a library
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise,
         # Its own session: Ctrl-C in the terminal is for the parent, which then ends the child.
-        start_new_session=True, env={**os.environ, **SILENT, **environment},
+        start_new_session=True,
+        env={**{name: text for name, text in os.environ.items() if name not in OF_LAUNCHERS}, **SILENT, **environment},
     )  # fmt: skip
     assert process.stdin is not None and process.stdout is not None
     try:

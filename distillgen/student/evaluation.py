@@ -4,17 +4,18 @@ import asyncio
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from distillgen.files import Lock, json_line, output_file, utc
+from distillgen.files import Lock, utc
 from distillgen.processes import processors
 from distillgen.settings import TeacherSettings
 from distillgen.state import EVALUATE_LOCK, state_folder
 from distillgen.steps.mathematics import Mathematics
 from distillgen.student import scores
-from distillgen.student.asking import Answers, Contestant
+from distillgen.student.asking import Answers, Contestant, sweep
 from distillgen.student.evaluation_plan import BASE, EQUAL, STUDENT, TEACHER, EvaluationRequest, Plan
 from distillgen.student.judging import Judged, Match, compare
 from distillgen.student.progress import OnEvent
@@ -28,28 +29,35 @@ HOUR = 3600
 Figures = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What came of an evaluation: `figures`, as schemas/student-evaluate.schema.json describes them, and `answers`: to
+    each question what everybody said, and whether that is right (None: nobody knows)."""
+
+    figures: Figures
+    answers: Sequence[Figures]
+
+
 def evaluate(request: EvaluationRequest, on_event: OnEvent) -> Figures:
-    """Return the evaluation, as schemas/student-evaluate.schema.json describes it. See `evaluating`."""
-    return asyncio.run(evaluating(request, on_event))
+    """Return the figures. See `evaluating`."""
+    return asyncio.run(evaluating(request, on_event)).figures
 
 
-async def evaluating(request: EvaluationRequest, on_event: OnEvent) -> Figures:
+async def evaluating(request: EvaluationRequest, on_event: OnEvent) -> Evaluated:
     """Ask, time and score; everything that was answered is kept, so that the same request goes on where it stopped.
 
     Raises UsageError for what cannot be asked or compared, NotFound where the student's version is not in the project,
     Locked where another one is at work in the project, and what asking raises.
     """
-    with Lock(state_folder(request.project, request.state) / EVALUATE_LOCK):  # two at once would pay for answers twice
+    state = state_folder(request.project, request.state)
+    with Lock(state / EVALUATE_LOCK):  # two at once would pay for answers twice
+        sweep(state)
         plan = Plan(request, on_event)
         plan.check()
         said = await plan.ask_all()
-        speeds = await take_times(plan.timed, plan.questions.asked, request.time, on_event)
+        speeds = await take_times(plan.timed, plan.questions.asked, request.time, plan.state, on_event)
         score = _Score(plan, said, speeds)
-        found = await score.evaluation()
-        if request.answers is not None:
-            with output_file(request.answers) as file:
-                file.writelines(json_line(answer) + b"\n" for answer in score.answers())
-        return found
+        return Evaluated(await score.evaluation(), list(score.answers()))
 
 
 class _Score:
@@ -90,8 +98,7 @@ class _Score:
         }  # fmt: skip
 
     def answers(self) -> Iterator[Figures]:
-        """Yield what everybody said to each question, and whether that is right (None: nobody knows). After
-        `evaluation`."""
+        """Yield what everybody said to each question, after `evaluation`."""
         for place, question in enumerate(self._asked):
             yield {
                 "id": question.id, "question": question.text, "gold": question.gold, "group": question.group,

@@ -61,7 +61,7 @@ class EvaluationRequest:
     `on` is a file of questions or a split of the student's version; `project` the folder that holds `datasets`, against
     which the recipe's own paths are read. `teacher`: None is the recipe's own, "none" nobody. `time` is how many
     questions are asked anew for the clock. `usd_per_hour` is what the machine costs. `budget` is in US dollars, for
-    teacher and judge together. `answers` is a file for what everybody said, a line of JSON a question.
+    teacher and judge together.
     """
 
     student: Student
@@ -83,7 +83,6 @@ class EvaluationRequest:
     state: Path | None = None
     budget: float | None = None
     may_be_unpriced: bool = False
-    answers: Path | None = None
     bootstrap: scores.Bootstrap = field(default_factory=scores.Bootstrap)
 
 
@@ -93,8 +92,6 @@ class Plan:
     def __init__(self, request: EvaluationRequest, on_event: OnEvent) -> None:
         if request.usd_per_hour is not None and not math.isfinite(request.usd_per_hour):
             raise UsageError(f"no price: {request.usd_per_hour}", where="--price-per-hour", fix="US dollars, e.g. 0.05")
-        if request.answers is not None and request.answers.is_dir():
-            raise UsageError("--answers is a folder", where=str(request.answers), fix="name a file: answers.jsonl")
         self.request, self.on_event = request, on_event
         self.notes: list[str] = []
         self.version = _version_for(request)
@@ -112,6 +109,7 @@ class Plan:
         if self.is_taught and self.questions.with_gold:
             self._note("a split has only rows that passed the recipe's steps: the teacher looks better than it is")
         self._require_something_to_compare()
+        self._note_no_gold()
         self.labels = self._labels()
         self.measure = self._measure()
         if self.measure != "label":
@@ -156,6 +154,17 @@ class Plan:
             self._note(
                 f"the untouched model is not asked: {self.request.why_no_base}; name it with --base, or say so: "
                 "--base none"
+            )
+
+    def _note_no_gold(self) -> None:
+        """Say that a file has no right answers, which may stand in a column of another name."""
+        found = self.questions
+        if not found.is_split and not found.with_gold:
+            name = self.request.gold or GOLD
+            has = ", ".join(map(repr, found.asked[0].columns))
+            self._note(
+                f"no right answers: nothing is in a column {name!r} of {found.what}, which has {has}; name it with "
+                "--gold COLUMN"
             )
 
     def _require_own_places(self) -> None:
@@ -238,8 +247,19 @@ class Plan:
             self._require_known_labels(golds)
             return "label"
         if wanted != "auto":
+            self._require_readable(wanted, golds)
             return wanted
         return "number" if golds and all(map(_is_number, golds)) else "exact"
+
+    def _require_readable(self, measure: scores.Measure, golds: Sequence[str]) -> None:
+        """Insist that the right answers are of the kind that they are compared as."""
+        wrong = [gold for gold in golds if not scores.is_readable(measure, gold, self.labels)]
+        if wrong:
+            raise UsageError(
+                f"the gold answer {wrong[0][:80]!r} (and {len(wrong) - 1:,} more) is nothing that --measure {measure} "
+                "can read",
+                where=self.questions.what, fix="--measure exact, or another --gold COLUMN",
+            )  # fmt: skip
 
     def _require_known_labels(self, golds: Sequence[str]) -> None:
         unknown = [gold for gold in golds if scores.label_in(gold, self.labels) is None]

@@ -5,6 +5,7 @@ without a word, and takes any chat template: so rows become prompt and completio
 """
 
 import heapq
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -47,6 +48,7 @@ class Examples:
     dropped: int = 0
     truncated: int = 0
     without_answer: int = 0  # of those to truncate: nothing of the answer would have been left
+    special: int = 0  # rows whose text holds a special token of the base: it says more than was written
 
     def counts(self) -> dict[str, int]:
         """Return everything but the rows themselves."""
@@ -65,19 +67,20 @@ def read_examples(
     """
     found, first = Examples(), ""
     template, drawn = Template(tokenizer, stops), _drawn(version, split, most)
+    special = _special_tokens(tokenizer)
     for row in examples(version, split, reasoning):
         if drawn is not None and row.id not in drawn:
             continue
         example = template.measured(row)
         found.longest = max(found.longest, example.tokens)
         if example.tokens <= max_tokens:
-            _add(found, example, max_tokens)
+            _add(found, example, max_tokens, special)
             continue
         found.long += 1
         first = first or example.id
         if long == "truncate" and example.prompt_tokens < max_tokens:
             found.truncated += 1
-            _add(found, example, max_tokens)
+            _add(found, example, max_tokens, special)
         elif long == "truncate":
             found.without_answer += 1
         else:
@@ -104,10 +107,21 @@ def _drawn(version: Version, split: str, most: int) -> frozenset[str] | None:
     return frozenset(heapq.nsmallest(most, ids, key=lambda each: digest(each.encode())))
 
 
-def _add(found: Examples, example: Example, max_tokens: int) -> None:
+def _add(found: Examples, example: Example, max_tokens: int, special: "re.Pattern[str] | None") -> None:
     found.rows.append(example.made)
+    found.special += special is not None and special.search(_text_of(example.made)) is not None
     found.tokens += min(example.tokens, max_tokens)
     found.trained_tokens += min(example.trained, max_tokens - example.prompt_tokens)
+
+
+def _special_tokens(tokenizer: Any) -> "re.Pattern[str] | None":
+    """Return what finds the special tokens of a tokenizer in a text, None where it has none."""
+    texts = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return re.compile("|".join(map(re.escape, sorted(filter(None, texts), key=len, reverse=True)))) if texts else None
+
+
+def _text_of(made: Mapping[str, Any]) -> str:
+    return "\n".join(str(turn.get("content")) for turns in made.values() for turn in turns if isinstance(turn, Mapping))
 
 
 def examples(version: Version, split: str, reasoning: Reasoning) -> Iterator[Example]:

@@ -108,7 +108,9 @@ def publish_student(made: Path, out: Path, manifest: StudentManifest) -> Student
 
 
 def read_student(folder: Path) -> Student:
-    """Read the student in a folder, and see that its files are there with their sizes.
+    """Read the student in a folder, and see that the model's files are there with their sizes.
+
+    What describes the model may be another by now: people edit cards.
 
     Raises UsageError where there is no student, Damaged, NewerFormat.
     """
@@ -117,10 +119,17 @@ def read_student(folder: Path) -> Student:
         with contextlib.suppress(NotWritable, DiskFull):
             _finish(folder)
         manifest = read_student_manifest(folder, _place(folder, MANIFEST))
-        for name, entry in manifest.files.items():
+        for name, entry in manifest.model_files.items():
             if problem := _wrong_size(folder, name, entry):
                 raise Damaged(problem.what, where=problem.where, fix=AGAIN)
     return Student(folder, manifest)
+
+
+def require_whole_model(student: Student) -> None:
+    """Read all files of the model, and raise Damaged for the first that is not what was trained."""
+    for name, entry in student.manifest.model_files.items():
+        if problem := _wrong_content(student.folder, name, entry):
+            raise Damaged(problem.what, where=problem.where, fix=AGAIN)
 
 
 def check_student(folder: Path) -> tuple[Student, list[Problem]]:
@@ -164,7 +173,7 @@ def add_evaluation(student: Student, evaluation: Mapping[str, Any], page: bytes)
         contents = {
             EVALUATION: orjson.dumps(evaluation, option=orjson.OPT_INDENT_2) + b"\n",
             REPORT: page,
-            CARD: write_card(manifest, evaluation).encode(),
+            CARD: _edited_card(folder, manifest) or write_card(manifest, evaluation).encode(),
         }
         entries = {
             name: FileEntry(bytes=len(each), sha256=hashlib.sha256(each).hexdigest()) for name, each in contents.items()
@@ -173,6 +182,21 @@ def add_evaluation(student: Student, evaluation: Mapping[str, Any], page: bytes)
         _commit(folder, {**contents, MANIFEST: sealed(manifest.dump())})
         _finish(folder)
     return Student(folder, manifest)
+
+
+def _edited_card(folder: Path, manifest: StudentManifest) -> bytes | None:
+    """Return the card where somebody has changed it by hand: it stays as it is. None where it is ours, or gone."""
+    try:
+        found = (folder / CARD).read_bytes()
+    except OSError:
+        return None
+    entry = manifest.files.get(CARD)
+    return None if entry is not None and hashlib.sha256(found).hexdigest() == entry.sha256 else found
+
+
+def is_card_edited(student: Student) -> bool:
+    """Whether somebody has changed the card by hand, so that an evaluation leaves it as it is."""
+    return _edited_card(student.folder, student.manifest) is not None
 
 
 def _commit(folder: Path, contents: Mapping[str, bytes]) -> None:

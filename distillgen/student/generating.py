@@ -195,7 +195,13 @@ def _answers(settings: Mapping[str, Any]) -> Iterator[Line]:
     ends = _ends(model.generation_config.eos_token_id, tokenizer)
     prompts = [_prompt(tokenizer, question["messages"]) for question in settings["questions"]]
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
-    trie = _Trie([_ids(tokenizer, label) for label in settings["labels"]], ends) if settings["labels"] else None
+    labels = [_ids(tokenizer, label) for label in settings["labels"]]
+    if (longest := max(map(len, labels), default=0)) > settings["max_tokens"]:
+        raise UsageError(
+            f"--max-tokens {settings['max_tokens']} would cut off a label of {longest} tokens",
+            fix="leave --max-tokens out: an answer ends with its label",
+        )
+    trie = _Trie(labels, ends) if labels else None
     for batch in _batches(order, [len(prompt) for prompt in prompts], settings):
         began = time.time()
         together = tokenizer.pad({"input_ids": [prompts[number] for number in batch]}, return_tensors="pt").to(device)

@@ -5,6 +5,7 @@ Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 import io
 import math
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -75,14 +76,24 @@ def _head(file: io.BufferedReader, path: Path) -> GgufHead:
         else:
             values[key] = _string(file) if kind == _STRING else _number(file, _scalar(kind))
     shapes: dict[str, tuple[int, ...]] = {}
+    last = 0  # where the last tensor begins
     for _ in range(tensors):
         name = _string(file)
         sizes = _number(file, "<I")
         if sizes > 8:
             raise ValueError(f"{name[:60]!r} has {sizes} dimensions")
         shapes[name] = tuple(_number(file, "<Q") for _ in range(sizes))
-        file.read(12)  # its type and place
+        _number(file, "<I")  # its type
+        last = max(last, _number(file, "<Q"))
+    if last and _aligned(file.tell(), values) + last >= os.fstat(file.fileno()).st_size:
+        raise EOFError("it ends before its last tensor begins; fetch it again")
     return GgufHead(values, shapes, tokens)
+
+
+def _aligned(place: int, values: Mapping[str, Any]) -> int:
+    """Return where the tensors begin behind a head that ends at `place`."""
+    alignment = int(values.get("general.alignment") or 32)
+    return -(-place // alignment) * alignment
 
 
 def _number(file: io.BufferedReader, form: str) -> Any:

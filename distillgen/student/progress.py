@@ -101,5 +101,11 @@ def _tell_rows(event: Event) -> None:
                 f"{left_out:,} left out, {counted['truncated']:,} cut off",
                 style="yellow",
             )
+        if counted is not None and counted["special"]:
+            say(
+                f"warning: {number(counted['special'], 'row')} to {what} hold a special token of the base in their "
+                "text, which then ends turns and begins others: take them out (rule `special_tokens`), or quote it",
+                style="yellow",
+            )
     if event["validation"] is None:
         say("no rows to validate by: all epochs are trained, and the last weights are kept")

@@ -14,13 +14,13 @@ from distillgen.dataset.looking import records_of, training_rows
 from distillgen.dataset.publication import SIDECARS
 from distillgen.dataset.training_rows import StudentTemplates, training_row
 from distillgen.dataset.versions import Version
-from distillgen.errors import SeedsEmpty, UsageError, nearest
+from distillgen.errors import SeedsEmpty, SeedsInvalid, UsageError, nearest
 from distillgen.files import canonical, digest, file_sha256
 from distillgen.prompts import Template
 from distillgen.rows import Rejection, Row
 from distillgen.seeds import SeedReader
 from distillgen.settings import SeedSettings
-from distillgen.steps.text import as_text
+from distillgen.steps.text import as_text, normalise
 from distillgen.student.order import split_to_train, split_to_watch
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ HELD = 0.8  # share of a question's 3-grams that a longer prompt has, from which
 FEW = 5  # 3-grams of a question that are too few to tell a share from chance
 STOCK, STOCK_SHARE = 10, 0.05  # a 3-gram of more questions than either is part of the template
 BLOCK = 2000  # prompts that are compared together
+LINES = "mend these lines, or leave them out of the file"
 UNCHECKED = (
     "the dataset that the student was trained on is not here: questions that are in its training data could not be "
     "left out"
@@ -113,7 +114,8 @@ def read_questions(on: str, version: Version | None, student: Mapping[str, Any],
         found = _of_file(Path(on), templates_of(student), how)
         found = _new_ones(found, lambda: _prompts_seen(version))
         if version is None:
-            found = replace(found, left_out={"duplicates": found.left_out["duplicates"]}, warnings=[UNCHECKED])
+            left_out = {"duplicates": found.left_out["duplicates"]}
+            found = replace(found, left_out=left_out, warnings=[*found.warnings, UNCHECKED])
     else:
         has = f"{version.label} has the splits {', '.join(version.manifest.splits)}; " if version is not None else ""
         raise UsageError(
@@ -163,6 +165,9 @@ def _of_file(path: Path, templates: StudentTemplates, how: Reading) -> Questions
         reader.check()
     except SeedsEmpty:
         raise UsageError("not a single question in this file", where=str(path), fix="one a line") from None
+    except SeedsInvalid as error:  # of a recipe's seeds some lines may be passed over; of questions none
+        mended = [replace(each, fix=LINES if "--skip-bad-seeds" in each.fix else each.fix) for each in error.problems]
+        raise SeedsInvalid(error.problems[0].what, problems=mended) from None
     gold = how.gold or GOLD
     shown = StudentTemplates(templates.system, templates.prompt, Template.parse("."), None)
     asked = [
@@ -287,12 +292,32 @@ def in_lots(asked: Sequence[Question]) -> list[Question]:
 
 
 def _new_ones(found: Questions, trained_on: Texts) -> Questions:
-    """Return the questions without those that are like a prompt that was trained on, or like an earlier one."""
+    """Return the questions without those that are like a prompt that was trained on, or like an earlier one.
+
+    Two that are nearly alike and have other right answers ("the best", "the worst") are two questions.
+    """
+    texts = [normalise(question.text) for question in found.asked]
+    golds = [question.gold for question in found.asked]
+
+    def are_apart(one: int, other: int) -> bool:
+        return None not in (golds[one], golds[other]) and golds[one] != golds[other] and texts[one] != texts[other]
+
     likeness = Likeness([question.text for question in found.asked], trained_on)
     overlap = likeness.to_known()
-    twice = likeness.to_earlier(overlap)
+    twice = likeness.to_earlier(overlap, are_apart)
     asked = [question for place, question in enumerate(found.asked) if place not in overlap and place not in twice]
-    return replace(found, asked=asked, left_out={"overlap": len(overlap), "duplicates": len(twice)})
+    left_out = {"overlap": len(overlap), "duplicates": len(twice)}
+    return replace(found, asked=asked, left_out=left_out, warnings=[*found.warnings, *_contradictions(texts, golds)])
+
+
+def _contradictions(texts: Sequence[str], golds: Sequence[str | None]) -> Iterator[str]:
+    """Yield what is to be said of questions that are there with several right answers."""
+    known: dict[str, set[str]] = {}
+    for text, gold in zip(texts, golds, strict=True):
+        if gold is not None:
+            known.setdefault(text, set()).add(gold)
+    if several := sum(len(answers) > 1 for answers in known.values()):
+        yield f"{several:,} questions come more than once, with different right answers: the first counts"
 
 
 def _blocks(known: Texts) -> Iterator[list[str]]:
@@ -336,12 +361,16 @@ class Likeness:
         """Return the places of the texts that are like one of the known ones."""
         return {place for block in _blocks(self._known) for places in self._alike(block) for place in places}
 
-    def to_earlier(self, without: set[int]) -> set[int]:
-        """Return the places of the texts that are like an earlier one that is kept; those `without` are none."""
+    def to_earlier(self, without: set[int], are_apart: Callable[[int, int], bool] = lambda *_: False) -> set[int]:
+        """Return the places of the texts that are like an earlier one that is kept; those `without` are none.
+
+        Two of which `are_apart` says so are not alike.
+        """
         found: set[int] = set()
         for place, alike in enumerate(self._alike(self._texts)):
             if place not in without and place not in found:
-                found |= {other for other in alike if other > place and other not in without}
+                later = {other for other in alike if other > place and other not in without}
+                found |= {other for other in later if not are_apart(place, other)}
         return found
 
     def _alike(self, others: Sequence[str]) -> list[set[int]]:

@@ -44,8 +44,10 @@ def label_in(answer: str, labels: Sequence[str]) -> str | None:
     answer is positive"), or the field `label` or the only field of a JSON object. A choice that is left open
     ("positive or negative") is unreadable.
     """
-    known = {_bared(label): label for label in labels}
     text = _labelled(answer)
+    if (exact := text.strip()) in labels:  # first of all: labels may differ by nothing but what else does not count
+        return exact
+    known = _by_bared(labels)
     lines = [line for line in text.split("\n") if line.strip()]
     if not lines:
         return None
@@ -56,6 +58,12 @@ def label_in(answer: str, labels: Sequence[str]) -> str | None:
         return label
     said = stated(text)
     return _at_start(_bared(said.text), known) if said.start >= 0 else None
+
+
+def _by_bared(labels: Sequence[str]) -> dict[str, str]:
+    """Return the labels by what counts of them; those that are alike in that can be told by their exact text alone."""
+    counts = Counter(map(_bared, labels))
+    return {bared: label for label in labels if counts[bared := _bared(label)] == 1}
 
 
 def last_words(answer: str, labels: Sequence[str]) -> str:

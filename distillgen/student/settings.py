@@ -49,6 +49,7 @@ class TrainingSettings(Settings):
     rows: int = Field(
         default=0,
         ge=0,
+        le=2**53,
         description="train on so many of the rows, always the same ones; 0: all",
     )
     batch: int = Field(default=8, ge=1, le=4096, description="rows at once; memory grows with it")

@@ -2,14 +2,13 @@
 what else the machine does meets all of them."""
 
 import contextlib
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distillgen.student.asking import Answers, Contestant, collect, opened, prepared_for
+from distillgen.student.asking import Answers, Contestant, collect, opened, prepared_for, scratch
 from distillgen.student.generating import in_thread
 from distillgen.student.progress import OnEvent
 from distillgen.student.questions import Question, in_lots
@@ -61,7 +60,7 @@ def turns_of(questions: Sequence[Question], count: int) -> list[Turn]:
 
 
 async def take_times(
-    contestants: Sequence[Contestant], questions: Sequence[Question], count: int, on_event: OnEvent
+    contestants: Sequence[Contestant], questions: Sequence[Question], count: int, state: Path, on_event: OnEvent
 ) -> dict[str, dict[str, Any] | None]:
     """Return the speed of each contestant by name, of `count` questions asked anew; none of it is kept.
 
@@ -72,7 +71,7 @@ async def take_times(
     turns = turns_of(questions, count)
     for number, turn in enumerate(turns):
         for contestant in free:
-            await _time(contestant, turn, clocks[contestant.name])
+            await _time(contestant, turn, clocks[contestant.name], state)
             done, of = (number + 1) * len(turn.timed), len(turns) * len(turn.timed)
             on_event({"event": "asked", "who": f"{contestant.name} by the clock", "done": done, "of": of})
     asked = sum(len(turn.warm_up) + len(turn.timed) for turn in turns)
@@ -84,15 +83,15 @@ async def take_times(
     return found
 
 
-async def _time(contestant: Contestant, turn: Turn, clock: Clock) -> None:
+async def _time(contestant: Contestant, turn: Turn, clock: Clock, state: Path) -> None:
     if contestant.folder is not None:
-        await _time_transformers(contestant, turn, clock)
+        await _time_transformers(contestant, turn, clock, state)
         return
     with contextlib.ExitStack() as held:
-        state = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="distillgen-")))
-        timed = held.enter_context(prepared_for(contestant, turn.timed, state))
+        alone = held.enter_context(scratch(state))
+        timed = held.enter_context(prepared_for(contestant, turn.timed, alone))
         async with opened(timed) as (teachers, store):
-            with prepared_for(contestant, turn.warm_up, state) as warm_up:
+            with prepared_for(contestant, turn.warm_up, alone) as warm_up:
                 replies = await collect(contestant.name, turn.warm_up, warm_up, teachers, _let_be, _let_be)
                 began = max((at for at, _ in store.times(_keys(replies))), default=time.time())
             replies = await collect(contestant.name, turn.timed, timed, teachers, _let_be, _let_be)
@@ -116,11 +115,10 @@ def _let_be(*_: Any) -> None:
     """Take what nobody wants to know."""
 
 
-async def _time_transformers(contestant: Contestant, turn: Turn, clock: Clock) -> None:
+async def _time_transformers(contestant: Contestant, turn: Turn, clock: Clock, state: Path) -> None:
     """Take the seconds of the batches that come behind the warm-up's questions, or of the last where none does."""
-    with tempfile.TemporaryDirectory(prefix="distillgen-") as state:
-        asked = [*turn.warm_up, *turn.timed]
-        answers = await in_thread(contestant, asked, Path(state), _let_be, anew=True)
+    with scratch(state) as alone:
+        answers = await in_thread(contestant, [*turn.warm_up, *turn.timed], alone, _let_be, anew=True)
     batches: dict[float, tuple[int, float]] = {}
     for at, seconds in answers.received:
         batches[at] = (batches.get(at, (0, 0.0))[0] + 1, seconds or 0.0)

@@ -20,7 +20,7 @@ from typing import Any
 
 from distillgen.dataset.manifest import read_manifest
 from distillgen.dataset.versions import Version
-from distillgen.errors import DistillgenError, UsageError
+from distillgen.errors import Damaged, DistillgenError, UsageError, nearest
 from distillgen.files import Lock
 from distillgen.student.checkpoints import Checkpoint, mark, prune, read_checkpoint
 from distillgen.student.child import as_line, heard_from_parent, kind_of, log_error
@@ -288,13 +288,14 @@ def build_trainer(work: Work, tokenizer: Any, rows: Examples, validation: Exampl
     are_pairs = "chosen" in rows.rows[0]
     config, kind = (DPOConfig, DPOTrainer) if are_pairs else (SFTConfig, SFTTrainer)
     own = {"beta": settings.dpo.beta} if are_pairs else {"completion_only_loss": True}
+    model = _load(work.order["base"])
     trainer = kind(
-        model=_load(work.order["base"]),
+        model=model,
         args=config(**_arguments(work, len(rows.rows), is_watched=validation is not None), **own),
         train_dataset=Dataset.from_list(rows.rows),
         eval_dataset=Dataset.from_list(validation.rows) if validation else None,
         processing_class=tokenizer,
-        peft_config=_adapter(settings) if settings.method == "lora" else None,
+        peft_config=_adapter(model, settings) if settings.method == "lora" else None,
     )
     learnt = _learnt_of_pair if are_pairs else _learnt
     check_prepared(trainer.train_dataset, rows, learnt, are_pairs=are_pairs)
@@ -386,12 +387,22 @@ def _arguments(work: Work, rows: int, *, is_watched: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _adapter(settings: TrainingSettings) -> Any:
+def _adapter(model: Any, settings: TrainingSettings) -> Any:
+    """Return the adapter. Raises UsageError for a target that is no layer: one of several, peft would pass over it."""
     from peft import LoraConfig
 
     lora = settings.lora
+    layers = {name.rpartition(".")[2] for name, _ in model.named_modules() if name}
+    targets = [] if lora.target == "all-linear" else [lora.target] if isinstance(lora.target, str) else lora.target
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name, _ in model.named_modules()):
+            raise UsageError(f"lora.target names no layer of the base: {target!r}", fix=nearest(target, layers))
     return LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target, task_type="CAUSAL_LM"
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets or lora.target,
+        task_type="CAUSAL_LM",
     )
 
 
@@ -400,7 +411,14 @@ def _load(folder: str | Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model, found = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    missing = sorted({*found["missing_keys"], *(each[0] for each in found["mismatched_keys"])})
+    if missing:  # these have random values now
+        raise Damaged(
+            f"config.json and the weights do not belong together: {len(missing):,} tensors are not there, or of "
+            f"another shape, {missing[0]!r} for one", where=str(folder), fix="fetch the model again",
+        )  # fmt: skip
+    return model
 
 
 def _watcher(work: Work, last: list[Checkpoint], begin: Callable[[int], None], accuracy: Accuracy | None) -> Any:

@@ -27,7 +27,7 @@ from distillgen.student import require_student
 from distillgen.student.checkpoints import Checkpoint, checkpoint_folders, newest, read_checkpoint
 from distillgen.student.folder import Student, publish_student, read_student
 from distillgen.student.gguf_file import write_gguf
-from distillgen.student.manifest import StudentManifest
+from distillgen.student.manifest import MANIFEST, StudentManifest
 from distillgen.student.needs import require_disk, require_memory
 from distillgen.student.order import (
     Order,
@@ -40,6 +40,7 @@ from distillgen.student.order import (
 )
 from distillgen.student.progress import Event, OnEvent
 from distillgen.student.trainer_process import GOES_ON, Told, await_trainer, run_trainer
+from distillgen.student.weights import read_object
 
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 
@@ -56,6 +57,7 @@ def train(order: Order, on_event: OnEvent = _ignore) -> Student:
     checkpoint.
     """
     require_student()
+    _require_place(order.out)
     order = effective(order)
     asked = asked_for(order)
     if (there := student_at(order.out)) is not None:
@@ -80,6 +82,20 @@ def train(order: Order, on_event: OnEvent = _ignore) -> Student:
                 raise Interrupted(f"stopped; {GOES_ON}", signal_number=signal.SIGINT) from None
         shutil.rmtree(order.work, ignore_errors=True)
     return student
+
+
+def _require_place(out: Path) -> None:
+    """Insist that a student's folder has a name that is text, and is in nothing whose files are counted."""
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:
+        raise UsageError("the folder's name is no UTF-8", fix="choose another with --out") from None
+    for above in out.absolute().parents:
+        if (read_object(above / MANIFEST) or {}).keys() & {"funnel", "training"}:  # a version's, a student's
+            raise UsageError(
+                f"{above} holds a version or a student, and what is put into it counts as damage", where=str(out),
+                fix="choose another folder with --out",
+            )  # fmt: skip
 
 
 def student_at(out: Path) -> Student | None:

