@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from distillgen.dataset.versions import Version
 from distillgen.errors import TermsNotAccepted, UsageError, nearest
 from distillgen.mix.parts import Part, teacher_names
 from distillgen.settings import TermsSettings
@@ -86,13 +87,13 @@ class OnRecord:
 def weigh_parts(parts: Sequence[Part], said: Said) -> MixedTerms:
     """Judge the entries that the parts have on record. Raises UsageError for an id that no entry has."""
     named = zip(parts, teacher_names(parts), strict=True)
-    return weigh_records([on_record(part, new) for part, new in named], said)
+    return weigh_records([on_record(part.version, new) for part, new in named], said)
 
 
-def on_record(part: Part, names: Mapping[str, str]) -> OnRecord:
+def on_record(version: Version, names: Mapping[str, str]) -> OnRecord:
     """Return what a version has on record, its teachers under the names that they get in the whole."""
-    manifest = part.version.manifest
-    return OnRecord(part.label, manifest.terms, {name: names.get(name, name) for name in manifest.teachers})
+    manifest = version.manifest
+    return OnRecord(version.label, manifest.terms, {name: names.get(name, name) for name in manifest.teachers})
 
 
 def weigh_records(parts: Sequence[OnRecord], said: Said) -> MixedTerms:

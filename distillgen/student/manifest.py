@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from distillgen.dataset.manifest import FileEntry
 from distillgen.errors import Damaged, NewerFormat, UsageError
+from distillgen.student.weights import read_object
 
 FORMAT = 1
 # Files that say something about the model.
@@ -178,11 +179,7 @@ def student_manifest_in(folder: Path) -> StudentManifest | None:
 
     Raises Damaged, NewerFormat.
     """
-    try:
-        table = orjson.loads((folder / MANIFEST).read_bytes())
-    except (OSError, orjson.JSONDecodeError):
-        return None
-    if not isinstance(table, dict) or not {"dataset", "training"} <= table.keys():  # somebody else's file of that name
+    if not {"dataset", "training"} <= (read_object(folder / MANIFEST) or {}).keys():  # somebody else's, of that name
         return None
     return read_student_manifest(folder, folder / MANIFEST)
 

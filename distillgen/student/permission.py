@@ -9,7 +9,6 @@ from distillgen.dataset.manifest import FILE_NAME
 from distillgen.dataset.seal import has_seal, seal_holds
 from distillgen.dataset.versions import Version
 from distillgen.errors import Damaged
-from distillgen.mix.parts import Part
 from distillgen.mix.terms import MixedTerms, OnRecord, Said, on_record, weigh_records
 from distillgen.student.manifest import StudentManifest
 from distillgen.teacher.terms import entries
@@ -46,7 +45,7 @@ def _weighed(version: Version, base: StudentManifest | None, said: Said) -> Mixe
     content = path.read_bytes()
     if has_seal(content) and not seal_holds(content):
         raise Damaged("is not as it was written: its seal does not hold", where=str(path), fix="distillgen repair")
-    records = [on_record(Part(version, 1, 1.0), {})]
+    records = [on_record(version, {})]
     if base is not None:
         names = {name: f"{base.name}.{name}" if name in records[0].teachers else name for name in base.teachers}
         records.append(OnRecord(f"{base.name}, the base", base.terms, names))
