@@ -53,7 +53,7 @@ student-rationale: $(VENV)/.installed-student ## 400 sentences, the student lear
 	$(call distil,sentiment-rationale,--teacher none)
 
 # $(1): a ready recipe, which gives the project and the dataset their names; $(2): how the evaluation differs. Reasons
-# take the teacher three times as long as labels, and are not asked for again where only the student is of interest.
+# take the teacher five times as long as labels, and are not asked for again where only the student is of interest.
 define distil
 	@echo "== the teacher's weights, and the student's"
 	$(BIN)/distillgen teachers install $(MODEL)
