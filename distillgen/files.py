@@ -24,6 +24,8 @@ from distillgen.errors import FULL, Damaged, DiskFull, DistillgenError, Locked, 
 
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 HELD_BYTES = 64 * 1024  # of a file in the making that are held back before they are written together
+_UMASK = os.umask(0o077)  # it is told only to who sets it
+os.umask(_UMASK)
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 
 
@@ -112,6 +114,11 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def allowed(mode: int) -> int:
+    """Return what the user's umask leaves of a file's mode: for files that were made for their owner alone."""
+    return mode & ~_UMASK
+
+
 def sync_file(path: Path) -> None:
     """Make what is in a file survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
@@ -137,7 +144,7 @@ def written_whole(path: Path, making: Path, prefix: str) -> Iterator[IO[bytes]]:
         try:
             with os.fdopen(handle, "wb") as file:
                 yield file
-                os.fchmod(file.fileno(), 0o644)
+                os.fchmod(file.fileno(), allowed(0o644))
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).rename(path)
@@ -291,7 +298,7 @@ class Lock:
             raise Locked(
                 f"another distillgen is at work here: {holder(self._path) or 'unknown process'}",
                 where=str(self._path),
-                fix="wait for it to end, or stop that process; nothing was sent by this command",
+                fix="wait for it to end, or stop that process; this command has sent and changed nothing",
             )
         with disk_errors(self._path):
             os.ftruncate(handle, 0)

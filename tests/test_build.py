@@ -42,6 +42,16 @@ def test_data_is_read_only_and_files_have_their_checksum(demo: Project) -> None:
         assert path.stat().st_size == entry["bytes"] and not path.stat().st_mode & 0o222
 
 
+def test_files_are_as_private_as_the_umask_says(demo: Project) -> None:
+    umask = os.umask(0o077)
+    try:
+        demo.build()
+    finally:
+        os.umask(umask)
+    written = [demo.version() / name for name in (*demo.manifest()["files"], "manifest.json")]
+    assert not [path for path in written if path.stat().st_mode & 0o077]
+
+
 def test_second_build_asks_nothing_and_publishes_nothing(demo: Project, loopback: Loopback) -> None:
     demo.build()
     done = demo.build()

@@ -176,14 +176,15 @@ def test_a_published_student_is_whole_and_reads_back(made: Path, tmp_path: Path)
     assert os.access(student.folder / "config.json", os.W_OK)
 
 
-def test_everybody_can_read_what_is_published(made: Path, tmp_path: Path) -> None:
+def test_who_may_read_what_is_published_says_the_umask(made: Path, tmp_path: Path) -> None:
+    os.umask(umask := os.umask(0))
     (made / "more").mkdir(mode=0o700)
     (made / "more" / "part.safetensors").write_bytes(b"x")
     (made / "model.safetensors").chmod(0o600)  # as safetensors writes it
     made.chmod(0o700)
     folder = publish_student(made, tmp_path / "model", student_manifest()).folder
-    assert {oct(path.stat().st_mode & 0o777) for path in folder.rglob("*") if path.is_file()} == {"0o644"}
-    assert {oct(path.stat().st_mode & 0o777) for path in (folder, folder / "more")} == {"0o755"}
+    assert {oct(path.stat().st_mode & 0o777) for path in folder.rglob("*") if path.is_file()} == {oct(0o644 & ~umask)}
+    assert {oct(path.stat().st_mode & 0o777) for path in (folder, folder / "more")} == {oct(0o755 & ~umask)}
     assert "more/part.safetensors" in read_student(folder).manifest.files
 
 

@@ -19,7 +19,16 @@ from distillgen.dataset.seal import sealed
 from distillgen.dataset.versions import Version, folder_of, latest, point_latest, sweep, version_numbers
 from distillgen.errors import UsageError
 from distillgen.excluded import FORGOTTEN, Excluded, forgotten_record
-from distillgen.files import JsonlFile, canonical, digest, disk_errors, read_jsonl, sync_folder, write_atomically
+from distillgen.files import (
+    JsonlFile,
+    allowed,
+    canonical,
+    digest,
+    disk_errors,
+    read_jsonl,
+    sync_folder,
+    write_atomically,
+)
 from distillgen.recipe import Recipe
 from distillgen.rows import Failure, Rejection, Row
 from distillgen.settings import StudentSettings
@@ -203,7 +212,7 @@ class Publication:
             target = self._staging / name
             file.path.rename(target)
             self._share(target, name, file.sha256)
-            target.chmod(0o444)
+            target.chmod(allowed(0o444))
             size = target.stat().st_size
         self.files[name] = FileEntry(bytes=size, sha256=file.sha256, rows=file.rows, content_sha256=file.content_sha256)
 
@@ -255,10 +264,10 @@ class Publication:
         files = dict(self.files)
         readme = self._staging / "README.md"
         files["README.md"] = FileEntry(bytes=len(card.encode()), sha256=_sha256(card.encode()))
-        readme.chmod(0o444)
+        readme.chmod(allowed(0o444))
         manifest = manifest.model_copy(update={"files": files})
         write_atomically(self._staging / FILE_NAME, sealed(manifest.dump()))
-        (self._staging / FILE_NAME).chmod(0o444)
+        (self._staging / FILE_NAME).chmod(allowed(0o444))
         with disk_errors(self._staging):
             sync_folder(self._staging / "data")
             sync_folder(self._staging)

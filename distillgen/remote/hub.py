@@ -144,7 +144,12 @@ class Hub:
             raise self._refused(error, wish) from None
         except HFValidationError:
             raise UsageError("the hub takes no such name", where=where, fix="write hf://OWNER/NAME") from None
-        except (OfflineModeIsEnabled, FileMetadataError, ConnectionError, TimeoutError) as error:
+        except OfflineModeIsEnabled:
+            raise RemoteUnavailable(
+                "HF_HUB_OFFLINE is set, and what is asked for is not on this machine", where=where,
+                fix="unset it, or name a folder",
+            ) from None  # fmt: skip
+        except (FileMetadataError, ConnectionError, TimeoutError) as error:
             raise self._unavailable(type(error).__name__) from None
         except UnicodeEncodeError:
             what = "the token cannot be sent: it has a character that no token has"

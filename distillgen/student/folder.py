@@ -21,7 +21,7 @@ import orjson
 from distillgen.dataset.manifest import FileEntry
 from distillgen.dataset.seal import seal_holds, sealed
 from distillgen.errors import Damaged, DiskFull, NotWritable, Problem, UsageError
-from distillgen.files import canonical, digest, disk_errors, file_sha256, sync_folder, write_atomically
+from distillgen.files import allowed, canonical, digest, disk_errors, file_sha256, sync_folder, write_atomically
 from distillgen.student.card import write_card
 from distillgen.student.manifest import (
     AGAIN,
@@ -283,17 +283,17 @@ def _on_disk(folder: Path) -> dict[str, FileEntry]:
 
 
 def _settle(folder: Path) -> None:
-    """Make every file below a folder, and every name, readable by everybody and safe from a power cut.
+    """Make every file below a folder, and every name, readable as the umask allows and safe from a power cut.
 
     The trainer's libraries do neither: safetensors writes weights that their owner alone may read.
     """
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             with path.open("rb") as file:
-                os.fchmod(file.fileno(), 0o644)
+                os.fchmod(file.fileno(), allowed(0o644))
                 os.fsync(file.fileno())
         elif path.is_dir():
-            path.chmod(0o755)
+            path.chmod(allowed(0o755))
             sync_folder(path)
-    folder.chmod(0o755)
+    folder.chmod(allowed(0o755))
     sync_folder(folder)
