@@ -37,8 +37,9 @@ from distillgen.files import Lock, file_sha256
 from distillgen.schemas import schema_of
 from distillgen.student import asking
 from distillgen.student.answers_file import require_place, write_answers
-from distillgen.student.asking import Contestant, ask, taught, teacher_of, wanted_columns
+from distillgen.student.asking import ask, taught
 from distillgen.student.base import Base
+from distillgen.student.contestants import Contestant, teacher_of, wanted_columns
 from distillgen.student.evaluation import evaluate, evaluating
 from distillgen.student.evaluation_plan import EvaluationRequest, Plan, _shape_of, version_of
 from distillgen.student.folder import Student

@@ -15,11 +15,13 @@ from distillgen.settings import TeacherSettings
 from distillgen.state import EVALUATE_LOCK, state_folder
 from distillgen.steps.mathematics import Mathematics
 from distillgen.student import scores
-from distillgen.student.asking import Answers, Contestant, sweep
+from distillgen.student.asking import Answers
+from distillgen.student.contestants import Contestant
 from distillgen.student.evaluation_plan import BASE, EQUAL, STUDENT, TEACHER, EvaluationRequest, Plan
 from distillgen.student.judging import Judged, Match, compare
 from distillgen.student.progress import OnEvent
 from distillgen.student.questions import Question
+from distillgen.student.scratch import sweep
 from distillgen.student.timing import take_times, time_of_own
 from distillgen.teacher.cost import FREE, find_prices
 from distillgen.teacher.replies import TokenUsage

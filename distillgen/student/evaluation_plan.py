@@ -19,20 +19,17 @@ from distillgen.recipe import read_recipe
 from distillgen.report.console import number
 from distillgen.state import state_folder
 from distillgen.student import INSTALL, SMALLER, scores
-from distillgen.student.asking import (
+from distillgen.student.asking import Answers, ask, prepared_for, taught
+from distillgen.student.base import Base
+from distillgen.student.contestants import (
     NOBODY,
-    Answers,
     Contestant,
-    ask,
     asked_as_teacher,
     asked_directly,
     at_home,
-    prepared_for,
-    taught,
     teacher_of,
     wanted_columns,
 )
-from distillgen.student.base import Base
 from distillgen.student.folder import Student
 from distillgen.student.generating import in_thread
 from distillgen.student.gguf_file import Kind, write_gguf

@@ -17,8 +17,9 @@ import orjson
 
 from distillgen.errors import DistillgenError, MemoryFull, Unfinished, UsageError
 from distillgen.files import Lock, canonical, digest, disk_errors, file_sha256
-from distillgen.student.asking import BATCH, Answers, Contestant
+from distillgen.student.asking import Answers
 from distillgen.student.child import KINDS, heard_from_parent, last_words, log_error, started, told
+from distillgen.student.contestants import BATCH, Contestant
 from distillgen.student.progress import OnEvent
 from distillgen.student.questions import Question
 from distillgen.teacher.replies import split_think

@@ -8,17 +8,8 @@ from typing import Any
 from distillgen.rows import Row
 from distillgen.state import EVALUATION
 from distillgen.steps.text import normalise
-from distillgen.student.asking import (
-    Contestant,
-    Settled,
-    collect,
-    keep_noted,
-    opened,
-    prepared_for,
-    say_warnings,
-    terms_of,
-    whom,
-)
+from distillgen.student.asking import Settled, collect, keep_noted, opened, prepared_for, say_warnings
+from distillgen.student.contestants import Contestant, terms_of, whom
 from distillgen.student.progress import OnEvent
 from distillgen.student.questions import Question
 from distillgen.student.scores import Verdict

@@ -11,7 +11,7 @@ from typing import Any
 
 from distillgen.dataset.versions import Version
 from distillgen.errors import UsageError
-from distillgen.student.asking import Contestant, at_home
+from distillgen.student.contestants import Contestant, at_home
 
 TRUSTED_BY = ("base_url", "api_key_env", "api_key_file", "allow_http", "prices")  # keys of a teacher in a recipe
 

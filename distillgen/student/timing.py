@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distillgen.student.asking import Answers, Contestant, collect, opened, prepared_for, scratch
+from distillgen.student.asking import Answers, collect, opened, prepared_for
+from distillgen.student.contestants import Contestant
 from distillgen.student.generating import in_thread
 from distillgen.student.progress import OnEvent
 from distillgen.student.questions import Question, in_lots
+from distillgen.student.scratch import scratch
 from distillgen.teacher.answers import AnswerStore
 
 BLOCKS = 2  # how often each contestant has its turn

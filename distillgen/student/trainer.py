@@ -14,113 +14,22 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distillgen.dataset.manifest import read_manifest
 from distillgen.dataset.versions import Version
-from distillgen.errors import Damaged, DistillgenError, UsageError, nearest
+from distillgen.errors import DistillgenError, UsageError
 from distillgen.files import Lock
 from distillgen.student.checkpoints import Checkpoint, mark, prune, read_checkpoint
 from distillgen.student.child import as_line, heard_from_parent, kind_of, log_error
-from distillgen.student.examples import Examples, check_prepared, learnt_ends, read_examples, stops_of
-from distillgen.student.settings import SMALL, TrainingSettings
+from distillgen.student.examples import Examples, learnt_ends, read_examples, stops_of
+from distillgen.student.looks import RANK, TIE, Accuracy, counted_accuracy, is_finished
+from distillgen.student.settings import TrainingSettings
+from distillgen.student.trainer_work import CHECKPOINTS, Diverged, Events, Stop, Stopped, Work
+from distillgen.student.trl_trainer import build_trainer, in_order, load_model
 
-CHECKPOINTS = Path("checkpoints")  # below the working folder, which is where the child is: it may be moved meanwhile
 LOCK, JOURNAL = "trainer.lock", Path("events.jsonl")
-RANK = "eval_rank"  # of looks at the validation split: our own, among equals the later is the better
-TIE = 1e-6  # what a later look is ahead of an equal one, at the very most; less is no gain
-
-
-class Diverged(Exception):
-    """The loss is no number any more."""
-
-
-class Stopped(Exception):
-    """A signal asked for the end, and all that was learnt is in a checkpoint."""
-
-
-class Events:
-    """Where events go: the standard output that this process began with, and a file below the working folder.
-
-    Whether anybody reads the first is no matter: the file has the steps that are made when the parent is gone, too.
-    """
-
-    def __init__(self) -> None:
-        self._out = os.dup(1)
-        os.dup2(2, 1)
-        self._journal: int | None = None
-
-    def keep(self, path: Path) -> None:
-        """Write every event from now on to a file, after what is there."""
-        self._journal = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-
-    def say(self, event: str, **facts: Any) -> None:
-        """Say one event."""
-        line = json.dumps({"event": event, **facts}).encode() + b"\n"
-        with contextlib.suppress(OSError):
-            os.write(self._out, line)
-        if self._journal is not None:
-            os.write(self._journal, line)
-
-
-@dataclass
-class Accuracy:
-    """The share of what came out right at a look: of the answers' tokens, or of pairs."""
-
-    right: float = 0.0
-    of: int = 0
-
-    def count_in(self, share: float, of: int) -> None:
-        """Count in a batch."""
-        self.right, self.of = self.right + share * of, self.of + of
-
-    def taken(self) -> float:
-        """Return the share and begin anew."""
-        share = self.right / self.of if self.of else 0.0
-        self.right, self.of = 0.0, 0
-        return share
-
-
-class Stop:
-    """Whether somebody asked for the end. Outside of the steps that is obeyed at once: there is nothing to keep."""
-
-    def __init__(self, events: Events) -> None:
-        self._events = events
-        self.is_asked = False
-        self.is_in_steps = False
-
-    def ask(self, *_: object) -> None:
-        """Ask for the end."""
-        self.is_asked = True
-        if not self.is_in_steps:
-            with contextlib.suppress(OSError):  # a full disk keeps nobody here
-                self._events.say("stopped")
-            os._exit(0)
-
-
-@dataclass
-class Work:
-    """What is to be done, as the parent wrote it, and what was found out about the machine."""
-
-    order: Mapping[str, Any]
-    settings: TrainingSettings
-    events: Events
-    stop: Stop
-    device: str
-    precision: str
-    began: float
-
-    @property
-    def made_on(self) -> dict[str, str]:
-        """What the weights depend on besides the order."""
-        return {"device": self.device, "precision": self.precision}
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of training, those of earlier runs among them."""
-        return float(self.order["seconds_before"]) + time.monotonic() - self.began
 
 
 def main() -> None:
@@ -265,8 +174,8 @@ def _run(
 
     trainer = build_trainer(work, tokenizer, rows, validation)
     last: list[Checkpoint] = []
-    accuracy = _accuracy(trainer) if validation else None
-    trainer.add_callback(_watcher(work, last, _in_order(trainer, work.settings), accuracy))
+    accuracy = counted_accuracy(trainer) if validation else None
+    trainer.add_callback(_watcher(work, last, in_order(trainer, work.settings), accuracy))
     if validation and work.settings.patience:
         trainer.add_callback(EarlyStoppingCallback(work.settings.patience, TIE))  # behind the one that ranks the looks
     work.stop.is_in_steps = True
@@ -277,148 +186,6 @@ def _run(
     finally:
         work.stop.is_in_steps = False
     return last[-1]
-
-
-def build_trainer(work: Work, tokenizer: Any, rows: Examples, validation: Examples | None) -> Any:
-    """Return TRL's trainer for conversations or for pairs, with the rows in it as it prepared them."""
-    from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
-
-    settings = work.settings
-    are_pairs = "chosen" in rows.rows[0]
-    config, kind = (DPOConfig, DPOTrainer) if are_pairs else (SFTConfig, SFTTrainer)
-    own = {"beta": settings.dpo.beta} if are_pairs else {"completion_only_loss": True}
-    model = _load(work.order["base"])
-    trainer = kind(
-        model=model,
-        args=config(**_arguments(work, len(rows.rows), is_watched=validation is not None), **own),
-        train_dataset=Dataset.from_list(rows.rows),
-        eval_dataset=Dataset.from_list(validation.rows) if validation else None,
-        processing_class=tokenizer,
-        peft_config=_adapter(model, settings) if settings.method == "lora" else None,
-    )
-    learnt = _learnt_of_pair if are_pairs else _learnt
-    check_prepared(trainer.train_dataset, rows, learnt, are_pairs=are_pairs)
-    if validation:
-        check_prepared(trainer.eval_dataset, validation, learnt, are_pairs=are_pairs)
-    return trainer
-
-
-def _in_order(trainer: Any, settings: TrainingSettings) -> Callable[[int], None]:
-    """Have batches hold rows of like length, in an order that goes by seed and epoch alone; return what is told the
-    step at the beginning of an epoch.
-
-    The trainer's own order goes by all random numbers that were drawn before, which in the second epoch are others
-    where an earlier run was gone on with: that would give other weights.
-    """
-    import torch
-    from transformers.trainer_pt_utils import LengthGroupedSampler
-
-    rows = trainer.train_dataset
-    order = torch.Generator()
-    sampler = LengthGroupedSampler(
-        settings.batch * settings.accumulate, lengths=[_length(row) for row in rows], generator=order
-    )
-    trainer._get_train_sampler = lambda dataset=None: sampler
-    steps = steps_of_epoch(len(rows), settings)
-
-    def begin(step: int) -> None:
-        order.manual_seed(settings.seed * 1_000_003 + step // steps)
-
-    return begin
-
-
-def _accuracy(trainer: Any) -> Accuracy:
-    """Have the accuracy of a look counted. The trainer's own is the mean of its batches, whose last may be one row."""
-    found = Accuracy()
-    predict = trainer.prediction_step
-
-    def prediction_step(model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
-        are_pairs = "labels" not in inputs
-        of = len(inputs["input_ids"]) if are_pairs else int((inputs["labels"] != -100).sum())
-        told = predict(model, inputs, *rest, **more)
-        figures = trainer._metrics["eval"]
-        found.count_in(figures["rewards/accuracies" if are_pairs else "mean_token_accuracy"][-1], of)
-        return told
-
-    trainer.prediction_step = prediction_step
-    return found
-
-
-def steps_of_epoch(rows: int, settings: TrainingSettings) -> int:
-    """Return how many steps an epoch has."""
-    return math.ceil(math.ceil(rows / settings.batch) / settings.accumulate)
-
-
-def _length(row: Mapping[str, Any]) -> int:
-    if "input_ids" in row:
-        return len(row["input_ids"])
-    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
-
-
-def _learnt(row: Mapping[str, Any]) -> tuple[int, int]:
-    return len(row["input_ids"]), sum(label != -100 for label in row["labels"])
-
-
-def _learnt_of_pair(row: Mapping[str, Any]) -> tuple[int, int]:
-    learnt = min(len(row["chosen_ids"]), len(row["rejected_ids"]))
-    return len(row["prompt_ids"]) + learnt, learnt
-
-
-def _arguments(work: Work, rows: int, *, is_watched: bool) -> dict[str, Any]:
-    """Return the arguments of the trainer. Of checkpoints it deletes none: that is done when the next one is whole."""
-    settings = work.settings
-    every = max(1, math.ceil(steps_of_epoch(rows, settings) / settings.validations))
-    watched = {"eval_strategy": "steps", "eval_steps": every, "metric_for_best_model": RANK, "greater_is_better": True}
-    schedule = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
-    return {
-        "output_dir": str(CHECKPOINTS), "num_train_epochs": settings.epochs,
-        "per_device_train_batch_size": settings.batch, "per_device_eval_batch_size": settings.batch,
-        "gradient_accumulation_steps": settings.accumulate, "learning_rate": settings.learning_rate,
-        "lr_scheduler_type": schedule, "warmup_steps": settings.warmup, "weight_decay": settings.weight_decay,
-        "max_length": settings.max_tokens, "seed": settings.seed, "data_seed": settings.seed,
-        "use_cpu": work.device == "cpu", "bf16": work.precision == "bfloat16", "fp16": False,
-        "gradient_checkpointing": int(work.order["parameters"]) >= SMALL,
-        "dataloader_pin_memory": work.device == "cuda", "prediction_loss_only": True,
-        "logging_steps": 1, "logging_nan_inf_filter": False, "report_to": "none", "disable_tqdm": True,
-        "save_strategy": "steps", "save_steps": every, "save_total_limit": None,
-        "restore_callback_states_from_checkpoint": True,
-        **(watched if is_watched else {}),
-    }  # fmt: skip
-
-
-def _adapter(model: Any, settings: TrainingSettings) -> Any:
-    """Return the adapter. Raises UsageError for a target that is no layer: one of several, peft would pass over it."""
-    from peft import LoraConfig
-
-    lora = settings.lora
-    layers = {name.rpartition(".")[2] for name, _ in model.named_modules() if name}
-    targets = [] if lora.target == "all-linear" else [lora.target] if isinstance(lora.target, str) else lora.target
-    for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name, _ in model.named_modules()):
-            raise UsageError(f"lora.target names no layer of the base: {target!r}", fix=nearest(target, layers))
-    return LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets or lora.target,
-        task_type="CAUSAL_LM",
-    )
-
-
-def _load(folder: str | Path) -> Any:
-    """Return a model in float32: what AdamW adds is lost in the rounding of bfloat16 weights."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model, found = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    missing = sorted({*found["missing_keys"], *(each[0] for each in found["mismatched_keys"])})
-    if missing:  # these have random values now
-        raise Damaged(
-            f"config.json and the weights do not belong together: {len(missing):,} tensors are not there, or of "
-            f"another shape, {missing[0]!r} for one", where=str(folder), fix="fetch the model again",
-        )  # fmt: skip
-    return model
 
 
 def _watcher(work: Work, last: list[Checkpoint], begin: Callable[[int], None], accuracy: Accuracy | None) -> Any:
@@ -474,15 +241,6 @@ def _finite(loss: float, work: Work, step: int) -> float:
     return float(loss)
 
 
-def is_finished(checkpoint: Checkpoint, settings: TrainingSettings) -> bool:
-    """Say whether a checkpoint is the last one of a training: at its last step, or where it stopped early."""
-    state = checkpoint.state
-    found = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback", {})
-    counted = (found[0] if isinstance(found, list) else found).get("attributes", {})
-    without_gain = counted.get("early_stopping_patience_counter", 0)
-    return bool(state["global_step"] >= state["max_steps"] or 0 < settings.patience <= without_gain)
-
-
 def result_of(work: Work, checkpoint: Checkpoint) -> Any:
     """Return the student's model: that of the best checkpoint, an adapter merged into the base. It is finite."""
     import torch
@@ -490,9 +248,9 @@ def result_of(work: Work, checkpoint: Checkpoint) -> Any:
     if work.settings.method == "lora":
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(_load(work.order["base"]), str(checkpoint.result)).merge_and_unload()
+        model = PeftModel.from_pretrained(load_model(work.order["base"]), str(checkpoint.result)).merge_and_unload()
     else:
-        model = _load(checkpoint.result)
+        model = load_model(checkpoint.result)
     if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters()):
         raise Diverged(f"weights are no numbers: learning_rate = {work.settings.learning_rate:g} is too high")
     return model

@@ -19,8 +19,8 @@ from student_material import version_of
 from distillgen.dataset.manifest import FileEntry
 from distillgen.errors import UsageError
 from distillgen.files import file_sha256, read_jsonl
-from distillgen.student.asking import Contestant
 from distillgen.student.base import find_base
+from distillgen.student.contestants import Contestant
 from distillgen.student.evaluation import evaluate
 from distillgen.student.evaluation_plan import EvaluationRequest
 from distillgen.student.folder import Student
@@ -99,7 +99,7 @@ def test_a_line_that_was_cut_off_is_asked_again(tiny: Path, tmp_path: Path) -> N
 SCRIPT = """
 import sys
 from pathlib import Path
-from distillgen.student.asking import Contestant
+from distillgen.student.contestants import Contestant
 from distillgen.student.generating import ask_transformers
 from distillgen.student.questions import Question
 asked = [Question(str(n), {}, [{"role": "user", "content": f"number {n}"}], None, None, None) for n in range(200)]

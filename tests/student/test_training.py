@@ -31,9 +31,11 @@ from distillgen.student.examples import Examples, read_examples, stops_of
 from distillgen.student.needs import available_memory, disk_needed, memory_needed, require_disk
 from distillgen.student.order import Order, asked_for, effective, split_to_train, split_to_watch
 from distillgen.student.settings import read_settings
-from distillgen.student.trainer import Work, build_trainer, precision_of
+from distillgen.student.trainer import precision_of
 from distillgen.student.trainer_process import STOPPING
+from distillgen.student.trainer_work import Work
 from distillgen.student.training import train
+from distillgen.student.trl_trainer import build_trainer
 
 Event = Mapping[str, Any]
 QUICK = (
