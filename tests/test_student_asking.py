@@ -41,7 +41,8 @@ from distillgen.student.asking import ask, taught
 from distillgen.student.base import Base
 from distillgen.student.contestants import Contestant, teacher_of, wanted_columns
 from distillgen.student.evaluation import evaluate, evaluating
-from distillgen.student.evaluation_plan import EvaluationRequest, Plan, _shape_of, version_of
+from distillgen.student.evaluation_plan import Plan, _shape_of
+from distillgen.student.evaluation_request import EvaluationRequest, version_of
 from distillgen.student.folder import Student
 from distillgen.student.generating import _generated
 from distillgen.student.judging import Judging, Match, compare
@@ -739,7 +740,7 @@ import sys
 from pathlib import Path
 from distillgen.dataset.manifest import FileEntry
 from distillgen.student.evaluation import evaluate, evaluating
-from distillgen.student.evaluation_plan import EvaluationRequest
+from distillgen.student.evaluation_request import EvaluationRequest
 from distillgen.student.folder import Student
 from distillgen.student.manifest import StudentManifest
 folder = Path(sys.argv[1])

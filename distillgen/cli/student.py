@@ -333,7 +333,7 @@ def evaluate(
     from distillgen.schemas import document
     from distillgen.student.answers_file import require_place, write_answers
     from distillgen.student.evaluation import evaluating
-    from distillgen.student.evaluation_plan import EvaluationRequest
+    from distillgen.student.evaluation_request import EvaluationRequest
     from distillgen.student.folder import add_evaluation, is_card_edited, read_student, require_whole_model
     from distillgen.student.manifest import CARD
     from distillgen.student.page import student_page

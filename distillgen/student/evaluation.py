@@ -17,7 +17,8 @@ from distillgen.steps.mathematics import Mathematics
 from distillgen.student import scores
 from distillgen.student.asking import Answers
 from distillgen.student.contestants import Contestant
-from distillgen.student.evaluation_plan import BASE, EQUAL, STUDENT, TEACHER, EvaluationRequest, Plan
+from distillgen.student.evaluation_plan import BASE, EQUAL, STUDENT, TEACHER, Plan
+from distillgen.student.evaluation_request import EvaluationRequest
 from distillgen.student.judging import Judged, Match, compare
 from distillgen.student.progress import OnEvent
 from distillgen.student.questions import Question

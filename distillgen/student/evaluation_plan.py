@@ -1,21 +1,17 @@
 """Who is asked what when a student is measured: the questions, the contestants and the measure, checked beforehand."""
 
-import contextlib
 import importlib.util
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from distillgen.dataset.figures import answer_of
 from distillgen.dataset.looking import training_rows
-from distillgen.dataset.versions import Version, find_version
-from distillgen.errors import Damaged, DistillgenError, ExtraMissing, NotFound, UsageError, nearest
+from distillgen.errors import Damaged, DistillgenError, ExtraMissing, UsageError, nearest
 from distillgen.files import Lock
-from distillgen.prompts import load_prompt
-from distillgen.recipe import read_recipe
 from distillgen.report.console import number
 from distillgen.state import state_folder
 from distillgen.student import INSTALL, SMALLER, scores
@@ -30,7 +26,7 @@ from distillgen.student.contestants import (
     teacher_of,
     wanted_columns,
 )
-from distillgen.student.folder import Student
+from distillgen.student.evaluation_request import EvaluationRequest, recipe_of, version_for
 from distillgen.student.generating import in_thread
 from distillgen.student.gguf_file import Kind, write_gguf
 from distillgen.student.judging import Judging
@@ -38,49 +34,15 @@ from distillgen.student.label_tokens import label_tokens
 from distillgen.student.order import wording
 from distillgen.student.origin import came_from, require_own_places
 from distillgen.student.progress import OnEvent
-from distillgen.student.questions import GOLD, Reading, is_file, read_questions, templates_of
+from distillgen.student.questions import GOLD, Reading, read_questions, templates_of
 from distillgen.teacher.embedded import require_runtime
 from distillgen.teacher.models import cache_folder
 
 TEACHER, BASE, STUDENT = "teacher", "base", "student"
 EQUAL = ", the teacher's prompt"
-TIMED = 60  # questions asked anew for the clock
 MAX_TOKENS = 512  # of an answer that is no label, at the least
 MOST_TOKENS, TOKEN_BYTES = 2048, 2  # room for answers as long as those that were learnt; a token is seldom shorter
 LOOKED_AT = 500  # training rows that tell how long answers are, and whether they begin with their label
-Measure = Literal["auto", "label", "exact", "number", "math", "json"]
-
-
-@dataclass(frozen=True)
-class EvaluationRequest:
-    """What somebody wants to know of a student.
-
-    `on` is a file of questions or a split of the student's version; `project` the folder that holds `datasets`, against
-    which the recipe's own paths are read. `teacher`: None is the recipe's own, "none" nobody. `time` is how many
-    questions are asked anew for the clock. `usd_per_hour` is what the machine costs. `budget` is in US dollars, for
-    teacher and judge together.
-    """
-
-    student: Student
-    on: str
-    project: Path
-    base: Base | None = None
-    why_no_base: str = ""
-    teacher: str | None = None
-    gold: str | None = None
-    measure: Measure = "auto"
-    judge: str | None = None
-    limit: int | None = None
-    time: int = TIMED
-    equal_prompts: bool = False
-    by: str | None = None
-    usd_per_hour: float | None = None
-    max_tokens: int | None = None
-    recipe: Path | None = None
-    state: Path | None = None
-    budget: float | None = None
-    may_be_unpriced: bool = False
-    bootstrap: scores.Bootstrap = field(default_factory=scores.Bootstrap)
 
 
 class Plan:
@@ -91,8 +53,8 @@ class Plan:
             raise UsageError(f"no price: {request.usd_per_hour}", where="--price-per-hour", fix="US dollars, e.g. 0.05")
         self.request, self.on_event = request, on_event
         self.notes: list[str] = []
-        self.version = _version_for(request)
-        self.recipe, self.prompts, self.home = _recipe_of(request, self.version)
+        self.version = version_for(request)
+        self.recipe, self.prompts, self.home = recipe_of(request, self.version)
         self._note_what_is_missing()
         self.state = state_folder(request.project, request.state)
         is_split = self.version is not None and request.on in self.version.manifest.splits
@@ -422,54 +384,6 @@ def _require_whole_labels(labels: Sequence[str], tokens: Sequence[Sequence[int]]
                 f"--max-tokens {most} would cut off the label {label[:80]!r}, which has {number(len(each), 'token')}",
                 fix="leave --max-tokens out: an answer ends with its label",
             )
-
-
-def _version_for(request: EvaluationRequest) -> Version | None:
-    """Return the version that the student was trained on. None where it is not here and can be done without: the
-    questions are a file, and the teacher, whom another project may have paid, is not asked."""
-    try:
-        return version_of(request.student, request.project)
-    except NotFound:
-        if request.teacher == NOBODY and is_file(request.on):
-            return None
-        raise
-
-
-def version_of(student: Student, project: Path) -> Version:
-    """Return the version that a student was trained on, found by its digest: its rows are not asked.
-
-    Raises NotFound with what to do about it.
-    """
-    made_of = student.manifest.dataset
-    name, digest = made_of["name"], made_of["digest"]
-    with contextlib.suppress(NotFound):
-        return find_version(f"{name}@sha256:{digest}", project / "datasets")
-    raise NotFound(
-        f"the student was trained on {name}@{made_of['version']} ({digest[:12]}), which is not in this project",
-        where=str(project / "datasets"),
-        fix="name the project that has it (--project DIR), or fetch the version (distillgen pull); or measure without "
-        "it: --on FILE --teacher none",
-    )
-
-
-def _recipe_of(
-    request: EvaluationRequest, version: Version | None
-) -> tuple[Mapping[str, Any], Mapping[str, str], Path]:
-    """Return the recipe by which the teacher is asked, its prompts, and the folder that its paths start from."""
-    kept = request.student.manifest.dataset
-    made_by = version.manifest.recipe if version is not None else kept.get("recipe") or {}
-    if request.recipe is None:
-        prompts = version.manifest.prompts if version is not None else kept.get("prompts") or {}
-        return made_by, prompts, request.project
-    recipe, source = read_recipe(request.recipe)
-    if "mix" not in made_by and recipe.name != kept["name"]:
-        raise UsageError(
-            f"the student was trained on {kept['name']}, this is the recipe of {recipe.name}", where=str(source.path),
-            fix="leave --recipe out: the version holds its own",
-        )  # fmt: skip
-    named = {name for step in recipe.steps if isinstance(name := getattr(step, "prompt", None), str)}
-    own = {name: load_prompt(name, source.folder).source for name in sorted(named)}
-    return recipe.model_dump(mode="json", exclude_unset=True), own, source.folder
 
 
 def _has_runtime() -> bool:

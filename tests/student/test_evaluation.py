@@ -22,7 +22,7 @@ from distillgen.files import file_sha256, read_jsonl
 from distillgen.student.base import find_base
 from distillgen.student.contestants import Contestant
 from distillgen.student.evaluation import evaluate
-from distillgen.student.evaluation_plan import EvaluationRequest
+from distillgen.student.evaluation_request import EvaluationRequest
 from distillgen.student.folder import Student
 from distillgen.student.generating import _answers, ask_transformers, weights_sha256
 from distillgen.student.manifest import StudentManifest
