@@ -15,6 +15,8 @@ reviews and two thirds of film reviews.
 - development (`--development FILE`, as gold) is what learning rate, epochs and prompts are tried on. It is not shipped,
   and gold is taken from the far end of the hash order, where no trial has ever been: a set that settings were chosen on
   flatters them.
+- more gold (`--more-gold FILE`, as gold) is what is left of that side between its ends, film reviews alone, since the
+  product reviews are used up: it asks about the same students a second time. It is not shipped either.
 """
 
 import argparse
@@ -188,6 +190,17 @@ def balanced(sentences: Sequence[Sentence], count: int) -> list[Sentence]:
     return sorted(taken, key=lambda each: each.lot)
 
 
+def more_gold(side: Sequence[Sentence], count: int) -> list[Sentence]:
+    """Return the film reviews of the gold side that are among neither the first nor the last `count`, in balance."""
+    ends = {*balanced(side, count), *balanced(side[::-1], count)}
+    films = {
+        label: [each for each in side if (each.source, each.label) == ("movie", label) and each not in ends]
+        for label in ("positive", "negative")
+    }
+    least = min(map(len, films.values()))
+    return sorted((each for cell in films.values() for each in cell[:least]), key=lambda each: each.lot)
+
+
 def seed(sentence: Sentence) -> dict[str, object]:
     return {"text": sentence.text, "source": sentence.source}
 
@@ -215,6 +228,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1000)
     parser.add_argument("--gold", type=int, default=600)
     parser.add_argument("--development", type=Path, metavar="FILE", help="write 600 development sentences as well")
+    parser.add_argument("--more-gold", type=Path, metavar="FILE", help="write the rest of the gold side as well")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         sides = divide(read(args.package or download(Path(folder))))
@@ -222,6 +236,8 @@ def main() -> None:
     write(args.out / "sentences_gold.jsonl", balanced(sides.gold[::-1], args.gold), gold)
     if args.development is not None:
         write(args.development, balanced(sides.development, 600), gold)
+    if args.more_gold is not None:
+        write(args.more_gold, more_gold(sides.gold, args.gold), gold)
 
 
 if __name__ == "__main__":

@@ -196,6 +196,14 @@ def test_a_gold_sentence_near_a_seed_goes(made: list[Sentence]) -> None:
     assert again.gold == sides.gold
 
 
+def test_more_gold_is_the_middle_of_its_side_and_balanced(made: list[Sentence]) -> None:
+    side = sentences.divide(made).gold
+    first, last, more = sentences.balanced(side, 30), sentences.balanced(side[::-1], 30), sentences.more_gold(side, 30)
+    assert more and not {*more} & {*first, *last} and {*more} < {*side}
+    assert {each.source for each in more} == {"movie"} and len({each.text for each in more}) == len(more)
+    assert Counter(each.label for each in more) == {"positive": len(more) / 2, "negative": len(more) / 2}
+
+
 def test_gold_and_development_do_not_meet(made: list[Sentence], tmp_path: Path) -> None:
     sides = sentences.divide(made)
     sentences.write(tmp_path / "gold.jsonl", sentences.balanced(sides.gold[::-1], 30), sentences.gold)
