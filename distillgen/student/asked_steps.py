@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from distillgen.errors import UsageError
 from distillgen.prompts import Prompt, load_prompt
@@ -10,7 +10,7 @@ from distillgen.step_settings import GenerateStep, JudgeStep
 from distillgen.steps.generate import labels_of, written_columns
 from distillgen.student.scratch import prompt_folder
 
-Table = Mapping[str, Any]
+Table: TypeAlias = Mapping[str, Any]
 
 
 def asking_steps(recipe: Table, prompts: Mapping[str, str], shown: set[str]) -> list[dict[str, Any]]:

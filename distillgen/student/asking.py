@@ -33,7 +33,6 @@ MEASURED = ("base", "student")  # how the names of those begin that are measured
 FILE = "questions.jsonl"
 WAIT_SECONDS = 30.0  # without an answer until that is told
 UNKNOWN_SAMPLING = "is not known here"  # of `grammar`, which llama.cpp takes
-Table: TypeAlias = Mapping[str, Any]
 Settled: TypeAlias = Row | Rejection | Failure
 
 
@@ -95,7 +94,7 @@ def prepared_for(contestant: Contestant, questions: Sequence[Question], state: P
         yield prepared
 
 
-def _seed(contestant: Contestant, question: Question) -> Table:
+def _seed(contestant: Contestant, question: Question) -> Mapping[str, Any]:
     if contestant.prompt == "teacher":
         return question.columns
     return {"id": question.id, "messages": question.messages}

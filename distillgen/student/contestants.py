@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from distillgen.dataset.training_rows import StudentTemplates
 from distillgen.errors import UsageError, nearest
 from distillgen.state import EVALUATION
-from distillgen.student.asked_steps import asking_steps, columns_read, columns_written
+from distillgen.student.asked_steps import Table, asking_steps, columns_read, columns_written
 from distillgen.student.label_tokens import grammar_of
 from distillgen.student.questions import shown_needs
 from distillgen.student.scratch import prompt_folder
@@ -21,7 +21,6 @@ ASKED = "asked"  # the key in [teachers] of a model that the recipe does not nam
 NOBODY = "none"  # the word for no teacher at all
 ASK = 'description = "What the student is shown"\nturns = "messages"\nwrites = ["answer"]\n'  # see prompts/chat.toml
 PATHS = ("gguf", "api_key_file")  # keys of a teacher that may be relative to the recipe
-Table: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

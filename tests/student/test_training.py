@@ -1,6 +1,7 @@
 """Training a student: a tiny Llama, real children, real kills; and every way in which it is refused beforehand."""
 
 # ruff: noqa: E402
+import contextlib
 import copy
 import json
 import os
@@ -210,7 +211,8 @@ def prepared(
     told: Any = {"base": str(base), "parameters": 10_000}
     nobody: Any = None
     work = Work(told, settings, nobody, nobody, "cpu", "float32", 0.0)
-    return build_trainer(work, tokenizer, rows, None), tokenizer, rows
+    with contextlib.chdir(base.parent):  # the child is in its working folder
+        return build_trainer(work, tokenizer, rows, None), tokenizer, rows
 
 
 def test_loss_falls_on_the_answer_and_its_end_alone(chats: Project, tiny: Path) -> None:
