@@ -326,6 +326,27 @@ def test_a_terminal_that_does_not_say_its_size_gets_plain_lines(
     assert b"\x1b[J" not in seen.raw and b"so far" not in seen.raw and b"published demo@1" in seen.raw
 
 
+TRAINING = """
+from distillgen.student.progress import shown
+with shown() as show:
+    for step in range(1, 94):
+        show({"event": "step", "step": step, "of": 224, "loss": 0.25})
+    input()
+"""
+
+
+@pytest.mark.parametrize("columns", [30, 40, 100])
+def test_a_training_says_how_far_it_is_at_every_width(
+    demo: Project, terminal: Callable[..., Terminal], columns: int
+) -> None:
+    seen = terminal(columns)
+    seen.start(demo, program=[sys.executable, "-c", TRAINING], stdin=seen._slave)
+    text = seen.wait(lambda text: "training: 93 of 224" in text and "loss 0.2500" in text)
+    assert all(cells(line) < columns for line in text.splitlines())
+    seen.press(b"\n")
+    assert seen.end() == 0
+
+
 @pytest.mark.parametrize(
     "environment",
     [

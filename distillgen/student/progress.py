@@ -86,8 +86,9 @@ class _Shown:
         signs = Signs.of(self._screen.stream)
         width = max(size[0] - 1, 1)
         full = round(BAR_CELLS * done / of) if of else 0
-        bar = f"{signs.done * full}{signs.open * (BAR_CELLS - full)} {done:,} of {of:,}"
-        lines = [(cut(f"{work} {bar}", width, signs), BOLD), (cut(signs.between.join(facts), width, signs), PLAIN)]
+        bar = f"{signs.done * full}{signs.open * (BAR_CELLS - full)}"
+        first, second = f"{work}: {done:,} of {of:,} {bar}", signs.between.join(facts)
+        lines = [(cut(first, width, signs), BOLD), (cut(second, width, signs), PLAIN)]
         self._screen.draw(lines[: max(size[1] - 1, 1)])
 
 
