@@ -114,8 +114,8 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def allowed(mode: int) -> int:
-    """Return what the user's umask leaves of a file's mode: for files that were made for their owner alone."""
+def masked(mode: int) -> int:
+    """Return what the user's umask leaves of a mode, which chmod knows nothing of."""
     return mode & ~_UMASK
 
 
@@ -144,7 +144,7 @@ def written_whole(path: Path, making: Path, prefix: str) -> Iterator[IO[bytes]]:
         try:
             with os.fdopen(handle, "wb") as file:
                 yield file
-                os.fchmod(file.fileno(), allowed(0o644))
+                os.fchmod(file.fileno(), masked(0o644))
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).rename(path)
@@ -298,7 +298,7 @@ class Lock:
             raise Locked(
                 f"another distillgen is at work here: {holder(self._path) or 'unknown process'}",
                 where=str(self._path),
-                fix="wait for it to end, or stop that process; this command has sent and changed nothing",
+                fix="wait for it to end, or stop that process; nothing was sent to a teacher by this command",
             )
         with disk_errors(self._path):
             os.ftruncate(handle, 0)

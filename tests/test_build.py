@@ -42,14 +42,25 @@ def test_data_is_read_only_and_files_have_their_checksum(demo: Project) -> None:
         assert path.stat().st_size == entry["bytes"] and not path.stat().st_mode & 0o222
 
 
-def test_files_are_as_private_as_the_umask_says(demo: Project) -> None:
-    umask = os.umask(0o077)
-    try:
-        demo.build()
-    finally:
-        os.umask(umask)
-    written = [demo.version() / name for name in (*demo.manifest()["files"], "manifest.json")]
-    assert not [path for path in written if path.stat().st_mode & 0o077]
+def test_files_are_as_private_as_the_umask_says_and_stay_so(demo: Project) -> None:
+    def build(umask: int) -> None:
+        before = os.umask(umask)
+        try:
+            demo.build()
+        finally:
+            os.umask(before)
+
+    def modes(number: int) -> set[str]:
+        files = (*demo.manifest(number)["files"], "manifest.json")
+        return {oct((demo.version(number) / name).stat().st_mode & 0o777) for name in files}
+
+    build(0o077)
+    assert modes(1) == {"0o400"}
+    build(0o022)  # the same rows: nothing is published, and nobody may read more than before
+    assert not demo.version(2).exists() and modes(1) == {"0o400"}
+    demo.seeds([{"question": "What is the first number of another dataset?"}])
+    build(0o022)
+    assert modes(1) == {"0o400"} and "0o444" in modes(2)
 
 
 def test_second_build_asks_nothing_and_publishes_nothing(demo: Project, loopback: Loopback) -> None:

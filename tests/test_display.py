@@ -343,6 +343,8 @@ def test_a_training_says_how_far_it_is_at_every_width(
     seen.start(demo, program=[sys.executable, "-c", TRAINING], stdin=seen._slave)
     text = seen.wait(lambda text: "training: 93 of 224" in text and "loss 0.2500" in text)
     assert all(cells(line) < columns for line in text.splitlines())
+    full, cells_in_all = text.count("█"), text.count("█") + text.count("░")
+    assert full == round(cells_in_all * 93 / 224) and cells_in_all == min(40, columns - 1 - len("training: 93 of 224 "))
     seen.press(b"\n")
     assert seen.end() == 0
 

@@ -627,7 +627,7 @@ def test_names_tokens_and_revisions_that_the_hub_does_not_know(hub: Any, model: 
 def test_a_hub_that_is_not_there_is_said(hub: Any, tmp_path: Path) -> None:
     assert ask("someone/tiny", tmp_path, "http://127.0.0.1:9").startswith("RemoteUnavailable")
     assert ask("someone/tiny", tmp_path, hub.models_url, HF_HUB_OFFLINE="1").startswith(
-        "RemoteUnavailable DG901 HF_HUB_OFFLINE"
+        "RemoteUnavailable DG901 the hub is not asked: HF_HUB_OFFLINE"
     )
 
 

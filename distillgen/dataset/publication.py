@@ -21,10 +21,10 @@ from distillgen.errors import UsageError
 from distillgen.excluded import FORGOTTEN, Excluded, forgotten_record
 from distillgen.files import (
     JsonlFile,
-    allowed,
     canonical,
     digest,
     disk_errors,
+    masked,
     read_jsonl,
     sync_folder,
     write_atomically,
@@ -211,8 +211,8 @@ class Publication:
         with disk_errors(file.path):
             target = self._staging / name
             file.path.rename(target)
-            self._share(target, name, file.sha256)
-            target.chmod(allowed(0o444))
+            target.chmod(masked(0o444))
+            self._share(target, name, file.sha256)  # afterwards: a file that is shared stays as it was published
             size = target.stat().st_size
         self.files[name] = FileEntry(bytes=size, sha256=file.sha256, rows=file.rows, content_sha256=file.content_sha256)
 
@@ -264,10 +264,10 @@ class Publication:
         files = dict(self.files)
         readme = self._staging / "README.md"
         files["README.md"] = FileEntry(bytes=len(card.encode()), sha256=_sha256(card.encode()))
-        readme.chmod(allowed(0o444))
+        readme.chmod(masked(0o444))
         manifest = manifest.model_copy(update={"files": files})
         write_atomically(self._staging / FILE_NAME, sealed(manifest.dump()))
-        (self._staging / FILE_NAME).chmod(allowed(0o444))
+        (self._staging / FILE_NAME).chmod(masked(0o444))
         with disk_errors(self._staging):
             sync_folder(self._staging / "data")
             sync_folder(self._staging)

@@ -146,8 +146,8 @@ class Hub:
             raise UsageError("the hub takes no such name", where=where, fix="write hf://OWNER/NAME") from None
         except OfflineModeIsEnabled:
             raise RemoteUnavailable(
-                "HF_HUB_OFFLINE is set, and what is asked for is not on this machine", where=where,
-                fix="unset it, or name a folder",
+                "the hub is not asked: HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is set", where=where,
+                fix="unset it, or do without the hub",
             ) from None  # fmt: skip
         except (FileMetadataError, ConnectionError, TimeoutError) as error:
             raise self._unavailable(type(error).__name__) from None

@@ -19,7 +19,7 @@ from distillgen.dataset.seal import seal_holds, sealed
 from distillgen.dataset.versions import Version, folder_of, locked_home, point_latest, sweep, version_numbers
 from distillgen.errors import Damaged, DiskFull, DistillgenError, NameInvalid, NewerFormat, NotFound, UsageError
 from distillgen.excluded import FORGOTTEN, FORGOTTEN_FILE, Excluded, read_forgotten
-from distillgen.files import allowed, disk_errors, read_jsonl, safe_name, sync_folder, write_atomically
+from distillgen.files import disk_errors, masked, read_jsonl, safe_name, sync_folder, write_atomically
 from distillgen.remote.address import HubAddress, StoreAddress, parsed
 from distillgen.remote.hub import Hub, HubVersion
 from distillgen.remote.places import Store, StoredVersion
@@ -255,7 +255,7 @@ def _settle(staging: Path, manifest: Manifest) -> None:
     """Make the files read-only and lasting."""
     for name in (FILE_NAME, *manifest.files):
         path = staging / name
-        path.chmod(allowed(0o444))
+        path.chmod(masked(0o444))
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)

@@ -20,7 +20,7 @@ import orjson
 import xxhash
 from numpy.typing import NDArray
 
-from distillgen.files import allowed, canonical, disk_errors, sync_folder, write_atomically
+from distillgen.files import canonical, disk_errors, masked, sync_folder, write_atomically
 from distillgen.steps.known import IndexSettings, Known
 from distillgen.steps.near_index import (
     KEY_BITS,
@@ -178,7 +178,7 @@ def _file(folder: Path, path: Path | None = None) -> Iterator[IO[bytes]]:
         try:
             yield file
             file.flush()
-            os.fchmod(file.fileno(), allowed(0o644))
+            os.fchmod(file.fileno(), masked(0o644))
             os.fsync(file.fileno())
             if path is not None:
                 Path(file.name).rename(path)

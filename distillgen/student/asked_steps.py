@@ -43,6 +43,7 @@ def _once(step: dict[str, Any]) -> dict[str, Any]:
 
 
 def columns_written(step: Table, folder: Path) -> list[str]:
+    """Return the columns that a step writes."""
     if step["use"] == "generate":
         settings = GenerateStep.model_validate(dict(step))
         return written_columns(load_prompt(settings.prompt, folder), settings)

@@ -21,7 +21,7 @@ import orjson
 from distillgen.dataset.manifest import FileEntry
 from distillgen.dataset.seal import seal_holds, sealed
 from distillgen.errors import Damaged, DiskFull, NotWritable, Problem, UsageError
-from distillgen.files import allowed, canonical, digest, disk_errors, file_sha256, sync_folder, write_atomically
+from distillgen.files import canonical, digest, disk_errors, file_sha256, masked, sync_folder, write_atomically
 from distillgen.student.card import write_card
 from distillgen.student.manifest import (
     AGAIN,
@@ -290,10 +290,10 @@ def _settle(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             with path.open("rb") as file:
-                os.fchmod(file.fileno(), allowed(0o644))
+                os.fchmod(file.fileno(), masked(0o644))
                 os.fsync(file.fileno())
         elif path.is_dir():
-            path.chmod(allowed(0o755))
+            path.chmod(masked(0o755))
             sync_folder(path)
-    folder.chmod(allowed(0o755))
+    folder.chmod(masked(0o755))
     sync_folder(folder)

@@ -1,4 +1,4 @@
-"""Looks at the validation split: how much came out right, which look is the best, and when there is no more to gain."""
+"""Looks at the validation split: how much came out right at one, what they are ranked by, and whether they ended it."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from rich.cells import cell_len
+
 from distillgen.report.console import clock, note, number, say, stderr
 from distillgen.report.progress import BOLD, LINE_SECONDS, PLAIN, cut, paint_of
 from distillgen.report.screen import Screen, can_draw, size_of
@@ -85,9 +87,10 @@ class _Shown:
             return
         signs = Signs.of(self._screen.stream)
         width = max(size[0] - 1, 1)
-        full = round(BAR_CELLS * done / of) if of else 0
-        bar = f"{signs.done * full}{signs.open * (BAR_CELLS - full)}"
-        first, second = f"{work}: {done:,} of {of:,} {bar}", signs.between.join(facts)
+        words = f"{work}: {done:,} of {of:,}"
+        cells = max(0, min(BAR_CELLS, width - cell_len(words) - 1))
+        full = round(cells * done / of) if of else 0
+        first, second = f"{words} {signs.done * full}{signs.open * (cells - full)}", signs.between.join(facts)
         lines = [(cut(first, width, signs), BOLD), (cut(second, width, signs), PLAIN)]
         self._screen.draw(lines[: max(size[1] - 1, 1)])
 

@@ -1,4 +1,4 @@
-"""The folders that an evaluation works in, gone when it ends; one may hold the prompts of a version."""
+"""Folders that an evaluation works in, gone when it ends: in the state, or in the system's where nobody is asked."""
 
 import contextlib
 import shutil
@@ -14,7 +14,7 @@ SCRATCH = "evaluating-"  # how their names begin
 
 @contextlib.contextmanager
 def scratch(state: Path) -> Iterator[Path]:
-    """Yield a folder for this evaluation alone, gone afterwards; what one that was killed has left, `sweep` removes."""
+    """Yield a folder for this evaluation alone, gone afterwards; of one that was killed, `sweep` removes it."""
     with disk_errors(state):
         state.mkdir(parents=True, exist_ok=True)
         made = tempfile.TemporaryDirectory(prefix=SCRATCH, dir=state)

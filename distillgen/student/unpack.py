@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.errors import DiskFull, Locked, UsageError
-from distillgen.files import Lock, allowed, disk_errors, sync_file, sync_folder
+from distillgen.files import Lock, disk_errors, masked, sync_file, sync_folder
 from distillgen.report.console import say
 from distillgen.student import require_student
 from distillgen.student.child import run_child, serve_parent
@@ -105,7 +105,7 @@ def _unpack(weights: Weights, head: GgufHead, folder: Path) -> None:
         settings = {"gguf": str(weights.path.resolve()), "folder": str(staging), "context": head.context}
         run_child("distillgen.student.unpack", settings, log, doing=f"unpacking {weights.name}")
         with disk_errors(folder):
-            staging.chmod(allowed(0o755))
+            staging.chmod(masked(0o755))
             staging.rename(folder)
             sync_folder(folder.parent)
     finally:
@@ -135,7 +135,7 @@ def work(settings: dict[str, Any]) -> Mapping[str, Any]:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     for path in folder.iterdir():
-        path.chmod(allowed(0o644))
+        path.chmod(masked(0o644))
         sync_file(path)
     sync_folder(folder)
     return {"parameters": model.num_parameters()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from distillgen.files import allowed, disk_errors, sync_folder
+from distillgen.files import disk_errors, masked, sync_folder
 from distillgen.upkeep.mending import Content
 
 ASIDE = ".damaged"
@@ -97,5 +97,5 @@ def _write(path: Path, content: Content) -> None:
         for block in content():
             file.write(block)
         file.flush()
-        os.fchmod(file.fileno(), allowed(0o444))
+        os.fchmod(file.fileno(), masked(0o444))
         os.fsync(file.fileno())

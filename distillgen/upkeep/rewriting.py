@@ -16,7 +16,7 @@ from distillgen.dataset.publication import SIDECARS, is_of_dates
 from distillgen.dataset.versions import Version
 from distillgen.errors import Damaged
 from distillgen.excluded import FORGOTTEN, forgotten_record
-from distillgen.files import JsonlFile, allowed, disk_errors, file_sha256, sync_folder, write_atomically
+from distillgen.files import JsonlFile, disk_errors, file_sha256, masked, sync_folder, write_atomically
 from distillgen.upkeep.check import MADE_LATER
 from distillgen.upkeep.exchange import exchange
 from distillgen.upkeep.findings import DATA_FILE
@@ -132,7 +132,7 @@ class _Writing:
         table["files"] = dumped({name: self.entries[name] for name in dict.fromkeys(order)})
         write_atomically(self._staging / FILE_NAME, as_written(table))
         for name in (CARD, FILE_NAME):
-            (self._staging / name).chmod(allowed(0o444))
+            (self._staging / name).chmod(masked(0o444))
         return str(table["digest"])
 
     # -- rows ----------------------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ class _Writing:
         """Give a file that was written its name; where another version has the same one, that is shared."""
         target = self._staging / name
         with disk_errors(target):
-            path.chmod(allowed(0o444))
+            path.chmod(masked(0o444))
             path.rename(target)
         same = self._links.get(entry.sha256) or self._old_file(entry.sha256)
         if same is not None:
