@@ -33,7 +33,7 @@ from distillgen.dataset.versions import find_version
 from distillgen.report.console import stdout
 from distillgen.report.figures import figures_shown
 from distillgen.report.signs import Signs
-from distillgen.report.tables import Bar, Folded, Paper, conversation, table
+from distillgen.report.tables import NOTHING, Bar, Folded, Paper, conversation, table
 
 HOSTILE = "\x1b[31mred\x1b[0m\u202e\n[bold]\ttext"
 STEPS = [
@@ -211,7 +211,7 @@ def test_a_long_label_is_cut_in_the_middle_where_there_is_a_terminal() -> None:
         assert cell_len(Paper(80, Signs()).cut("数学" * 9, width)) <= width
 
 
-names = st.text("abcxyz019_-@.", min_size=1, max_size=30)
+names = st.text("abcxyz019_-@.", min_size=1, max_size=30).filter(lambda name: name not in NOTHING)
 texts = st.text("abc xyz数\x1b\n\u202e[]", max_size=80)
 
 
