@@ -103,6 +103,7 @@ def _without_its_last_file(project: Project) -> None:
     path = project.version(2) / "manifest.json"
     table = orjson.loads(path.read_bytes())
     del table["seal"]
+    path.chmod(0o644)
     path.write_bytes(orjson.dumps({**table, "version": 2}))
     (project.version(2) / "provenance.jsonl.zst").unlink()
 
