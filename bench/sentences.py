@@ -180,25 +180,27 @@ def divide(sentences: Iterable[Sentence]) -> Sides:
     )
 
 
+def cell(sentences: Iterable[Sentence], source: str, label: str) -> list[Sentence]:
+    """Return the sentences of one source with one label."""
+    return [each for each in sentences if (each.source, each.label) == (source, label)]
+
+
 def balanced(sentences: Sequence[Sentence], count: int) -> list[Sentence]:
     """Return the first of each source and label, as many as the shares say, in the order of their lot."""
     taken: list[Sentence] = []
     for source, share in SHARES.items():
         for label in ("positive", "negative"):
-            cell = [each for each in sentences if (each.source, each.label) == (source, label)]
-            taken += cell[: round(count * share / 2)]
+            taken += cell(sentences, source, label)[: round(count * share / 2)]
     return sorted(taken, key=lambda each: each.lot)
 
 
 def more_gold(side: Sequence[Sentence], count: int) -> list[Sentence]:
     """Return the film reviews of the gold side that are among neither the first nor the last `count`, in balance."""
     ends = {*balanced(side, count), *balanced(side[::-1], count)}
-    films = {
-        label: [each for each in side if (each.source, each.label) == ("movie", label) and each not in ends]
-        for label in ("positive", "negative")
-    }
-    least = min(map(len, films.values()))
-    return sorted((each for cell in films.values() for each in cell[:least]), key=lambda each: each.lot)
+    rest = [each for each in side if each not in ends]
+    positive, negative = (cell(rest, "movie", label) for label in ("positive", "negative"))
+    least = min(len(positive), len(negative))
+    return sorted([*positive[:least], *negative[:least]], key=lambda each: each.lot)
 
 
 def seed(sentence: Sentence) -> dict[str, object]:
