@@ -11,13 +11,12 @@ from typing import Any
 from rich.cells import cell_len
 
 from distillgen.report.console import clock, note, number, say, stderr
-from distillgen.report.progress import BOLD, LINE_SECONDS, PLAIN, cut, paint_of
+from distillgen.report.progress import BAR_CELLS, BOLD, LINE_SECONDS, PLAIN, cut, paint_of
 from distillgen.report.screen import Screen, can_draw, size_of
 from distillgen.report.signs import Signs
 
 Event = Mapping[str, Any]
 OnEvent = Callable[[Event], None]
-BAR_CELLS = 40
 RECENT_SECONDS, FEWEST = 60.0, 4  # a pace is that of the last minute, and at least of so many events
 
 
